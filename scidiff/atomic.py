@@ -1,0 +1,75 @@
+"""Files that are there whole or not at all: written under another name, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold a file, or the entries of a folder, before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, save: Callable[[Path], object]) -> None:
+    """Replace one file: `save` writes it under another name in the same folder, then the name is changed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save(temporary)
+        flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace one file by UTF-8 text."""
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Replace one file by a JSON document; floats keep every bit."""
+    write_text(path, json.dumps(record, indent=1, sort_keys=False) + "\n")
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """Replace one folder: yields an empty one beside it, which takes its name if the block ends without an error.
+
+    A process killed at any instant leaves the old folder or the new one under this name, or, between two renames, the
+    old one under `.NAME.old`; never a mixture.
+    """
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            flush(file)
+        flush(temporary)
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

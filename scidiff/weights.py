@@ -1,0 +1,105 @@
+"""Weights on disk: tensors as safetensors, and a JSON record with their size, their SHA-256 and what they are for.
+
+Nothing is ever unpickled, so a file of weights cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scidiff import atomic
+
+TENSORS, RECORD = "weights.safetensors", "weights.json"
+
+
+class WeightsError(ValueError):
+    """A file of weights that is not there, is cut short or is not what its record says. One line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights and what is needed to use them.
+
+    Attributes:
+        tensors: the state dictionary of the denoiser.
+        config: what builds the denoiser (JSON).
+        card: the model card: data, training, measurements (JSON).
+    """
+
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write tensors to one safetensors file; returns the record {"bytes", "sha256"} that `read_tensors` checks."""
+    # clone: tensors that share memory (tied weights) are refused by safetensors
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
+    return {"bytes": path.stat().st_size, "sha256": atomic.sha256(path)}
+
+
+def read_tensors(
+    path: Path, record: Mapping[str, Any], *, mend: str, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Read a safetensors file after checking it against its record.
+
+    Args:
+        path: the file.
+        record: its size "bytes" and its "sha256".
+        mend: what the reader can do about a damaged file; ends the message of the error.
+
+    Raises:
+        WeightsError: the file is missing, of another size or of another content.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: expected a file of weights, got none: {mend}")
+    size = path.stat().st_size
+    if size != record["bytes"]:
+        what = "truncated" if size < record["bytes"] else "not the file that was written"
+        raise WeightsError(f"{path}: expected {record['bytes']:,} bytes, got {size:,} ({what}): {mend}")
+    digest = atomic.sha256(path)
+    if digest != record["sha256"]:
+        raise WeightsError(
+            f"{path}: expected SHA-256 {record['sha256'][:16]}..., got {digest[:16]}... (changed since written): {mend}"
+        )
+    return load_file(path, device=str(device))
+
+
+def save(folder: Path, weights: Weights) -> None:
+    """Write weights to a folder of two files, replaced together."""
+    with atomic.folder(folder) as temporary:
+        record = write_tensors(temporary / TENSORS, weights.tensors)
+        text = json.dumps({"file": record, "config": weights.config, "card": weights.card}, indent=1)
+        (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def load(
+    folder: Path,
+    *,
+    mend: str = "copy the folder again or reinstall what it came with",
+    device: torch.device | str = "cpu",
+) -> Weights:
+    """Read the weights of a folder written by `save`.
+
+    Raises:
+        WeightsError: a file is missing or damaged; the message says what was expected, what came, how to mend it.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise WeightsError(f"{path}: expected the record of the weights, got no such file: {mend}")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        file, config, card = record["file"], record["config"], record.get("card", {})
+        if not {"bytes", "sha256"} <= set(file):
+            raise KeyError("file.sha256")
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: expected JSON with file, config and card, got {error!r}: {mend}") from None
+    return Weights(tensors=read_tensors(folder / TENSORS, file, mend=mend, device=device), config=config, card=card)
