@@ -17,7 +17,9 @@ from types import ModuleType
 from typing import Literal
 
 from rdkit import Chem, RDConfig
-from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
+from rdkit.Chem import rdMolDescriptors
+from rdkit.Chem.Crippen import MolLogP  # type: ignore[attr-defined]
+from rdkit.Chem.Descriptors import MolWt  # type: ignore[attr-defined]
 from rdkit.Chem.QED import qed as _qed
 
 from scidiff.errors import UserError
@@ -86,7 +88,7 @@ _TABLE = (
         name="logp",
         kind="real",
         meaning="log10 of the octanol-water partition coefficient, atom contributions (Wildman & Crippen 1999)",
-        compute=Crippen.MolLogP,
+        compute=MolLogP,
     ),
     Property(
         name="mw",
@@ -94,7 +96,7 @@ _TABLE = (
         unit="g/mol",
         low=0.0,
         meaning="molecular weight with natural isotope abundances, hydrogens included",
-        compute=Descriptors.MolWt,
+        compute=MolWt,
     ),
     Property(
         name="sa",

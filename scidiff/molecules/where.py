@@ -4,8 +4,8 @@
 
 One expression is `name operator value` with `<`, `<=`, `==`, `>=`, `>` or `in`. Several expressions hold together. What
 is allowed of a value is a closed interval or a finite set: among floating-point numbers `x > a` is the closed interval
-from the next number above `a`, and a count above 2 is a count of at least 3, so strict and non-strict conditions need no
-separate cases and an empty intersection is found exactly.
+from the next number above `a`, and a count above 2 is a count of at least 3, so strict and non-strict conditions need
+no separate cases and an empty intersection is found exactly.
 """
 
 from __future__ import annotations
@@ -162,12 +162,12 @@ def _comparison(reader: _Reader, item: Property, operator: str) -> tuple[Region,
     value, spelled = _value(reader, item)
     if isinstance(value, str):
         return Members(values=frozenset({value})), spelled
+    low: float = value
+    high: float = value
+    above, below = math.nextafter(value, math.inf), math.nextafter(value, -math.inf)
     if item.kind == "count":
         low, high = math.ceil(value), math.floor(value)
         above, below = high + 1, low - 1
-    else:
-        low = high = value
-        above, below = math.nextafter(value, math.inf), math.nextafter(value, -math.inf)
     region = {
         "<": Interval(high=below),
         "<=": Interval(high=high),
@@ -313,7 +313,8 @@ def _contradiction(some: Sequence[Condition]) -> str:
     if len(some) == 1:
         return f"--where {some[0].text!r}: no molecule can meet it; {_range_text(item)}"
     named = " and ".join(repr(c.text) for c in some)
-    return f"--where {named} contradict each other: no value of {item.name} meets {'both' if len(some) == 2 else 'all of them'}"
+    every = "both" if len(some) == 2 else "all of them"
+    return f"--where {named} contradict each other: no value of {item.name} meets {every}"
 
 
 def _check_formula(conditions: Sequence[Condition]) -> None:
