@@ -31,7 +31,7 @@ BINS: dict[str, tuple[float, float, int]] = {
 class Histogram:
     """Counts of one property on the bins of `BINS`; values beyond the ends count in the end bins."""
 
-    property: str
+    name: str
     counts: tuple[int, ...]
 
     @property
@@ -47,7 +47,7 @@ def histogram(name: str, values: Iterable[Value]) -> Histogram:
     for value in values:
         place = int((float(value) - first) // width)
         counts[min(max(place, 0), bins - 1)] += 1
-    return Histogram(property=name, counts=tuple(counts))
+    return Histogram(name=name, counts=tuple(counts))
 
 
 def histograms_of(
@@ -67,4 +67,4 @@ def training_histograms() -> dict[str, Histogram]:
     """Histograms of 50,000 random molecules of the MOSES training set, stored with the package."""
     text = resources.files("scidiff.molecules").joinpath("data/moses_train_histograms.json").read_text()
     counts = json.loads(text)["histograms"]
-    return {name: Histogram(property=name, counts=tuple(counts[name])) for name in PROPERTIES if name in counts}
+    return {name: Histogram(name=name, counts=tuple(counts[name])) for name in PROPERTIES if name in counts}

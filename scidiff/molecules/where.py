@@ -10,6 +10,7 @@ no separate cases and an empty intersection is found exactly.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -23,6 +24,7 @@ from scidiff.molecules.properties import PROPERTIES, Property, Value, hill, look
 
 OPERATORS = ("<=", ">=", "==", "<", ">", "in")
 
+_OPERATOR_NAMES = {"<": "lt", "<=": "le", "==": "eq", ">=": "ge", ">": "gt", "in": "in"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORD = re.compile(r"[A-Za-z0-9+-]+")
@@ -74,6 +76,13 @@ class Condition:
     text: str
     property: str
     allowed: Region
+
+    @functools.cached_property
+    def column(self) -> str:
+        """A name for files, without characters that tables or SDF give a meaning: `qed_ge_0.8`, `logp_in_1_to_3`."""
+        name, operator, value = self.text.split(maxsplit=2)
+        joint = "_to_" if value.startswith("[") else "_or_"
+        return f"{name}_{_OPERATOR_NAMES[operator]}_{value.strip('[]{}').replace(', ', joint)}"
 
     def violation(self, value: Value) -> float:
         """How far the value is from the allowed ones, in the property's unit; exactly 0 when the condition holds."""

@@ -1,0 +1,265 @@
+"""Certified molecules: draw, certify, count, until as many as asked for hold.
+
+Nothing is repaired and nothing is dropped silently: every draw is either certified or refused for a reason that the
+summary counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from scidiff.errors import UserError, one_line
+from scidiff.molecules.hopeless import Watch
+from scidiff.molecules.oracle import Oracle, describe
+from scidiff.molecules.properties import PROPERTIES, Value, lookup
+from scidiff.molecules.where import Condition, parse_all
+
+DUPLICATE = "duplicate"
+_MAX_INDEX = 2**32
+_MAX_SEED = 2**64
+
+
+class Drawn(Protocol):
+    """One sample of a generator."""
+
+    @property
+    def index(self) -> int:
+        """Number of the sample."""
+
+    @property
+    def smiles(self) -> str:
+        """The molecule as it will be written."""
+
+
+class Source(Protocol):
+    """What molecules are drawn from: the same molecule for the same seed and index, in the order of the index."""
+
+    def stream(self, *, seed: int, start: int, steps: int | None, batch_size: int) -> Iterator[Drawn]:
+        """Molecules start, start + 1, ... without end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Molecule:
+    """One certified molecule.
+
+    Attributes:
+        index, seed: the sample that it is; the same two give the same molecule again.
+        smiles: as drawn and certified.
+        values: its properties, by name.
+        violations: by condition, exactly 0: it holds.
+    """
+
+    index: int
+    seed: int
+    smiles: str
+    values: Mapping[str, Value] = field(default_factory=dict)
+    violations: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Generation:
+    """The certified molecules of a run and the account of all draws: drawn = certified + refused.
+
+    Attributes:
+        requested: how many were asked for.
+        seed, start: the draws are the samples start, start + 1, ..., next_index - 1 of this seed.
+        conditions: what every molecule meets.
+        properties: the names of the properties that every molecule carries.
+        molecules: those certified, in the order of their index.
+        refused: number of draws that were refused.
+        reasons: how many draws each reason refused; a draw can have several.
+        stopped: why there are fewer than requested, or empty.
+        seconds: wall-clock time of drawing and certifying.
+    """
+
+    requested: int
+    seed: int
+    start: int
+    conditions: tuple[Condition, ...] = ()
+    properties: tuple[str, ...] = ()
+    molecules: list[Molecule] = field(default_factory=list)
+    refused: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    stopped: str = ""
+    seconds: float = 0.0
+
+    @property
+    def drawn(self) -> int:
+        """Number of draws."""
+        return len(self.molecules) + self.refused
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many were certified as were requested."""
+        return len(self.molecules) >= self.requested
+
+    @property
+    def next_index(self) -> int:
+        """Where a later run goes on (`start=`) without drawing the same samples again."""
+        return self.start + self.drawn
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the draws that were certified; 0 before the first."""
+        return len(self.molecules) / self.drawn if self.drawn else 0.0
+
+    def summary(self) -> str:
+        """`requested 200, certified 200, drawn 1432, refused 1232 (qed >= 0.8: 1001, logp <= 3: 320)`."""
+        why = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
+        return (
+            f"requested {self.requested}, certified {len(self.molecules)}, drawn {self.drawn}, refused {self.refused}"
+            + (f" ({why})" if why else "")
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """The account as plain values, for JSON."""
+        return {
+            "requested": self.requested,
+            "certified": len(self.molecules),
+            "drawn": self.drawn,
+            "refused": self.refused,
+            "reasons": dict(self.reasons.most_common()),
+            "acceptance": self.acceptance,
+            "where": [condition.text for condition in self.conditions],
+            "seed": self.seed,
+            "start": self.start,
+            "next_index": self.next_index,
+            "seconds": round(self.seconds, 3),
+            "stopped": self.stopped,
+        }
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a run. `generation` holds what was certified until then."""
+
+    def __init__(self, generation: Generation):
+        super().__init__("interrupted")
+        self.generation = generation
+
+
+def generate(
+    *,
+    num: int,
+    where: Sequence[str] = (),
+    seed: int = 0,
+    start: int = 0,
+    steps: int | None = None,
+    batch_size: int = 256,
+    unique: bool = True,
+    max_draws: int | None = None,
+    properties: Sequence[str] = tuple(PROPERTIES),
+    model: str | Path | None = None,
+    device: str | None = None,
+    source: Source | None = None,
+    progress: Callable[[Generation], None] = lambda generation: None,
+) -> Generation:
+    """Draw molecules until `num` are certified to meet every condition.
+
+    Args:
+        num: how many certified molecules, at least 1.
+        where: conditions such as `qed >= 0.8`; they hold together.
+        seed: seed of the draws, in [0, 2^64).
+        start: index of the first draw: go on where an earlier run with this seed ended (`Generation.next_index`).
+        steps: denoising steps of a draw; the model's own default if None. Any number gives valid molecules.
+        batch_size: molecules drawn at a time; changes speed only, never a molecule.
+        unique: refuse a molecule that was certified before in this run.
+        max_draws: give up after so many; default 1,000 a molecule and at least 20,000.
+        properties: what to compute of certified molecules, besides what the conditions need.
+        model: a folder with weights; the packaged model if None.
+        device: `cpu`, `cuda`, ...; chosen by the model if None.
+        source: draw from this instead of a model.
+        progress: told of the run's account after every draw.
+
+    Returns:
+        The account, with `complete` False if the draws ran out or the request proved hopeless (`stopped` says which).
+
+    Raises:
+        UserError: an argument that cannot be met, or weights that cannot be read.
+        Interrupted: Ctrl-C; carries what was certified.
+    """
+    conditions = parse_all(where)
+    needed = [condition.property for condition in conditions]
+    names = tuple(dict.fromkeys([*needed, *(lookup(name).name for name in properties)]))
+    limit = max(1000 * num, 20_000) if max_draws is None else max_draws
+    _check_numbers(num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
+    if source is None:
+        source = load(model, device)
+    generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
+    stream = source.stream(seed=seed, start=start, steps=steps, batch_size=batch_size)
+    began = time.perf_counter()
+    try:
+        _draw(generation, stream, Watch(wanted=num, max_draws=limit), unique=unique, progress=progress)
+    except KeyboardInterrupt:
+        generation.stopped = "interrupted"
+        raise Interrupted(generation) from None
+    finally:
+        generation.seconds = time.perf_counter() - began
+    return generation
+
+
+def _draw(
+    generation: Generation,
+    stream: Iterator[Drawn],
+    watch: Watch,
+    *,
+    unique: bool,
+    progress: Callable[[Generation], None],
+) -> None:
+    oracle = Oracle(generation.conditions)
+    began = time.perf_counter()
+    seen: set[str] = set()
+    for drawn in stream:
+        certificate = oracle.certify(drawn.smiles)
+        reasons = certificate.reasons
+        if not reasons and unique and certificate.canonical in seen:
+            reasons = (DUPLICATE,)
+        if reasons:
+            generation.refused += 1
+            generation.reasons.update(reasons)
+        else:
+            seen.add(certificate.canonical)
+            generation.molecules.append(
+                Molecule(
+                    index=drawn.index,
+                    seed=generation.seed,
+                    smiles=drawn.smiles,
+                    values=describe(certificate, generation.properties),
+                    violations=certificate.violations,
+                )
+            )
+        generation.seconds = time.perf_counter() - began
+        progress(generation)
+        if generation.complete:
+            return
+        generation.stopped = watch.verdict(len(generation.molecules), generation.drawn)
+        if not generation.stopped and generation.drawn >= watch.max_draws:
+            generation.stopped = f"--max-draws {watch.max_draws} reached"
+        if generation.stopped:
+            return
+
+
+def _check_numbers(*, num: int, seed: int, start: int, steps: int | None, batch_size: int, max_draws: int) -> None:
+    at_least_one = {"num": num, "steps": steps, "batch-size": batch_size, "max-draws": max_draws}
+    for name, number in at_least_one.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name}: expected at least 1, got {number}")
+    if not 0 <= seed < _MAX_SEED:
+        raise UserError(f"--seed: expected 0 <= seed < 2^64, got {seed}")
+    if not 0 <= start < _MAX_INDEX - max_draws:
+        raise UserError(f"--start: expected 0 <= start < 2^32 - --max-draws, got {start}")
+
+
+def load(model: str | Path | None, device: str | None) -> Source:
+    """The generator with these weights; UserError if they are missing, damaged or tampered with."""
+    from scidiff.molecules.generator import Generator
+
+    try:
+        return Generator.load(model, device=device)
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        where = f"the model in {model}" if model is not None else "the packaged model"
+        raise UserError(f"cannot load {where}: {one_line(error)}") from error
