@@ -109,7 +109,7 @@ class ScaledScore(ManifoldParametrisation):
 
 
 class CleanPoint(ManifoldParametrisation):
-    """The network gives its guess of x_0, a point, and the score is the kernel's as if that were true (Yim et al. 2023).
+    """The network guesses x_0, a point, and the score is the kernel's as if the guess were true (Yim et al. 2023).
 
     Exact only where the posterior of x_0 is narrow: prefer `ScaledScore` unless the network's form asks for points.
     """
