@@ -117,19 +117,19 @@ class Cosine:
     def _first(self) -> float:
         return math.pi / 2 * self.offset / (1 + self.offset)
 
-    def _squares(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t^2 and sigma_t^2, both times cos(a_0)^2."""
+    def _parts(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t cos(a_0) and (sigma_t cos(a_0))^2."""
         quarter = math.pi / 2 / (1 + self.offset)
-        cos = torch.sin(quarter * (1 - t))
-        return cos**2, torch.sin(quarter * t) * torch.sin(quarter * t + 2 * self._first)
+        # cos(a) as a sine of what is left to pi / 2, exactly 0 at t = 1.
+        return torch.sin(quarter * (1 - t)), torch.sin(quarter * t) * torch.sin(quarter * t + 2 * self._first)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        signal, noise = self._squares(t)
-        return signal.sqrt() / math.cos(self._first), noise.sqrt() / math.cos(self._first)
+        signal, noise = self._parts(t)
+        return signal / math.cos(self._first), noise.sqrt() / math.cos(self._first)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        signal, noise = self._squares(t)
-        return torch.log(signal) - torch.log(noise)
+        signal, noise = self._parts(t)
+        return 2 * torch.log(signal) - torch.log(noise)
 
     def time(self, log_snr: Tensor) -> Tensor:
         sin, cos = math.sin(self._first), math.cos(self._first)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -104,8 +104,7 @@ class Plan(Rule):
         def value(atom: Atom) -> Tensor:
             if atom.kind == "noise":
                 step, kind = self.noises[atom.number]
-                noise: Tensor = process.unit_noise(rows, draw(step), dtype=dtype, kind=kind)  # type: ignore[attr-defined]
-                return noise
+                return cast(UnitNoise, process).unit_noise(rows, draw(step), dtype=dtype, kind=kind)
             series = trace.x if atom.kind == "x" else trace.clean
             return _held(series[atom.number], atom.kind, atom.number)
 
