@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scidiff import atomic
+from scidiff.errors import UserError
 
 TENSORS, RECORD = "weights.safetensors", "weights.json"
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A file of weights that is not there, is cut short or is not what its record says. One line."""
 
 

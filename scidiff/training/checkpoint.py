@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,27 +99,46 @@ def latest(root: Path, *, stable: bool = False) -> Checkpoint | None:
     """The newest sound checkpoint (before the decay, if `stable`), or None. Says when it skips a damaged one."""
     for folder in reversed(folders(root)):
         try:
-            if not stable or read_state(folder).stable:
+            if not stable or _is_stable(folder):
                 return load(folder)
         except WeightsError as error:
             print(f"skipped a damaged checkpoint: {error}", file=sys.stderr)
     return None
 
 
+def forget_after(root: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: a run that goes on from `step` will write others in their place."""
+    for folder in folders(root):
+        if int(folder.name.removeprefix("step-")) > step:
+            _remove(folder)
+
+
 def _record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        replace(RunState(**record["state"]))
+        RunState(**record["state"])
         return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{folder / 'state.json'}: expected the state of a run, got {error!r}: {MEND}") from None
 
 
+def _is_stable(folder: Path) -> bool:
+    try:
+        return read_state(folder).stable
+    except WeightsError:
+        return False
+
+
 def _prune(root: Path) -> None:
     """Keep the last two checkpoints, and the last one from before the decay."""
     found = folders(root)
-    stable = [folder for folder in found if read_state(folder).stable]
+    stable = [folder for folder in found if _is_stable(folder)]
     for folder in set(found) - set(found[-KEPT:]) - set(stable[-1:]):
-        # renamed first: a half-removed checkpoint must not look like one
-        gone = folder.rename(folder.with_name(f".{folder.name}.gone"))
-        shutil.rmtree(gone)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    # renamed first: a half-removed checkpoint must not look like one
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    shutil.rmtree(folder.rename(gone))

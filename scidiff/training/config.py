@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from scidiff.errors import UserError
+
 # What may be changed when a run is resumed; everything else decides its weights and must stay.
 CHANGEABLE = frozenset({"max_steps", "max_minutes", "checkpoint_minutes", "log_seconds", "validate_every", "compile"})
 
@@ -47,7 +49,7 @@ class TrainingConfig(BaseModel):
     optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
     muon_learning_rate: PositiveFloat = 2e-3
-    not_hidden: tuple[str, ...] = ("*embed*", "*head*", "*modulation*")
+    not_hidden: tuple[str, ...] = ("*embed*", "*head*", "*modulat*", "*condition*")
     betas: tuple[float, float] = (0.9, 0.99)
     momentum: float = Field(0.95, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -81,10 +83,10 @@ class TrainingConfig(BaseModel):
         return min(1.0, seconds / (60 * (self.max_minutes or 1.0)))
 
     def check_resumes(self, record: Mapping[str, Any]) -> None:
-        """ValueError if this configuration would not go on with the run whose configuration `record` is."""
+        """UserError if this configuration would not go on with the run whose configuration `record` is."""
         for name, value in self.model_dump(mode="json").items():
             if name not in CHANGEABLE and name in record and record[name] != value:
-                raise ValueError(
+                raise UserError(
                     f"expected {name} = {record[name]!r} as in the run that is resumed, got {value!r}: "
                     f"only {', '.join(sorted(CHANGEABLE))} may change"
                 )

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from scidiff import runs
+from scidiff.errors import UserError
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.state import Layout, State
@@ -30,7 +31,7 @@ from scidiff.training.batches import Batch, BatchSource
 from scidiff.training.checkpoint import Checkpoint, RunState
 from scidiff.training.config import TrainingConfig
 from scidiff.training.distributed import World, world
-from scidiff.training.optimisers import Optimisers, decayed, learning_rate_factor
+from scidiff.training.optimisers import Optimisers, extendable, learning_rate_factor
 from scidiff.training.progress import Progress, duration
 from scidiff.weights import Weights
 from scidiff.weights import save as save_weights
@@ -100,7 +101,7 @@ def train(
         description: what builds the denoiser again (JSON); goes into the weights' record.
 
     Raises:
-        ValueError: `out` holds a run and `resume` is not asked for, or is asked for with other data or settings.
+        UserError: `out` holds a run and `resume` is not asked for, or is asked for with other data or settings.
         FloatingPointError: the loss is no longer finite; the checkpoints before are kept.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
@@ -176,7 +177,7 @@ class _Run:
         """Take up the newest checkpoint, and open the folder."""
         root = self.out / "checkpoints"
         if checkpoint.folders(root) and not resume:
-            raise ValueError(f"{self.out}: expected an empty folder for a new run, got one with checkpoints: resume it")
+            raise UserError(f"{self.out}: expected an empty folder for a new run, got one with checkpoints: resume it")
         if resume:
             self._resume(root)
         self._began = time.monotonic() - self.state.seconds
@@ -235,7 +236,7 @@ class _Run:
         progress = self.config.progress(self.state.step, seconds)
         if progress >= 1:
             return True
-        stable = decayed(self.config, progress) == 0
+        stable = extendable(self.config, progress)
         if self.state.stable and not stable and self.state.step:
             self._save()  # from here the run can be extended
         self._step(learning_rate_factor(self.config, self.state.step, progress))
@@ -340,7 +341,7 @@ class _Run:
             return
         self.config.check_resumes(found.state.config)
         if found.state.fingerprint != self.batches.fingerprint:
-            raise ValueError(
+            raise UserError(
                 f"expected the data of the run that is resumed ({found.state.fingerprint[:12]}...), "
                 f"got other ({self.batches.fingerprint[:12]}...)"
             )
@@ -348,7 +349,7 @@ class _Run:
         if not found.state.stable and any(found.state.config[name] != self.state.config[name] for name in budget):
             found = checkpoint.latest(root, stable=True)
             if found is None:
-                raise ValueError(
+                raise UserError(
                     "expected the same max_steps and max_minutes: the learning rate has begun to decay, "
                     'and only schedule "stable" keeps the weights from before that'
                 )
@@ -356,3 +357,6 @@ class _Run:
         self.denoiser.load_state_dict(dict(found.model))
         self.ema.load_state_dict(dict(found.ema))
         self.optimisers.restore(found.optimiser)
+        self.world.wait()  # every process has read before any file goes
+        if self.world.first:
+            checkpoint.forget_after(root, found.state.step)

@@ -26,17 +26,14 @@ def learning_rate_factor(config: TrainingConfig, step: int, progress: float) -> 
     if config.schedule == "cosine":
         decay = (1 + math.cos(math.pi * progress)) / 2
     else:
-        decay = 1 - math.sqrt(decayed(config, progress))
+        start = 1 - config.decay_fraction
+        decay = 1 - math.sqrt((progress - start) / config.decay_fraction) if progress > start else 1.0
     return warmup * (config.final_factor + (1 - config.final_factor) * decay)
 
 
-def decayed(config: TrainingConfig, progress: float) -> float:
-    """How far the run is into its decay, in [0, 1]; 0 while its weights may still be trained on for any time."""
-    if config.schedule == "cosine":
-        return progress
-    if config.decay_fraction == 0:
-        return 0.0
-    return max(0.0, (progress - 1 + config.decay_fraction) / config.decay_fraction)
+def extendable(config: TrainingConfig, progress: float) -> bool:
+    """Whether a step at this progress has the learning rate it would have in a run of any greater length."""
+    return config.schedule == "stable" and progress <= 1 - config.decay_fraction
 
 
 def hidden_matrices(module: nn.Module, not_hidden: Iterable[str]) -> set[str]:

@@ -1,0 +1,431 @@
+"""The training loop against a slow obvious twin, closed forms, and everything a run can be hit by."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from scidiff.errors import UserError
+from scidiff.state import Layout
+from scidiff.training import Batch, DenseBatches, SequenceBatches, TrainingConfig, train
+from scidiff.training import checkpoint as checkpoints
+from scidiff.training.optimisers import Optimisers, extendable, learning_rate_factor
+
+F64 = torch.float64
+
+
+class Line(nn.Module):
+    """A denoiser of two weights, slope and offset, whose gradients are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([[0.3]], dtype=F64))
+        self.offset = nn.Parameter(torch.tensor([-0.2], dtype=F64))
+
+    def forward(self, x_t, t, layout, condition=None):
+        return {"x": x_t["x"] * self.slope[0] + self.offset + t[:, None]}
+
+
+def squares(denoiser, processes, x_0, layout, noise, *, condition=None):
+    """(clean - x_0)^2 at a time and a noise keyed by the sample."""
+    rows = layout.rows("x")
+    draw = noise.at("x", 0, rows)
+    t = draw.uniform(shape=(), kind="time")
+    x_t = {"x": x_0["x"] + t[:, None] * draw.normal(dtype=F64)}
+    return rows.sum((denoiser(x_t, t, layout, condition)["x"] - x_0["x"]) ** 2)
+
+
+def numbers(count: int = 40, *, size: int = 8, seed: int = 0) -> DenseBatches:
+    return DenseBatches({"x": torch.linspace(-1, 2, count, dtype=F64)[:, None]}, size=size, seed=seed)
+
+
+def config(**changes) -> TrainingConfig:
+    base = {"max_steps": 30, "warmup_steps": 5, "learning_rate": 0.05, "log_seconds": 1e6, "checkpoint_minutes": 1e6}
+    return TrainingConfig(**(base | changes))
+
+
+def run(out: Path, settings: TrainingConfig, *, batches=None, objective=squares, denoiser=None, **options):
+    batches = numbers() if batches is None else batches
+    return train(denoiser or Line(), {}, batches, settings, out=out, objective=objective, **options)
+
+
+def weights(result) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in result.denoiser.parameters()])
+
+
+# --- the loop
+
+
+def test_the_loop_is_adamw_with_clipping_warm_up_cosine_and_an_average(tmp_path):
+    settings = config(weight_decay=0.1, clip=0.5, ema_decay=0.9, seed=7)
+    twin, source = Line(), numbers()
+    mean = [p.detach().clone() for p in twin.parameters()]
+    first = [torch.zeros_like(p) for p in twin.parameters()]
+    second = [torch.zeros_like(p) for p in twin.parameters()]
+    for n in range(30):
+        batch = source.at(n)
+        from scidiff.noise import Noise
+
+        loss = squares(twin, {}, batch.x_0, batch.layout, Noise(seed=7, index=batch.index)).sum() / 8
+        grads = torch.autograd.grad(loss, list(twin.parameters()))
+        norm = math.sqrt(sum(float((g**2).sum()) for g in grads))
+        rate = 0.05 * min(1, (n + 1) / 5) * (1 + math.cos(math.pi * n / 30)) / 2
+        d = min(0.9, (1 + n) / (10 + n)) if n else 0
+        for k, (p, g, decay) in enumerate(zip(twin.parameters(), grads, (0.1, 0.0), strict=True)):
+            clipped = g * min(1.0, 0.5 / (norm + 1e-6))
+            first[k] = 0.9 * first[k] + 0.1 * clipped
+            second[k] = 0.99 * second[k] + 0.01 * clipped**2
+            m, v = first[k] / (1 - 0.9 ** (n + 1)), second[k] / (1 - 0.99 ** (n + 1))
+            p.data = p.data * (1 - rate * decay) - rate * m / (v.sqrt() + 1e-8)
+            mean[k] = d * mean[k] + (1 - d) * p.data
+    result = run(tmp_path, settings)
+    torch.testing.assert_close(weights(result), torch.cat([x.flatten() for x in mean]), rtol=1e-11, atol=1e-12)
+
+
+def test_the_run_finds_the_least_squares_line(tmp_path):
+    def plain(denoiser, processes, x_0, layout, noise, *, condition=None):
+        t = torch.zeros(layout.batch, dtype=F64)
+        return ((denoiser(x_0, t, layout)["x"] - 3 * x_0["x"] + 1) ** 2).sum(-1)
+
+    result = run(tmp_path, config(max_steps=600, learning_rate=0.2, ema_decay=0.5), objective=plain)
+    torch.testing.assert_close(weights(result), torch.tensor([3.0, -1.0], dtype=F64), atol=1e-6, rtol=0)
+
+
+def test_accumulation_is_a_larger_batch(tmp_path):
+    large = run(tmp_path / "a", config(max_steps=10), batches=numbers(48, size=12))
+    small = run(tmp_path / "b", config(max_steps=10, accumulation=3), batches=numbers(48, size=4))
+    torch.testing.assert_close(weights(large), weights(small), rtol=1e-11, atol=1e-12)
+    assert small.samples == large.samples == 120
+    assert small.loss == pytest.approx(large.loss, rel=1e-12)
+
+
+def test_loss_is_the_mean_over_the_samples(tmp_path):
+    result = run(tmp_path, config(max_steps=5, learning_rate=1e-12, clip=1e9), batches=numbers(40, size=8))
+    batch = numbers(40, size=40).at(0)
+    order = numbers(40, size=40).at(0).index
+    from scidiff.noise import Noise
+
+    expected = squares(Line(), {}, batch.x_0, batch.layout, Noise(seed=0, index=order)).mean()
+    assert result.loss == pytest.approx(float(expected.detach()), rel=1e-9)
+
+
+# --- data
+
+
+def ragged_sequences(count: int = 300) -> list[list[int]]:
+    return [[k] * (1 + k * k % 13) for k in range(count)]
+
+
+def test_an_epoch_visits_every_sequence_once_in_batches_of_one_length():
+    sequences = ragged_sequences()
+    source = SequenceBatches(sequences, leaf="tokens", tokens=60, seed=3)
+    visits = []
+    for epoch in range(2):
+        seen = []
+        for place in range(source.batches_per_epoch):
+            batch = source.at(epoch * source.batches_per_epoch + place)
+            tokens = batch.x_0["tokens"]
+            assert tokens.numel() <= 60
+            assert batch.layout.rows("tokens").shape == tokens.shape[1:]
+            assert all(row.tolist() == sequences[int(row[0])] for row in tokens)
+            seen += tokens[:, 0].tolist()
+            visits += batch.index.tolist()
+        assert sorted(seen) == list(range(300))
+    assert sorted(visits) == list(range(600))  # the noise of no two visits is the same
+
+
+def test_a_position_is_all_the_state_of_the_data():
+    one, two = (SequenceBatches(ragged_sequences(), leaf="tokens", tokens=60, seed=3) for _ in range(2))
+    ahead = [one.at(p).x_0["tokens"] for p in range(90)]
+    for p in (89, 3, 50, 0):
+        assert torch.equal(two.at(p).x_0["tokens"], ahead[p])
+    other = SequenceBatches(ragged_sequences(), leaf="tokens", tokens=60, seed=4)
+    assert any(not torch.equal(other.at(p).x_0["tokens"], ahead[p]) for p in range(5))
+    assert len({one.fingerprint, two.fingerprint, other.fingerprint}) == 2
+
+
+def test_batches_of_a_length_are_nearly_equal_and_shuffled():
+    source = SequenceBatches([[k] * 4 for k in range(101)], leaf="x", tokens=40, seed=0)
+    sizes = [source.at(p).layout.batch for p in range(source.batches_per_epoch)]
+    assert source.batches_per_epoch == 11
+    assert max(sizes) - min(sizes) <= 1
+    first = torch.cat([source.at(p).x_0["x"][:, 0] for p in range(11)])
+    second = torch.cat([source.at(p).x_0["x"][:, 0] for p in range(11, 22)])
+    assert (first == torch.arange(101)).sum() < 10  # 1 is expected by chance
+    assert (first == second).sum() < 10
+
+
+def test_the_gradient_of_an_epoch_is_that_of_the_mean_over_the_data():
+    """Batches differ in size by a factor of 13: dividing by each one's own size would favour the long sequences."""
+    sequences = ragged_sequences()
+    source = SequenceBatches(sequences, leaf="tokens", tokens=60)
+    steps = source.batches_per_epoch
+    total = sum(float(source.at(p).x_0["tokens"].double().sum()) / source.samples_per_batch for p in range(steps))
+    assert total / steps == pytest.approx(sum(map(sum, sequences)) / len(sequences), rel=1e-12)
+
+
+def test_dense_batches_visit_every_sample_once_with_its_condition():
+    x = torch.arange(23.0)[:, None]
+    source = DenseBatches({"x": x}, size=5, condition={"c": 2 * x}, masks={"x": x > 3})
+    batches = [source.at(p) for p in range(10)]
+    for epoch in (batches[:5], batches[5:]):
+        assert sorted(torch.cat([b.x_0["x"][:, 0] for b in epoch]).tolist()) == list(range(23))
+    for batch in batches:
+        assert torch.equal(batch.condition["c"], 2 * batch.x_0["x"])
+        assert torch.equal(batch.layout.rows("x").mask, batch.x_0["x"] > 3)
+    assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(46))
+
+
+def test_shards_are_the_batch():
+    """Ragged rows too: every sample goes to exactly one process, with all its rows."""
+    counts = torch.tensor([3, 0, 2, 5, 1])
+    layout = Layout.ragged({"node": counts, "edge": counts * 2}, {"node": (2,), "edge": ()})
+    x_0 = {"node": torch.arange(22.0).reshape(11, 2), "edge": torch.arange(22)}
+    batch = Batch(x_0=x_0, layout=layout, index=torch.arange(5) + 70, condition=torch.arange(5.0))
+    shards = [batch.shard(rank, 2) for rank in range(2)]
+    assert [s.index.tolist() for s in shards] == [[70, 72, 74], [71, 73]]
+    for leaf, x in x_0.items():
+        sums = layout.rows(leaf).sum(x.double())
+        for rank, shard in enumerate(shards):
+            rows = shard.layout.rows(leaf)
+            assert torch.equal(rows.sum(shard.x_0[leaf].double()), sums[rank::2])
+            assert torch.equal(rows.local, layout.rows(leaf).local[(layout.rows(leaf).owner % 2) == rank])
+    assert torch.equal(shards[1].condition, torch.tensor([1.0, 3.0]))
+    with pytest.raises(ValueError, match="at least one sample for each of 6 processes, got 5"):
+        batch.shard(0, 6)
+
+
+# --- learning rate and optimisers
+
+
+def test_learning_rates():
+    cosine = config(max_steps=100, warmup_steps=10, final_factor=0.1)
+    assert learning_rate_factor(cosine, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate_factor(cosine, 50, 0.5) == pytest.approx(0.55)
+    assert learning_rate_factor(cosine, 99, 1.0) == pytest.approx(0.1)
+    stable = config(max_steps=100, warmup_steps=10, schedule="stable", decay_fraction=0.2)
+    assert [learning_rate_factor(stable, n, n / 100) for n in (4, 10, 79)] == pytest.approx([0.5, 1, 1])
+    assert learning_rate_factor(stable, 85, 0.85) == pytest.approx(0.5)  # a quarter into the decay: 1 - sqrt(1/4)
+    assert learning_rate_factor(stable, 100, 1.0) == pytest.approx(0)
+    assert extendable(stable, 0.8)
+    assert not extendable(stable, 0.81)
+    assert not extendable(cosine, 0.0)
+    timed = TrainingConfig(max_minutes=2.0)
+    assert timed.progress(10**6, 30.0) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, {"max_steps": 1, "max_minutes": 1.0}, {"max_steps": 1, "learning_rate": -1}, {"max_steps": 1, "lr": 1}]
+)
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(ValidationError):
+        TrainingConfig(**bad)
+
+
+class Net(nn.Module):
+    """A small network with an embedding, two hidden matrices and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 16), nn.Linear(16, 6)
+        self.up, self.down = nn.Linear(16, 48), nn.Linear(48, 16)
+
+    def forward(self, x_t, t, layout, condition=None):
+        h = self.embed(x_t["tokens"]) + t.to(self.embed.weight.dtype)[:, None, None]
+        return {"tokens": self.head(h + self.down(torch.relu(self.up(h + h.mean(1, keepdim=True)))))}
+
+
+def masked(denoiser, processes, x_0, layout, noise, *, condition=None):
+    rows = layout.rows("tokens")
+    draw = noise.at("tokens", 0, rows)
+    t = draw.uniform(shape=(), kind="time").float()
+    hidden = draw.uniform() < t[:, None]
+    logits = denoiser({"tokens": torch.where(hidden, 6, x_0["tokens"])}, t, layout, condition)["tokens"]
+    nats = -logits.float().log_softmax(-1).gather(-1, x_0["tokens"][..., None])[..., 0]
+    return rows.sum(torch.where(hidden, nats, 0))
+
+
+def words() -> SequenceBatches:
+    return SequenceBatches([[k % 6, (k + 1) % 6] * (1 + k % 3) for k in range(60)], leaf="tokens", tokens=40)
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def test_muon_turns_hidden_matrices_orthogonally_and_leaves_the_rest_to_adamw():
+    module = net().double()
+    start = {name: p.detach().clone() for name, p in module.named_parameters()}
+    settings = config(optimiser="muon", learning_rate=0.01, muon_learning_rate=0.02)
+    optimisers = Optimisers(module, settings)
+    generator = torch.Generator().manual_seed(1)
+    for p in module.parameters():
+        p.grad = torch.randn(p.shape, generator=generator, dtype=F64)
+    grads = {name: p.grad.clone() for name, p in module.named_parameters()}
+    optimisers.step(0.5)
+    for name, p in module.named_parameters():
+        moved = (start[name] - p.detach()) / 0.5
+        if name in ("up.weight", "down.weight"):
+            # Liu et al. 2025, eq. 4: 0.2 sqrt(max(out, in)) times a matrix whose singular values are about 1
+            values = torch.linalg.svdvals(moved / (0.02 * 0.2 * math.sqrt(48)))
+            assert values.min() > 0.6
+            assert values.max() < 1.3
+            overlap = (moved * grads[name]).sum() / (moved.norm() * grads[name].norm())
+            assert overlap > 0.85
+        else:
+            torch.testing.assert_close(moved, 0.01 * grads[name].sign(), rtol=1e-4, atol=0)
+        assert p.grad is None
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_weights_in_float32(tmp_path):
+    seen = []
+
+    def watched(denoiser, processes, x_0, layout, noise, *, condition=None):
+        out = masked(denoiser, processes, x_0, layout, noise)
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return out
+
+    low = run(tmp_path / "a", config(precision="bfloat16"), batches=words(), objective=watched, denoiser=net())
+    high = run(tmp_path / "b", config(), batches=words(), objective=masked, denoiser=net())
+    assert all(seen)
+    assert all(p.dtype == torch.float32 for p in low.denoiser.parameters())
+    assert low.loss == pytest.approx(high.loss, rel=0.05)
+    assert not torch.equal(weights(low), weights(high))
+
+
+@pytest.mark.slow
+def test_one_compiled_graph_serves_all_lengths(tmp_path):
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    settings = config(compile=True)
+    compiled = run(tmp_path / "a", settings, batches=words(), objective=masked, denoiser=net())
+    assert counters["stats"]["unique_graphs"] <= 2  # training; one more would be the averaged model's
+    plain = run(tmp_path / "b", config(), batches=words(), objective=masked, denoiser=net())
+    torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-4)
+
+
+# --- resuming
+
+
+def same_file(a, b) -> bool:
+    return (a.weights / "weights.safetensors").read_bytes() == (b.weights / "weights.safetensors").read_bytes()
+
+
+class StopAt:
+    """Raises KeyboardInterrupt the n-th time it measures."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self, denoiser) -> dict[str, float]:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return {}
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, optimiser):
+    settings = config(optimiser=optimiser, max_steps=20, checkpoint_minutes=0, validate_every=1)
+    make = {"batches": words(), "objective": masked}
+    whole = run(tmp_path / "whole", settings, denoiser=net(), **make)
+    for stop in (3, 6, 8):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", settings, denoiser=net(), resume=True, validate=StopAt(stop), **make)
+    last = checkpoints.read_state(checkpoints.folders(tmp_path / "cut" / "checkpoints")[-1])
+    assert last.step == 17
+    # other initial weights: everything comes from the checkpoint
+    cut = run(tmp_path / "cut", settings, denoiser=Net(), resume=True, **make)
+    assert same_file(whole, cut)
+    assert cut.samples == whole.samples
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == sorted(set(steps))
+
+
+def test_a_finished_stable_run_is_extended_as_if_it_had_been_longer(tmp_path):
+    settings = {"schedule": "stable", "decay_fraction": 0.25, "checkpoint_minutes": 0}
+    run(tmp_path / "a", config(max_steps=20, **settings))
+    assert [f.name[-2:] for f in checkpoints.folders(tmp_path / "a" / "checkpoints")] == ["16", "19", "20"]
+    longer = run(tmp_path / "a", config(max_steps=40, **settings), resume=True)
+    assert same_file(longer, run(tmp_path / "b", config(max_steps=40, **settings)))
+
+
+def test_what_may_not_change_in_a_resumed_run(tmp_path):
+    run(tmp_path, config())
+    with pytest.raises(UserError, match="expected an empty folder for a new run"):
+        run(tmp_path, config())
+    with pytest.raises(UserError, match=r"expected learning_rate = 0.05 as in the run that is resumed, got 0.1"):
+        run(tmp_path, config(learning_rate=0.1), resume=True)
+    with pytest.raises(UserError, match="expected the data of the run that is resumed"):
+        run(tmp_path, config(), batches=numbers(seed=1), resume=True)
+    with pytest.raises(UserError, match="has begun to decay"):
+        run(tmp_path, config(max_steps=60), resume=True)
+
+
+def test_a_damaged_checkpoint_is_skipped_and_said(tmp_path, capsys):
+    settings = config(checkpoint_minutes=0)
+    whole = run(tmp_path, settings)
+    before = (whole.weights / "weights.safetensors").read_bytes()
+    newest = checkpoints.folders(tmp_path / "checkpoints")[-1]
+    path = newest / "optimiser.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    again = run(tmp_path, settings, resume=True)
+    assert "skipped a damaged checkpoint" in capsys.readouterr().err
+    assert (again.weights / "weights.safetensors").read_bytes() == before
+    assert checkpoints.load(newest).state.step == 30  # written anew
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_no_checkpoint_holds_it(tmp_path):
+    def burst(denoiser, processes, x_0, layout, noise, *, condition=None):
+        loss = squares(denoiser, processes, x_0, layout, noise)
+        return loss * float("nan") if noise.index.min() >= 40 else loss
+
+    with pytest.raises(FloatingPointError, match="expected a finite loss, got nan before step 6"):
+        run(tmp_path, config(checkpoint_minutes=0), objective=burst)
+    saved = checkpoints.latest(tmp_path / "checkpoints")
+    assert saved.state.step == 5
+    assert all(torch.isfinite(x).all() for x in saved.model.values())
+
+
+def test_dropout_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected a denoiser without dropout"):
+        run(tmp_path, config(), denoiser=nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.1)))
+
+
+def test_nothing_is_pickled_and_the_folder_describes_itself(tmp_path):
+    result = run(tmp_path, config(seed=11), description={"kind": "line"}, validate=lambda _: {"score": 2.0})
+    kinds = {p.suffix for p in tmp_path.rglob("*") if p.is_file() and "tensorboard" not in p.parts}
+    assert kinds == {".safetensors", ".json", ".jsonl"}
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["config"]["training"] == config(seed=11).model_dump(mode="json")
+    assert record["seed"] == 11
+    assert record["config"]["data"] == numbers().fingerprint
+    assert record["results"]["score"] == 2.0
+    assert record["results"]["steps"] == 30
+    assert {"started", "finished", "hardware", "versions"} <= set(record)
+    assert record["versions"]["torch"] == torch.__version__
+    assert result.validation == {"score": 2.0}
+
+
+def test_state_of_a_run_survives_its_record(tmp_path):
+    state = checkpoints.RunState(step=3, position=9, samples=72, seconds=0.1 + 0.2, config={"a": 1}, fingerprint="f")
+    tensors = {"w": torch.arange(3.0), "step": torch.tensor(3.0)}
+    for step in (3, 4, 5, 6):
+        saved = checkpoints.Checkpoint(
+            state=replace(state, step=step, stable=step < 5), model=tensors, ema=tensors, optimiser=tensors
+        )
+        checkpoints.save(tmp_path, saved)
+    assert [checkpoints.read_state(f).step for f in checkpoints.folders(tmp_path)] == [4, 5, 6]
+    assert checkpoints.latest(tmp_path, stable=True).state == replace(state, step=4)
+    assert torch.equal(checkpoints.latest(tmp_path).optimiser["w"], tensors["w"])
