@@ -33,6 +33,10 @@ class Process(ABC):
     def clean(self, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """The clean estimate that a network output stands for."""
 
+    def network_input(self, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """What the network is given for this leaf: x_t itself, unless a parametrisation scales it."""
+        return x_t
+
     @abstractmethod
     def loss(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """The training loss of each sample: [B]."""
