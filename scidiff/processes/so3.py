@@ -1,9 +1,8 @@
 """The rotation group SO(3): orientations of rigid bodies, such as the backbone frames of a protein.
 
 Points are rotation matrices [..., 3, 3]; a tangent vector at R is a rotation vector v in the body frame, in radians:
-exp_R(v) = R exp([v]_x). Everything goes through unit quaternions, which keeps full precision near the identity and near
-half turns, in float32 as in float64, returns matrices that are orthogonal to rounding after any number of steps, and
-needs no matrix product, whose rounding may depend on the batch or on a device's reduced precision.
+exp_R(v) = R exp([v]_x). The maps keep full precision near the identity and near half turns, in float32 as in float64,
+and return matrices that are orthogonal to rounding after any number of steps.
 """
 
 from __future__ import annotations
@@ -52,43 +51,19 @@ def quaternion(r: Tensor) -> Tensor:
     return row / _length(row)
 
 
-def quaternion_product(p: Tensor, q: Tensor) -> Tensor:
-    """The quaternion of the rotation q followed by p: [..., 4]."""
-    a, b, c, d = p.unbind(-1)
-    w, x, y, z = q.unbind(-1)
-    return torch.stack(
-        [
-            a * w - b * x - c * y - d * z,
-            a * x + b * w + c * z - d * y,
-            a * y - b * z + c * w + d * x,
-            a * z + b * y - c * x + d * w,
-        ],
-        dim=-1,
-    )
-
-
-def quaternion_exp(v: Tensor) -> Tensor:
-    """The quaternion of the turn by |v| radians about v: [..., 3] -> [..., 4]."""
-    half = 0.5 * _length(v)
-    return torch.cat([half.cos(), 0.5 * torch.sinc(half / math.pi) * v], dim=-1)
-
-
-def quaternion_log(q: Tensor) -> Tensor:
-    """The rotation vector of a unit quaternion, of length at most pi: [..., 4] -> [..., 3]."""
-    w, axis = q[..., :1], q[..., 1:]
-    axis, w = torch.where(w < 0, -axis, axis), w.abs()
-    sine = _length(axis)
-    return axis * (2 * torch.atan2(sine, w) / sine)
-
-
 def rotation_exp(v: Tensor) -> Tensor:
     """exp([v]_x), the turn by |v| radians about v: [..., 3] -> [..., 3, 3]."""
-    return rotation_matrix(quaternion_exp(v))
+    half = 0.5 * _length(v)
+    return rotation_matrix(torch.cat([half.cos(), 0.5 * torch.sinc(half / math.pi) * v], dim=-1))
 
 
 def rotation_log(r: Tensor) -> Tensor:
     """The rotation vector of r, of length at most pi: [..., 3, 3] -> [..., 3]."""
-    return quaternion_log(quaternion(r))
+    q = quaternion(r)
+    w, axis = q[..., :1], q[..., 1:]
+    axis, w = torch.where(w < 0, -axis, axis), w.abs()
+    sine = _length(axis)
+    return axis * (2 * torch.atan2(sine, w) / sine)
 
 
 def _length(v: Tensor) -> Tensor:
@@ -102,6 +77,33 @@ def _length(v: Tensor) -> Tensor:
     return total.clamp_min(torch.finfo(v.dtype).tiny).sqrt()[..., None]
 
 
+def turn(r: Tensor, v: Tensor) -> Tensor:
+    """r exp([v]_x): [..., 3, 3], [..., 3] -> [..., 3, 3].
+
+    The change r (exp([v]_x) - 1) is added to r, so that many small steps in float32 do not all round the same way. What
+    the sum lacks to orthogonality is made up by a Newton-Schulz step towards the nearest rotation, y - y (y^T y - 1)/2.
+    """
+    y = r + _product(r, _exp_minus_one(v))
+    excess = _product(y.mT, y) - torch.eye(3, dtype=r.dtype, device=r.device)
+    return y - 0.5 * _product(y, excess)
+
+
+def _exp_minus_one(v: Tensor) -> Tensor:
+    """exp([v]_x) - 1 = sin(w)/w [v]_x + (1 - cos w)/w^2 (v v^T - w^2), w = |v| (Rodrigues)."""
+    w = _length(v)
+    first = torch.sinc(w / math.pi)[..., None]
+    second = 0.5 * torch.sinc(w / (2 * math.pi)).square()[..., None]
+    x, y, z = v.unbind(-1)
+    o = torch.zeros_like(x)
+    skew = torch.stack([o, -z, y, z, o, -x, -y, x, o], dim=-1).unflatten(-1, (3, 3))
+    return first * skew + second * _product(skew, skew)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product of [..., 3, 3], elementwise: the same bits whatever the batch, never in reduced precision."""
+    return sum((a[..., :, j, None] * b[..., None, j, :] for j in (1, 2)), a[..., :, 0, None] * b[..., None, 0, :])
+
+
 @dataclass(frozen=True, kw_only=True)
 class SO3(Manifold):
     """Rotations: rows of shape [*lead, 3, 3], each matrix an independent rotation."""
@@ -112,13 +114,11 @@ class SO3(Manifold):
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         """x exp([v]_x)."""
-        return rotation_matrix(quaternion_product(quaternion(x), quaternion_exp(v)))
+        return turn(x, v)
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """log(x^T y)."""
-        q = quaternion(x)
-        inverse = torch.cat([q[..., :1], -q[..., 1:]], dim=-1)
-        return quaternion_log(quaternion_product(inverse, quaternion(y)))
+        return rotation_log(_product(x.mT, y))
 
     def uniform(self, rows: Rows, draw: Draw, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Rotations distributed by the Haar measure: the direction of four normal numbers is a uniform quaternion."""
