@@ -30,8 +30,8 @@ class Watch:
     """Looks at the acceptance rate after 256, 512, 1024, ... draws and says when the request is hopeless.
 
     It is hopeless when even the upper bound of the rate makes the draws still needed exceed those still allowed. The
-    j-th look spends 0.01 / (j (j + 1)) of the error, so that over all looks, however many, a request whose rate is
-    high enough is given up with probability at most 1 % (union bound).
+    j-th look spends 0.01 / (j (j + 1)) of the error, so that over all looks, however many, a request is given up while
+    its true rate would still suffice on average with probability at most 1 % (union bound).
 
     Attributes:
         wanted: molecules asked for.
