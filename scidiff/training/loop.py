@@ -22,8 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from scidiff import runs
+from scidiff.denoiser import Denoiser
 from scidiff.errors import UserError
 from scidiff.noise import Noise
+from scidiff.objective import loss as objective_loss
 from scidiff.processes.base import Process
 from scidiff.state import Layout, State
 from scidiff.training import checkpoint, interrupt
@@ -42,7 +44,7 @@ class Objective(Protocol):
 
     def __call__(
         self,
-        denoiser: nn.Module,
+        denoiser: Denoiser,
         processes: Mapping[str, Process],
         x_0: State,
         layout: Layout,
@@ -76,14 +78,14 @@ class TrainingResult:
 
 
 def train(
-    denoiser: nn.Module,
+    denoiser: Denoiser,
     processes: Mapping[str, Process],
     batches: BatchSource,
     config: TrainingConfig,
     *,
     out: Path,
     resume: bool = False,
-    objective: Objective | None = None,
+    objective: Objective = objective_loss,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
@@ -96,7 +98,7 @@ def train(
         config: the settings.
         out: the run's folder: `run.json`, `log.jsonl`, `checkpoints/`, `weights/`.
         resume: go on from the newest checkpoint in `out`, if there is one.
-        objective: loss of each sample; `scidiff.objective.loss` by default.
+        objective: loss of each sample.
         validate: measures the averaged denoiser.
         description: what builds the denoiser again (JSON); goes into the weights' record.
 
@@ -105,15 +107,13 @@ def train(
         FloatingPointError: the loss is no longer finite; the checkpoints before are kept.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    if objective is None:
-        from scidiff.objective import loss as objective  # type: ignore[no-redef]
     dropout = [name for name, module in denoiser.named_modules() if isinstance(module, nn.Dropout) and module.p > 0]
     if dropout:
         raise ValueError(f"expected a denoiser without dropout, whose noise is not keyed; got {dropout[0]}")
     with ExitStack() as stack:
         device = next(denoiser.parameters()).device
         run = _Run(
-            loss=_Loss(denoiser, processes, objective, config),  # type: ignore[arg-type]
+            loss=_Loss(denoiser, processes, objective, config),
             batches=batches,
             config=config,
             out=out,
@@ -129,7 +129,7 @@ class _Loss(nn.Module):
     """The objective as a module, so that several processes can share its gradient."""
 
     def __init__(
-        self, denoiser: nn.Module, processes: Mapping[str, Process], objective: Objective, config: TrainingConfig
+        self, denoiser: Denoiser, processes: Mapping[str, Process], objective: Objective, config: TrainingConfig
     ) -> None:
         super().__init__()
         self.denoiser = denoiser

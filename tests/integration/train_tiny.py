@@ -1,4 +1,4 @@
-"""A small training as a process of its own: `python train_tiny.py OUT STEPS [--resume]`, also under torchrun."""
+"""A small training: `python train_tiny.py OUT STEPS [--resume] [--float64]`, also under torchrun."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def masked(denoiser, processes, x_0, layout, noise, *, condition=None):
     """Cross-entropy of the masked positions, in nats a sample."""
     rows = layout.rows("tokens")
     draw = noise.at("tokens", 0, rows)
-    t = draw.uniform(shape=(), kind="time").float()
+    t = draw.uniform(shape=(), kind="time").to(next(denoiser.parameters()).dtype)
     hidden = draw.uniform() < t[:, None]
     logits = denoiser({"tokens": torch.where(hidden, 6, x_0["tokens"])}, t, layout, condition)["tokens"]
     nats = -logits.log_softmax(-1).gather(-1, x_0["tokens"][..., None])[..., 0]
@@ -39,19 +39,29 @@ def masked(denoiser, processes, x_0, layout, noise, *, condition=None):
 def main(out: str, steps: str, *options: str) -> None:
     """Train for some steps, with a checkpoint after each."""
     torch.set_num_threads(1)
-    torch.manual_seed(len(options))  # a resumed run starts from other weights: all must come from the checkpoint
+    resume, float64 = "--resume" in options, "--float64" in options
+    torch.manual_seed(resume)  # a resumed run starts from other weights: all must come from the checkpoint
     sequences = [[k % 6, (k + 1) % 6] * (1 + k % 3) for k in range(60)]
     settings = TrainingConfig(
-        max_steps=int(steps), optimiser="muon", schedule="stable", warmup_steps=5, accumulation=2, learning_rate=0.02,
-        muon_learning_rate=0.02, ema_decay=0.9, checkpoint_minutes=0, log_seconds=0, clip=10.0,
-    )  # fmt: skip
+        max_steps=int(steps),
+        optimiser="adamw" if float64 else "muon",
+        learning_rate=0.02,
+        muon_learning_rate=0.02,
+        schedule="stable",
+        warmup_steps=5,
+        accumulation=2,
+        clip=10.0,
+        ema_decay=0.9,
+        checkpoint_minutes=0,
+        log_seconds=0,
+    )
     result = train(
-        Net(),
+        Net().double() if float64 else Net(),
         {},
         SequenceBatches(sequences, leaf="tokens", tokens=40),
         settings,
         out=Path(out),
-        resume="--resume" in options,
+        resume=resume,
         objective=masked,
     )
     print(f"{result.steps} {result.samples} {result.loss!r}")
