@@ -55,6 +55,24 @@ class Rows:
         """Mean of x [N, *shape] over the existing elements of each sample: [B]; 0 for a sample without any."""
         return self.sum(x) / self.sum(torch.ones_like(x)).clamp_min(1)
 
+    def inherit(self, x: Tensor, *, ancestors: Tensor) -> Tensor:
+        """Every sample's rows replaced by those of its ancestor, a sample with as many rows: [N, ...] -> [N, ...].
+
+        Args:
+            x: one tensor of the leaf.
+            ancestors: [B] int64, places in the batch.
+
+        Raises:
+            RuntimeError: an ancestor has another number of rows (on accelerators, when the device gets there).
+        """
+        if self.single:
+            return x[ancestors]
+        places = torch.arange(self.batch, device=self.owner.device)
+        first = torch.searchsorted(self.owner, places)
+        count = torch.searchsorted(self.owner, places, right=True) - first
+        torch._assert_async((count == count[ancestors]).all(), "expected ancestors with as many rows")
+        return x[first[ancestors[self.owner]] + self.local]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:

@@ -37,6 +37,10 @@ class Process(ABC):
         """What the network is given for this leaf: x_t itself, unless a parametrisation scales it."""
         return x_t
 
+    def observed(self, x_0: Tensor, t: Tensor, rows: Rows, draw: Draw) -> Tensor:
+        """The state at time t of elements whose value x_0 is known; by default a sample of q(x_t | x_0)."""
+        return self.corrupt(x_0, t, rows, draw)
+
     @abstractmethod
     def loss(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """The training loss of each sample: [B]."""

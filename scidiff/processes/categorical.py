@@ -93,6 +93,10 @@ class MaskedProcess(Process):
         log_probs = log_normalise(output)
         return torch.where(masked[..., None], log_probs, one_class(known, self.classes, log_probs.dtype))
 
+    def observed(self, x_0: Tensor, t: Tensor, rows: Rows, draw: Draw) -> Tensor:
+        """x_0 itself at every time: what the posterior of a mask depends on is only which elements are seen."""
+        return x_0
+
     def loss(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         r"""The negative evidence lower bound in continuous time, in nats a sample: [B] (MDLM, eq. 11).
 
