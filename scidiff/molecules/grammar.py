@@ -7,35 +7,16 @@ molecule when it ends with no open slot and no open label, and no earlier prefix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
 
+from scidiff.constraints.automaton import Automaton
 from scidiff.molecules.fragments import RING_LABELS
 from scidiff.molecules.vocabulary import Vocabulary
 
 MAX_OPEN = 12  # open slots at once; MOSES needs 9
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grammar:
-    """The automaton of a vocabulary.
-
-    Attributes:
-        kind: [K] int64, the kind of each token; tokens of one kind move alike.
-        transition: [states, kinds] int64, the next state, or -1 where the kind is not allowed.
-        start: the first state.
-        end: the one accepting state.
-    """
-
-    kind: Tensor
-    transition: Tensor
-    start: int
-    end: int
-
-
-def grammar(vocabulary: Vocabulary, *, max_open: int = MAX_OPEN) -> Grammar:
+def grammar(vocabulary: Vocabulary, *, max_open: int = MAX_OPEN) -> Automaton:
     """The automaton that accepts exactly the sequences that decode to a molecule, with at most `max_open` open slots."""
     kinds = sorted(set(vocabulary.kinds))
     number = {kind: k for k, kind in enumerate(kinds)}
@@ -51,6 +32,9 @@ def grammar(vocabulary: Vocabulary, *, max_open: int = MAX_OPEN) -> Grammar:
                 opened, after = (value, rings) if role == "child" else (0, rings ^ (1 << value))
                 if slots - 1 + opened <= max_open:
                     transition[slots * labels + rings, kind] = (slots - 1 + opened) * labels + after
-    return Grammar(
-        kind=torch.tensor([number[kind] for kind in vocabulary.kinds]), transition=transition, start=start, end=0
+    return Automaton(
+        kind=torch.tensor([number[kind] for kind in vocabulary.kinds]),
+        transition=transition,
+        start=start,
+        accepting=torch.arange(start + 1) == 0,
     )

@@ -1,0 +1,114 @@
+r"""Exact sampling of token sequences that a finite automaton accepts.
+
+For independent tokens, p(x) = prod_l p_l(x_l), conditioned on acceptance, by forward filter, backward sample (here run
+from the end to the beginning, then sampled from the beginning to the end):
+
+    beta_L(q) = [q accepts],    beta_l(q) = sum_k p_l(k) beta_{l+1}(next(q, k)),    p(x_l | q) ~ p_l(x_l) beta_{l+1}(next(q, x_l))
+
+Tokens that move the automaton alike are one *kind*: a vocabulary of thousands is reduced to a few kinds first, and the
+token drawn within its kind last. beta_0(start) is the probability of acceptance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from scidiff.noise import Draw
+from scidiff.state import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Automaton:
+    """A deterministic finite automaton over kinds of tokens, usable as the `joint` sampler of a categorical rule.
+
+    Attributes:
+        kind: [K] int64, the kind of each token, in [0, kinds).
+        transition: [states, kinds] int64, the next state, or -1 where the kind is refused.
+        start: the first state.
+        accepting: [states] bool, where a sequence may end.
+    """
+
+    kind: Tensor
+    transition: Tensor
+    start: int
+    accepting: Tensor
+
+    def __post_init__(self) -> None:
+        states, kinds = self.transition.shape
+        if int(self.transition.max()) >= states or int(self.transition.min()) < -1:
+            raise ValueError(f"expected transitions to states -1 .. {states - 1}, got {int(self.transition.max())}")
+        if int(self.kind.min()) < 0 or int(self.kind.max()) >= kinds:
+            raise ValueError(f"expected kinds in 0 .. {kinds - 1}, got {int(self.kind.min())} .. {int(self.kind.max())}")
+        if self.accepting.shape != (states,) or not 0 <= self.start < states:
+            raise ValueError(f"expected {states} states, got {tuple(self.accepting.shape)} and start {self.start}")
+
+    @cached_property
+    def _members(self) -> Tensor:
+        """[K, kinds] 1 where a token is of a kind."""
+        return torch.nn.functional.one_hot(self.kind, self.transition.shape[1]).double()
+
+    def _backward(self, by_kind: Tensor) -> tuple[list[Tensor], Tensor]:
+        """beta_1 .. beta_L, each scaled to a maximum of 1, and the logarithm of the product of the scales."""
+        batch, length, kinds = by_kind.shape
+        beta = self.accepting.double().expand(batch, -1)
+        betas, log_scale = [beta], torch.zeros(batch, dtype=torch.float64, device=by_kind.device)
+        allowed = (self.transition >= 0).double()
+        following = self.transition.clamp_min(0)
+        for place in range(length - 1, -1, -1):
+            step = torch.zeros_like(beta)
+            for kind in range(kinds):
+                step = step + by_kind[:, place, kind, None] * allowed[:, kind] * beta[:, following[:, kind]]
+            scale = step.amax(-1).clamp_min(torch.finfo(torch.float64).tiny)
+            beta = step / scale[:, None]
+            betas.append(beta)
+            log_scale = log_scale + scale.log()
+        return betas[::-1], log_scale
+
+    def log_acceptance(self, log_probs: Tensor) -> Tensor:
+        """log P(accepted) when every token is drawn on its own: [B, L, K] -> float64 [B]; -inf if none can be."""
+        betas, log_scale = self._backward(log_probs.double().exp() @ self._members)
+        return betas[0][:, self.start].log() + log_scale
+
+    def __call__(self, log_probs: Tensor, draw: Draw, rows: Rows) -> Tensor:
+        """One accepted sequence a sample, drawn exactly from prod_l p_l given acceptance: [B, L, K] -> int64 [B, L].
+
+        Where no sequence of positive probability is accepted, the sequence returned is not accepted either; ask
+        `log_acceptance` or `accepts`.
+        """
+        probabilities = log_probs.double().exp()
+        by_kind = probabilities @ self._members
+        betas, _ = self._backward(by_kind)
+        following = self.transition.clamp_min(0)
+        allowed = (self.transition >= 0).double()
+        batch, length, _ = log_probs.shape
+        uniform = draw.uniform(shape=(2, length), kind="automaton")
+        state = torch.full((batch,), self.start, device=log_probs.device)
+        chosen = []
+        for place in range(length):
+            weight = by_kind[:, place] * allowed[state] * betas[place + 1].gather(1, following[state])
+            kind = _invert(weight, uniform[:, 0, place])
+            chosen.append(kind)
+            state = following[state].gather(1, kind[:, None]).squeeze(1)
+        kinds = torch.stack(chosen, dim=1)
+        within = torch.where(self.kind == kinds[..., None], probabilities, 0)
+        return _invert(within, uniform[:, 1])
+
+    def accepts(self, tokens: Tensor) -> Tensor:
+        """Whether each sequence is accepted: int64 [B, L] -> bool [B]."""
+        state = torch.full((tokens.shape[0],), self.start, device=tokens.device)
+        for kind in self.kind[tokens].unbind(1):
+            after = self.transition[state.clamp_min(0), kind]
+            state = torch.where(state < 0, state, after)
+        return (state >= 0) & self.accepting[state.clamp_min(0)]
+
+
+def _invert(weight: Tensor, uniform: Tensor) -> Tensor:
+    """The class whose share of the cumulative weight [..., K] holds the uniform number [...]."""
+    cumulative = weight.cumsum(-1)
+    chosen = torch.searchsorted(cumulative, (uniform * cumulative[..., -1])[..., None], right=True).squeeze(-1)
+    last = weight.shape[-1] - 1 - (weight > 0).flip(-1).to(torch.uint8).argmax(-1)
+    return torch.minimum(chosen, last)

@@ -1,0 +1,100 @@
+"""The shipped molecule model: masked diffusion over fragment sequences, and how it is kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidiff import weights as files
+from scidiff.denoiser import NetworkDenoiser
+from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
+from scidiff.networks.transformer import SequenceTransformer
+from scidiff.processes.base import Process
+from scidiff.processes.counted import CountedMaskedProcess
+
+LEAF = "fragment"
+VOCABULARY = "vocabulary.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What builds the network again.
+
+    Attributes:
+        width: features of a position.
+        depth: transformer blocks.
+        heads: attention heads.
+        lengths: how many training molecules have 0, 1, 2 ... fragments: the distribution that lengths are drawn from.
+    """
+
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+    lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FragmentModel:
+    """A denoiser of fragment sequences and what belongs to it.
+
+    Attributes:
+        vocabulary: the K tokens.
+        config: the network's sizes and the distribution of lengths.
+        denoiser: gives log-probabilities [B, L, K] from classes [B, L].
+        card: the model card.
+    """
+
+    vocabulary: Vocabulary
+    config: ModelConfig
+    denoiser: NetworkDenoiser
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, vocabulary: Vocabulary, config: ModelConfig, *, card: Mapping[str, Any] | None = None) -> FragmentModel:
+        """A model with fresh weights."""
+        classes = len(vocabulary.tokens)
+        network = SequenceTransformer(
+            leaf=LEAF, classes=classes, width=config.width, depth=config.depth, heads=config.heads, longest=MAX_LENGTH
+        )
+        denoiser = NetworkDenoiser(network, {LEAF: CountedMaskedProcess(classes=classes)})
+        return cls(vocabulary=vocabulary, config=config, denoiser=denoiser, card=card or {})
+
+    @property
+    def processes(self) -> Mapping[str, Process]:
+        """The process of each leaf."""
+        return self.denoiser.processes
+
+    @cached_property
+    def length_probabilities(self) -> Tensor:
+        """Probability of each number of fragments, float64 [longest + 1]."""
+        counts = torch.tensor(self.config.lengths, dtype=torch.float64)
+        return counts / counts.sum()
+
+    def description(self) -> dict[str, Any]:
+        """What `load` needs to build the model (JSON)."""
+        return {"model": asdict(self.config), "tokens": list(self.vocabulary.tokens)}
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> FragmentModel:
+        """Read a model from a folder; WeightsError says in one line what is wrong with it."""
+        held = files.load(folder, device=device)
+        try:
+            config = ModelConfig(**{**held.config["model"], "lengths": tuple(held.config["model"]["lengths"])})
+            model = cls.create(Vocabulary(tokens=tuple(held.config["tokens"])), config, card=held.card)
+            model.denoiser.load_state_dict({name: value.float() for name, value in held.tensors.items()})
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise files.WeightsError(f"{folder}: expected weights of a fragment model, got others: {reason}") from None
+        model.denoiser.eval().to(device)
+        return model
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Write the model to a folder of safetensors and JSON."""
+        tensors = {name: value.to(dtype) for name, value in self.denoiser.state_dict().items()}
+        files.save(folder, files.Weights(tensors=tensors, config=self.description(), card=self.card))
