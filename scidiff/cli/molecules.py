@@ -1,0 +1,252 @@
+"""`scidiff molecules`: generate certified molecules, and evaluate generated ones."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from scidiff.errors import INTERRUPTED, SHORT, UserError
+
+if TYPE_CHECKING:
+    from scidiff.molecules.certified import Generation
+    from scidiff.molecules.evaluation import Evaluation
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Drug-like molecules with certified properties.")
+
+_GENERATE = """Generate molecules that are certified to meet every condition.
+
+Each molecule is drawn from the model, written as SMILES, and then certified by an independent reading of that text
+with RDKit. Draws that fail are refused and counted. The same seed gives the same molecules, whatever the batch size.
+
+\b
+Conditions, which hold together:
+  NAME OP VALUE        qed >= 0.8    logp < 3    rings == 2
+  NAME in [LOW, HIGH]  mw in [250, 350]
+  NAME in {A, B, C}    charge in {-1, 0}    formula in {C9H8O4, C8H9NO2}
+Names: qed logp mw [g/mol] sa tpsa [angstrom^2] hbd hba rotatable_bonds rings heavy_atoms charge formula
+
+\b
+Examples:
+  scidiff molecules generate --num 1000 --out molecules.smi
+  scidiff molecules generate --num 200 --where "qed >= 0.8" --where "logp <= 3" --out leads.sdf --report leads.html
+  scidiff molecules generate --num 50 --seed 7 --start 1432 --out more.csv      (go on where a run ended)
+  scidiff molecules generate --num 10 --out - --format csv | column -s, -t
+
+\b
+Exit codes: 0 all certified; 3 fewer than asked for (they are written); 2 the request cannot be carried out;
+130 Ctrl-C (what was certified is written).
+"""
+
+_EVALUATE = """Judge generated molecules by the metrics of MOSES.
+
+The file holds one SMILES a line, or a column `smiles` (.csv .csv.gz .parquet), or structures (.sdf). FCD needs the
+package fcd_torch; the floor beside it is the FCD of as many random training molecules.
+
+\b
+Examples:
+  python datasets/moses.py                                       (once: fetch MOSES)
+  scidiff molecules evaluate molecules.smi
+  scidiff molecules evaluate molecules.csv --reference held_out.smi --train train.smi --json
+"""
+
+
+@app.command(help=_GENERATE)
+def generate(
+    *,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many certified molecules.")],
+    where: Annotated[list[str] | None, typer.Option("--where", help="A condition; may be given again.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="File to write (.smi .csv .parquet .sdf), or - for standard output. "
+            "Default: -, unless --report or --json is given."
+        ),
+    ] = None,
+    format_: Annotated[
+        Literal["smi", "csv"] | None, typer.Option("--format", help="Format on standard output. Default: smi.")
+    ] = None,
+    report: Annotated[str | None, typer.Option(help="Write a report, one HTML file that opens offline.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    start: Annotated[int, typer.Option(help="Index of the first draw.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's own.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Molecules drawn at a time; changes speed only.")] = 256,
+    unique: Annotated[bool, typer.Option("--unique/--no-unique", help="Refuse duplicates.")] = True,
+    max_draws: Annotated[
+        int | None, typer.Option(help="Give up after so many draws. Default: 1,000 a molecule, at least 20,000.")
+    ] = None,
+    properties: Annotated[
+        str, typer.Option(help="Properties to write, with commas; those of --where are always written.")
+    ] = "all",
+    model: Annotated[Path | None, typer.Option(help="Folder with weights. Default: the packaged model.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: chosen by the model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
+    progress: Annotated[
+        bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
+    ] = None,
+) -> None:
+    """See `_GENERATE`."""
+    from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.certified import Interrupted
+    from scidiff.molecules.certified import generate as run
+    from scidiff.molecules.properties import PROPERTIES
+
+    out = _destination(out, report, as_json)
+    kind = _check_outputs(out, format_, report)
+    line = StatusLine(progress)
+
+    def watch(generation: Generation) -> None:
+        if line.due():
+            line.show(_status(generation))
+
+    interrupted = False
+    try:
+        if line.due(now=True):
+            line.show("loading the model")
+        generation = run(
+            num=num,
+            where=where or (),
+            seed=seed,
+            start=start,
+            steps=steps,
+            batch_size=batch_size,
+            unique=unique,
+            max_draws=max_draws,
+            properties=tuple(PROPERTIES) if properties == "all" else tuple(properties.replace(",", " ").split()),
+            model=model,
+            device=device,
+            progress=watch,
+        )
+    except Interrupted as stop:
+        generation, interrupted = stop.generation, True
+    finally:
+        line.clear()
+    _finish(generation, out, kind, report, as_json=as_json)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not generation.complete:
+        raise typer.Exit(SHORT)
+
+
+def _destination(out: str | None, report: str | None, as_json: bool) -> str | None:
+    if as_json and out == "-":
+        raise UserError("--json and --out -: expected one of them on standard output, got both")
+    return "-" if out is None and report is None and not as_json else out
+
+
+def _check_outputs(out: str | None, kind: str | None, report: str | None) -> str:
+    """Find out what cannot be written before any work starts; returns the format on standard output."""
+    from scidiff.molecules.writers import check_writable, format_of
+
+    if kind is not None and out != "-":
+        raise UserError(f"--format {kind} is for --out -; the name of a file gives its format")
+    if out is not None and out != "-":
+        format_of(out)
+        check_writable(out)
+    if report is not None:
+        if not report.lower().endswith((".html", ".htm")):
+            raise UserError(f"--report: expected a file name ending in .html, got {report!r}")
+        check_writable(report)
+    return kind or "smi"
+
+
+def _status(generation: Generation) -> str:
+    have, seconds = len(generation.molecules), generation.seconds
+    text = f"certified {have}/{generation.requested}  drawn {generation.drawn}  acceptance {generation.acceptance:.1%}"
+    if have and seconds > 0:
+        left = (generation.requested - have) * seconds / have
+        text += f"  {have / seconds:.1f} certified/s  {_duration(left)} left"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _finish(generation: Generation, out: str | None, kind: str, report: str | None, *, as_json: bool) -> None:
+    """Write the files, then say what came of the run."""
+    from scidiff.molecules.writers import write, write_stdout
+
+    if out == "-":
+        write_stdout(generation, kind)
+    elif out is not None and (generation.molecules or generation.complete):
+        write(generation, out)
+    if report is not None and generation.molecules:
+        from scidiff.molecules.report import write_report
+
+        write_report(generation, report, command=shlex.join(["scidiff", *sys.argv[1:]]))
+    if as_json:
+        files = {"out": out, "report": report} if generation.molecules else {"out": None, "report": None}
+        typer.echo(json.dumps({**generation.as_dict(), **files}, indent=1))
+    _say(generation.summary())
+    if generation.stopped:
+        _say(f"stopped: {generation.stopped}")
+    if not generation.complete and generation.molecules:
+        _say(f"the {len(generation.molecules)} certified are kept; --start {generation.next_index} goes on from here")
+    if not generation.molecules and (out not in (None, "-") or report is not None):
+        _say("nothing was certified, so no file was written")
+
+
+@app.command(help=_EVALUATE)
+def evaluate(
+    *,
+    file: Annotated[Path, typer.Argument(help="The molecules: .smi .txt .csv .csv.gz .parquet .sdf")],
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="test, test_scaffolds or a file; may be given again. Default: both test splits."),
+    ] = None,
+    train: Annotated[str, typer.Option(help="train or a file, for novelty and the floor of FCD.")] = "train",
+    fcd: Annotated[
+        bool | None, typer.Option("--fcd/--no-fcd", help="Frechet ChemNet distance. Default: if fcd_torch is there.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Judge only the first so many.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the training molecules of the floor.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    progress: Annotated[
+        bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
+    ] = None,
+) -> None:
+    """See `_EVALUATE`."""
+    from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.evaluation import evaluate as run
+    from scidiff.molecules.readers import read_smiles
+
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit: expected at least 1, got {limit}")
+    line = StatusLine(progress)
+
+    def watch(what: str, done: int, total: int) -> None:
+        # A step that reports no middle (ChemNet) must still be seen to begin.
+        if line.due(now=done == 0):
+            line.show(f"{what}: {done} of {total}")
+
+    try:
+        found = run(
+            read_smiles(file)[:limit],
+            references=tuple(reference) if reference else ("test", "test_scaffolds"),
+            training=train,
+            with_fcd=fcd,
+            seed=seed,
+            progress=watch,
+        )
+    finally:
+        line.clear()
+    typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else _table(found))
+
+
+def _table(found: Evaluation) -> str:
+    """The metrics as lines, those against references with the size of the reference."""
+    lines = [f"{name:<28}{value:>10.4f}" for name, value in found.as_dict().items() if name != "samples"]
+    sizes = ", ".join(f"{c.reference} of {c.size:,}" for c in found.comparisons)
+    without = [] if any("FCD" in line for line in lines) else ["FCD needs the package fcd_torch"]
+    return "\n".join([f"{found.samples:,} samples; references: {sizes}", *lines, *without])
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
