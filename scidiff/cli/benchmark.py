@@ -88,6 +88,7 @@ def run(
     name: Annotated[str, typer.Argument(help="Name of the benchmark.", metavar="NAME")],
     *,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: fewer samples, fewer seeds.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Also write result.json to FILE.")
     ] = None,
@@ -104,12 +105,12 @@ def run(
     out = Path("results") / (name + "-quick" * quick) if out is None else out
     result = out / "result.json"
     try:
-        record = runs.begin(out, config={"benchmark": name, "quick": quick}, inputs=[script])
+        record = runs.begin(out, config={"benchmark": name, "quick": quick}, seed=seed, inputs=[script])
         result.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"expected a folder that can be written, got {out}: {error.strerror}") from None
     began = time.monotonic()
-    command = [sys.executable, str(script), "--json", str(result), *(["--quick"] if quick else [])]
+    command = [sys.executable, str(script), "--json", str(result), "--seed", str(seed), *(["--quick"] if quick else [])]
     code = subprocess.run(command, env=_environment(root), check=False).returncode
     runs.finish(out, record, seconds=time.monotonic() - began, results={"exit": code})
     if json_file is not None and result.is_file():
