@@ -21,13 +21,13 @@ class CountedMaskedProcess(MaskedProcess):
         E_{k ~ U{1..L}} E_{masks | k} [ (L / k) * sum_{masked} -log p(x_0^l | x_t) ]
 
     (Hoogeboom et al., Autoregressive Diffusion Models, 2022, eq. 5; Ou et al. 2025). Its weight L / k never exceeds L,
-    while 1 / t is unbounded and makes the other estimate's variance diverge. Here k = floor(t L) + 1. Sequences are
+    while 1 / t is unbounded and makes the other estimate's variance diverge. Here k = ceil(t L), so t = k / L is the time of a state with k masks. Sequences are
     dense [B, L] and hold no padding.
     """
 
     def masked_count(self, t: Tensor, length: int) -> Tensor:
-        """k = floor(t L) + 1 in 1 .. L: [B]."""
-        return (t * length).floor().long().clamp(0, length - 1) + 1
+        """k = ceil(t L) in 1 .. L: [B]."""
+        return (t * length).ceil().long().clamp(1, length)
 
     def corrupt(self, x_0: Tensor, t: Tensor, rows: Rows, draw: Draw) -> Tensor:
         """Exactly k elements of each sequence, drawn without replacement, are masked."""
