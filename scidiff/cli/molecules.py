@@ -59,18 +59,23 @@ Examples:
 def generate(
     *,
     num: Annotated[int, typer.Option("--num", "-n", help="How many certified molecules.")],
-    where: Annotated[list[str] | None, typer.Option("--where", help="A condition; may be given again.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", metavar="CONDITION", help="What must hold; may be given again.")
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
+            metavar="FILE",
             help="File to write (.smi .csv .parquet .sdf), or - for standard output. "
-            "Default: -, unless --report or --json is given."
+            "Default: -, unless --report or --json is given.",
         ),
     ] = None,
     format_: Annotated[
         Literal["smi", "csv"] | None, typer.Option("--format", help="Format on standard output. Default: smi.")
     ] = None,
-    report: Annotated[str | None, typer.Option(help="Write a report, one HTML file that opens offline.")] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     start: Annotated[int, typer.Option(help="Index of the first draw.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's own.")] = None,
@@ -80,10 +85,13 @@ def generate(
         int | None, typer.Option(help="Give up after so many draws. Default: 1,000 a molecule, at least 20,000.")
     ] = None,
     properties: Annotated[
-        str, typer.Option(help="Properties to write, with commas; those of --where are always written.")
+        str,
+        typer.Option(metavar="NAMES", help="Properties to write, with commas; those of --where are always written."),
     ] = "all",
-    model: Annotated[Path | None, typer.Option(help="Folder with weights. Default: the packaged model.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: chosen by the model.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder with weights. Default: the packaged model.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
     progress: Annotated[
         bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
@@ -199,9 +207,13 @@ def evaluate(
     file: Annotated[Path, typer.Argument(help="The molecules: .smi .txt .csv .csv.gz .parquet .sdf")],
     reference: Annotated[
         list[str] | None,
-        typer.Option(help="test, test_scaffolds or a file; may be given again. Default: both test splits."),
+        typer.Option(
+            metavar="NAME", help="test, test_scaffolds or a file; may be given again. Default: both test splits."
+        ),
     ] = None,
-    train: Annotated[str, typer.Option(help="train or a file, for novelty and the floor of FCD.")] = "train",
+    train: Annotated[
+        str, typer.Option(metavar="NAME", help="train or a file, for novelty and the floor of FCD.")
+    ] = "train",
     fcd: Annotated[
         bool | None, typer.Option("--fcd/--no-fcd", help="Frechet ChemNet distance. Default: if fcd_torch is there.")
     ] = None,

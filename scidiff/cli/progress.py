@@ -19,15 +19,17 @@ class StatusLine:
     def __init__(self, wanted: bool | None = None):
         self._terminal = sys.stderr.isatty()
         self._on = self._terminal if wanted is None else wanted
-        self._last = 0.0
+        self._last = -_INTERVAL_LOG
         self._width = 0
 
     def due(self, *, now: bool = False) -> bool:
         """Whether it is time for an update, or there is one `now` that should be seen: ask before composing it."""
         if not self._on:
             return False
+        if now:
+            return True
         clock = time.monotonic()
-        if not now and clock - self._last < (_INTERVAL if self._terminal else _INTERVAL_LOG):
+        if clock - self._last < (_INTERVAL if self._terminal else _INTERVAL_LOG):
             return False
         self._last = clock
         return True

@@ -171,7 +171,7 @@ def generate(
         max_draws: give up after so many; default 1,000 a molecule and at least 20,000.
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
-        device: `cpu`, `cuda`, ...; chosen by the model if None.
+        device: `cpu`, `cuda`, ...; the processor if None.
         source: draw from this instead of a model.
         progress: told of the run's account after every draw.
 
@@ -259,7 +259,7 @@ def load(model: str | Path | None, device: str | None) -> Source:
     from scidiff.molecules.generator import Generator
 
     try:
-        return Generator.load(model, device=device)
+        return Generator.load(None if model is None else Path(model), device=device or "cpu")
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         where = f"the model in {model}" if model is not None else "the packaged model"
         raise UserError(f"cannot load {where}: {one_line(error)}") from error

@@ -17,10 +17,7 @@ from scidiff.molecules.where import Condition, Interval
 WIDTH, HEIGHT = 240, 170  # pixels of one structure
 PLOT_WIDTH, PLOT_HEIGHT = 232, 96  # pixels of one histogram, without its axis
 
-_STYLE = re.compile(
-    r"style='fill:none;fill-rule:evenodd;stroke:(#[0-9A-F]{6});stroke-width:([0-9.]+)px;"
-    r"stroke-linecap:butt;stroke-linejoin:miter;stroke-opacity:1'"
-)
+_STYLE = re.compile(r"style='fill:none;(?:fill-rule:evenodd;)?stroke:(#[0-9A-F]{6});[^']*'")
 
 
 def draw_molecule(smiles: str) -> str:
@@ -40,7 +37,7 @@ def draw_molecule(smiles: str) -> str:
     body = re.sub(r" ?class='[^']*'", "", body)
     body = _STYLE.sub(r"stroke='\1'", body)
     body = re.sub(r"\s*\n\s*", "", body)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}"><g fill="none" stroke-width="1.4">{body}</g></svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}"><g fill="none" stroke-width="1.4" stroke-linejoin="round">{body}</g></svg>'
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from scidiff.errors import UserError
 from scidiff.molecules import fcd, metrics
 from scidiff.molecules.oracle import read_molecule
 from scidiff.molecules.readers import read_smiles
-from scidiff.molecules.writers import replacing
+from scidiff.molecules.writers import replace_file
 
 SPLITS = ("train", "test", "test_scaffolds")
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
@@ -147,8 +147,7 @@ def _keep(path: Path, **arrays: np.ndarray) -> None:
     """Keep arrays in the cache. A cache that cannot be written is no error: the work is done again next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        replace_file(path, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]
     except (UserError, OSError):
         return
 

@@ -19,7 +19,7 @@ from scidiff.molecules.certified import Generation
 from scidiff.molecules.drawing import PLOT_HEIGHT, PLOT_WIDTH, Plot, draw_molecule, plot
 from scidiff.molecules.histograms import histogram, training_histograms
 from scidiff.molecules.properties import PROPERTIES
-from scidiff.molecules.writers import ORACLE, replacing
+from scidiff.molecules.writers import ORACLE, replace_file
 
 MOST_DRAWN = 500  # structures drawn in one report; the table always holds all molecules
 _FIRST = ("qed", "logp", "mw", "sa")  # shown beneath a structure besides what the conditions are about
@@ -36,9 +36,8 @@ def write_report(generation: Generation, path: str | Path, *, command: str = "")
     Raises:
         UserError: the file cannot be written.
     """
-    page = render(generation, command=command)
-    with replacing(path) as stream:
-        stream.write(page.encode("utf-8"))
+    page = render(generation, command=command).encode("utf-8")
+    replace_file(path, lambda stream: stream.write(page))
 
 
 def render(generation: Generation, *, command: str = "") -> str:

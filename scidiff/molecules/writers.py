@@ -7,12 +7,11 @@ violation (0: it holds), and the oracle that found it.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +19,7 @@ import rdkit
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
+from scidiff import atomic
 from scidiff.errors import UserError, one_line
 from scidiff.molecules.certified import Generation, Molecule
 from scidiff.molecules.properties import PROPERTIES, Value
@@ -47,39 +47,29 @@ def check_writable(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
-    temporary = _temporary(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("xb"):
-            pass
+        temporary.touch(exist_ok=False)
         temporary.unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A stream whose bytes become the file at `path` when the block ends well, and nothing when it does not.
+def replace_file(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Replace one file by what `fill` writes to the stream it is given; nothing changes if that fails.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
     """
-    path = Path(path)
-    temporary = _temporary(path)
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            fill(stream)
+
     try:
-        try:
-            with temporary.open("wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {one_line(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        atomic.write(Path(path), save)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def columns(generation: Generation) -> dict[str, str]:
@@ -117,8 +107,7 @@ def write(generation: Generation, path: str | Path) -> None:
         UserError: unknown format, or the file cannot be written.
     """
     kind = format_of(path)
-    with replacing(path) as stream:
-        _WRITE[kind](generation, stream)
+    replace_file(path, lambda stream: _WRITE[kind](generation, stream))
 
 
 def write_stdout(generation: Generation, kind: str) -> None:
