@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 from scidiff.errors import UserError
 
-# What may be changed when a run is resumed; everything else decides its weights and must stay.
-CHANGEABLE = frozenset({"max_steps", "max_minutes", "checkpoint_minutes", "log_seconds", "validate_every", "compile"})
+# What may be changed when a run is resumed; everything else decides its weights and must stay. The length of a run and
+# of its decay may change as long as the decay has not begun.
+LENGTH = ("max_steps", "max_minutes", "decay_fraction", "final_factor")
+CHANGEABLE = frozenset({*LENGTH, "checkpoint_minutes", "log_seconds", "validate_every", "compile"})
 
 
 class TrainingConfig(BaseModel):

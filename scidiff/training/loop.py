@@ -31,7 +31,7 @@ from scidiff.state import Layout, State
 from scidiff.training import checkpoint, interrupt
 from scidiff.training.batches import Batch, BatchSource
 from scidiff.training.checkpoint import Checkpoint, RunState
-from scidiff.training.config import TrainingConfig
+from scidiff.training.config import LENGTH, TrainingConfig
 from scidiff.training.distributed import World, world
 from scidiff.training.optimisers import Optimisers, extendable, learning_rate_factor
 from scidiff.training.progress import Progress, duration
@@ -345,12 +345,11 @@ class _Run:
                 f"expected the data of the run that is resumed ({found.state.fingerprint[:12]}...), "
                 f"got other ({self.batches.fingerprint[:12]}...)"
             )
-        budget = ("max_steps", "max_minutes")
-        if not found.state.stable and any(found.state.config[name] != self.state.config[name] for name in budget):
+        if not found.state.stable and any(found.state.config[name] != self.state.config[name] for name in LENGTH):
             found = checkpoint.latest(root, stable=True)
             if found is None:
                 raise UserError(
-                    "expected the same max_steps and max_minutes: the learning rate has begun to decay, "
+                    f"expected the same {', '.join(LENGTH)}: the learning rate has begun to decay, "
                     'and only schedule "stable" keeps the weights from before that'
                 )
         self.state = replace(found.state, config=self.state.config)

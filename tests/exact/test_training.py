@@ -12,7 +12,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from scidiff.denoiser import NetworkDenoiser
 from scidiff.errors import UserError
+from scidiff.networks.transformer import SequenceTransformer
+from scidiff.noise import Noise
+from scidiff.processes.categorical import MaskedProcess
 from scidiff.state import Layout
 from scidiff.training import Batch, DenseBatches, SequenceBatches, TrainingConfig, train
 from scidiff.training import checkpoint as checkpoints
@@ -71,10 +75,8 @@ def test_the_loop_is_adamw_with_clipping_warm_up_cosine_and_an_average(tmp_path)
     second = [torch.zeros_like(p) for p in twin.parameters()]
     for n in range(30):
         batch = source.at(n)
-        from scidiff.noise import Noise
-
-        loss = squares(twin, {}, batch.x_0, batch.layout, Noise(seed=7, index=batch.index)).sum() / 8
-        grads = torch.autograd.grad(loss, list(twin.parameters()))
+        total = squares(twin, {}, batch.x_0, batch.layout, Noise(seed=7, index=batch.index)).sum() / 8
+        grads = torch.autograd.grad(total, list(twin.parameters()))
         norm = math.sqrt(sum(float((g**2).sum()) for g in grads))
         rate = 0.05 * min(1, (n + 1) / 5) * (1 + math.cos(math.pi * n / 30)) / 2
         d = min(0.9, (1 + n) / (10 + n)) if n else 0
@@ -110,8 +112,6 @@ def test_loss_is_the_mean_over_the_samples(tmp_path):
     result = run(tmp_path, config(max_steps=5, learning_rate=1e-12, clip=1e9), batches=numbers(40, size=8))
     batch = numbers(40, size=40).at(0)
     order = numbers(40, size=40).at(0).index
-    from scidiff.noise import Noise
-
     expected = squares(Line(), {}, batch.x_0, batch.layout, Noise(seed=0, index=order)).mean()
     assert result.loss == pytest.approx(float(expected.detach()), rel=1e-9)
 
@@ -388,8 +388,8 @@ def test_a_damaged_checkpoint_is_skipped_and_said(tmp_path, capsys):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_no_checkpoint_holds_it(tmp_path):
     def burst(denoiser, processes, x_0, layout, noise, *, condition=None):
-        loss = squares(denoiser, processes, x_0, layout, noise)
-        return loss * float("nan") if noise.index.min() >= 40 else loss
+        value = squares(denoiser, processes, x_0, layout, noise)
+        return value * float("nan") if noise.index.min() >= 40 else value
 
     with pytest.raises(FloatingPointError, match="expected a finite loss, got nan before step 6"):
         run(tmp_path, config(checkpoint_minutes=0), objective=burst)
@@ -429,3 +429,33 @@ def test_state_of_a_run_survives_its_record(tmp_path):
     assert [checkpoints.read_state(f).step for f in checkpoints.folders(tmp_path)] == [4, 5, 6]
     assert checkpoints.latest(tmp_path, stable=True).state == replace(state, step=4)
     assert torch.equal(checkpoints.latest(tmp_path).optimiser["w"], tensors["w"])
+
+
+def test_a_stable_run_is_annealed_from_where_it_stands(tmp_path):
+    """Asked for a long run, stopped, then resumed with an end and a decay that begins at once."""
+    long = config(max_steps=1000, schedule="stable", checkpoint_minutes=0, validate_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", long, validate=StopAt(21))
+    end = config(max_steps=40, schedule="stable", decay_fraction=0.5)
+    annealed = run(tmp_path / "a", end, resume=True)
+    assert annealed.steps == 40
+    assert same_file(annealed, run(tmp_path / "b", end))
+
+
+def test_masked_diffusion_learns_the_conditionals_of_its_data(tmp_path):
+    """Two tokens that are always equal, of three classes with known frequencies."""
+    counts = (8, 5, 3)
+    sequences = [[k, k] for k, count in enumerate(counts) for _ in range(count)]
+    processes = {"tokens": MaskedProcess(classes=3)}
+    torch.manual_seed(0)
+    network = SequenceTransformer(leaf="tokens", classes=3, width=32, depth=1, heads=2, longest=2)
+    settings = config(max_steps=120, optimiser="muon", learning_rate=0.02, muon_learning_rate=0.02, ema_decay=0.9)
+    source = SequenceBatches(sequences * 8, leaf="tokens", tokens=256)
+    result = train(NetworkDenoiser(network, processes), processes, source, settings, out=tmp_path)
+    x_t = {"tokens": torch.tensor([[3, 3], [0, 3], [3, 1], [2, 3]])}
+    with torch.no_grad():
+        t = torch.tensor([0.99, 0.5, 0.5, 0.5])
+        clean = result.denoiser(x_t, t, Layout.dense(4, {"tokens": (2,)}))["tokens"].exp()
+    torch.testing.assert_close(clean[0], torch.tensor([counts, counts]) / 16, atol=0.05, rtol=0)
+    same = torch.stack([clean[1, 1, 0], clean[2, 0, 1], clean[3, 1, 2]])
+    torch.testing.assert_close(same, torch.ones(3), atol=0.02, rtol=0)
