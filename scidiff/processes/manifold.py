@@ -72,6 +72,10 @@ class Manifold(ABC):
     def log_kernel(self, x_t: Tensor, x_0: Tensor, variance: Tensor, rows: Rows) -> Tensor:
         """Log-density of the heat kernel at each point, float64 [N, *lead]."""
 
+    def chart_velocity(self, theta: Tensor, v: Tensor) -> Tensor:
+        """The rate of theta as exp_x(theta) moves with velocity v in its own frame: [N, *lead, *vector]."""
+        return v
+
     def lead(self, rows: Rows) -> tuple[int, ...]:
         """How many points a row holds, by axis."""
         axes = len(rows.shape) - len(self.point)
@@ -86,6 +90,12 @@ class Manifold(ABC):
     def per_vector(self, values: Tensor, rows: Rows) -> Tensor:
         """Spread one value a sample over tangent vectors: [B] -> [N, 1, ...], the axes of [N, *lead, *vector]."""
         return rows.per_row(values, ndim=1 + len(self.lead(rows)) + len(self.vector))
+
+    def mean_square(self, v: Tensor, rows: Rows) -> Tensor:
+        """Mean over the points of each sample of |v|^2, v [N, *lead, *vector]: [B]."""
+        lead = self.lead(rows)
+        square = v.square().reshape(len(v), *lead, math.prod(self.vector)).sum(-1)
+        return rows.mean(square.reshape(-1, *lead, *([1] * len(self.point))).expand(-1, *rows.shape))
 
     def normal(self, rows: Rows, draw: Draw, *, dtype: torch.dtype = torch.float32, kind: str = "tangent") -> Tensor:
         """Standard normal tangent vectors [N, *lead, *vector]."""
@@ -135,11 +145,13 @@ class ManifoldProcess(Process):
             relative departure of its density is 2 exp(-sigma_1^2/2) on a torus of period 2 pi (1e-8 at 2 pi) and
             9 exp(-sigma_1^2) on SO(3) (1e-6 at 4).
         parametrisation: what the network's output stands for.
+        dtype: precision of the states drawn at t=1.
     """
 
     manifold: Manifold
     schedule: Schedule
     parametrisation: ManifoldParametrisation
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         alpha, _ = self.schedule(torch.tensor(1.0, dtype=torch.float64))
@@ -152,7 +164,7 @@ class ManifoldProcess(Process):
 
     def prior(self, rows: Rows, draw: Draw) -> Tensor:
         """Uniform on the manifold."""
-        return self.manifold.uniform(rows, draw)
+        return self.manifold.uniform(rows, draw, dtype=self.dtype)
 
     def corrupt(self, x_0: Tensor, t: Tensor, rows: Rows, draw: Draw) -> Tensor:
         """x_t ~ heat kernel from x_0 at time sigma_t^2."""
@@ -167,13 +179,11 @@ class ManifoldProcess(Process):
         return self.parametrisation.clean(output, x_t, self.variance(t), self.manifold, rows)
 
     def loss(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
-        """Denoising score matching, mean over points of |log_{x_t}(clean) - sigma_t^2 grad log q(x_t | x_0)|^2: [B].
+        """Denoising score matching, mean over points of |log_{x_t}(clean) - sigma_t^2 grad log q|^2 / sigma_t^2: [B].
 
-        Its minimiser is the true Tweedie point.
+        That is the squared error of sigma_t times the score. Its minimiser is the true Tweedie point.
         """
         variance = self.variance(t)
         target = self.manifold.per_vector(variance, rows) * self.manifold.score(x_t, x_0, variance, rows)
-        error = (self.manifold.log(x_t, clean) - target.to(x_t.dtype)).square()
-        lead = self.manifold.lead(rows)
-        per_point = error.reshape(-1, *lead, *([1] * len(self.manifold.point)), math.prod(self.manifold.vector)).sum(-1)
-        return rows.mean(per_point.expand(-1, *rows.shape))
+        error = self.manifold.mean_square(self.manifold.log(x_t, clean) - target.to(x_t.dtype), rows)
+        return error / variance.clamp_min(torch.finfo(variance.dtype).tiny).to(error.dtype)

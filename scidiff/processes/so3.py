@@ -120,6 +120,11 @@ class SO3(Manifold):
         """log(x^T y)."""
         return rotation_log(_product(x.mT, y))
 
+    def chart_velocity(self, theta: Tensor, v: Tensor) -> Tensor:
+        """v + theta x v / 2 + c theta x (theta x v), c = `curvature(|theta|)` (Iserles et al. 2000, eq. 2.46)."""
+        bent = torch.linalg.cross(theta, v)
+        return v + 0.5 * bent + so3_kernel.curvature(_length(theta)) * torch.linalg.cross(theta, bent)
+
     def uniform(self, rows: Rows, draw: Draw, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Rotations distributed by the Haar measure: the direction of four normal numbers is a uniform quaternion."""
         normal = torch.special.ndtri(draw.uniform(shape=(*self.lead(rows), 4), kind="rotation"))

@@ -65,9 +65,20 @@ def slope(omega: Tensor, variance: Tensor) -> Tensor:
     """
     omega, variance = omega.double(), variance.double().clamp_min(_SMALLEST_VARIANCE)
     short = variance.clamp_max(_CROSSOVER)
-    by_windings = -1 / short + _curvature(omega) + _windings_turning(omega, short) / _windings(omega, short)
+    by_windings = -1 / short + curvature(omega) + _windings_turning(omega, short) / _windings(omega, short)
     long = variance.clamp_min(_CROSSOVER)
     return torch.where(variance < _CROSSOVER, by_windings, _degrees_turning(omega, long) / _degrees(omega, long))
+
+
+def curvature(omega: Tensor) -> Tensor:
+    """(1/omega) (1/omega - cot(omega/2)/2), in the precision of omega, by its Taylor series near 0, where it is 1/12.
+
+    It is the slope of log[omega / sin(omega/2)] over omega, and a coefficient of the inverse of exp's derivative.
+    """
+    z = omega.clamp_max(0.25).square()
+    series = 1 / 12 + z * (1 / 720 + z * (1 / 30240 + z * (1 / 1209600 + z / 47900160)))
+    large = omega.clamp_min(0.25)
+    return torch.where(omega < 0.25, series, (1 / large - 0.5 / torch.tan(large / 2)) / large)
 
 
 def angle_density(omega: Tensor, variance: Tensor) -> Tensor:
@@ -154,14 +165,6 @@ def _sinhc_turning(y: Tensor, back: Tensor, sinhc: Tensor) -> Tensor:
     series = 1 / 3 + z * (1 / 30 + z * (1 / 840 + z * (1 / 45360 + z / 3991680)))
     closed = ((1 + back) / 2 - sinhc) / y.clamp_min(0.2).square()
     return torch.where(y < 0.2, torch.exp(-y) * series, closed)
-
-
-def _curvature(omega: Tensor) -> Tensor:
-    """(1/omega) (1/omega - cot(omega/2)/2): the slope of log[omega / sin(omega/2)], by its Taylor series near 0."""
-    z = omega.clamp_max(0.25).square()
-    series = 1 / 12 + z * (1 / 720 + z * (1 / 30240 + z * (1 / 1209600 + z / 47900160)))
-    large = omega.clamp_min(0.25)
-    return torch.where(omega < 0.25, series, (1 / large - 0.5 / torch.tan(large / 2)) / large)
 
 
 def _degrees(omega: Tensor, variance: Tensor) -> Tensor:
