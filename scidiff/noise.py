@@ -9,8 +9,10 @@ The integers are identical on every device; the floats made from them agree to r
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,28 +25,34 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+Word = Tensor | int
+"""A 32-bit word in an int64 tensor, or one for all in a Python integer."""
+
+
+def philox(counter: tuple[Word, Word, Word, Word], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Philox-4x32-10 in plain int64 operations.
 
     Args:
-        counter: four tensors of one shape (or broadcastable), each holding a 32-bit word in an int64.
+        counter: four words, tensors of broadcastable shapes or integers; at least one is a tensor.
         key: two 32-bit words.
 
     Returns:
-        Four int64 tensors of uniform 32-bit words.
+        Four int64 tensors of uniform words, of the shape that the counters broadcast to.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
-            p1 & _WORD,
-            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
-            p0 & _WORD,
-        )
+        # The words c1 and c3 carry their product's upper half along: the mask of the sum below removes it.
+        c0, c2 = ((p1 >> 32) ^ c1 ^ k0) & _WORD, ((p0 >> 32) ^ c3 ^ k1) & _WORD
+        c1, c3 = p1, p0
         k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
-    return c0, c1, c2, c3
+    return cast(tuple[Tensor, ...], (c0, c1 & _WORD, c2, c3 & _WORD))
+
+
+def _unit(words: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Words as numbers in (0, 1), open at both ends in float64; float32 may round to 1."""
+    return (words.to(dtype) + 0.5) * 2.0**-32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,51 +70,68 @@ class Draw:
 
     def words(self, kind: str, width: int) -> Tensor:
         """Uniform 32-bit words, int64 of shape [N, width], keyed by the row's number within its sample."""
-        element = self.rows.local[:, None] * width + torch.arange(width, device=self.index.device)
-        block, lane = element >> 2, element & 3
-        name = zlib.crc32(f"{self.leaf}/{kind}".encode())
-        if self.rows.single and width % 4 == 0:
-            block = block[:, ::4]
-            lane = None
-        zero = torch.zeros_like(block)
-        counter = (block, zero + (self.step & _WORD), zero + name, zero + (self.index[:, None] & _WORD))
-        out = philox(counter, (self.seed & _WORD, (self.seed >> 32) & _WORD))
-        if lane is None:
-            return torch.stack(out, dim=-1).flatten(1)
-        return torch.stack(out, dim=-1).gather(-1, lane[..., None]).squeeze(-1)
+        return self._arranged(torch.stack(self._blocks(kind, width), dim=-1), width)
 
     def uniform(self, *, shape: tuple[int, ...] | None = None, kind: str = "uniform") -> Tensor:
         """Uniform numbers in the open interval (0, 1), float64 [N, *shape]; shape defaults to the leaf's own."""
         shape = self.rows.shape if shape is None else shape
-        width = 1
-        for size in shape:
-            width *= size
-        return ((self.words(kind, width).double() + 0.5) * 2.0**-32).reshape(-1, *shape)
+        return _unit(self.words(kind, math.prod(shape))).reshape(-1, *shape)
 
     def normal(self, *, dtype: torch.dtype = torch.float32, kind: str = "normal") -> Tensor:
-        """Standard normal numbers [N, *shape] by inversion; largest magnitude 6.3."""
-        return torch.special.ndtri(self.uniform(kind=kind)).to(dtype)
+        """Standard normal numbers [N, *shape], in pairs by Box & Muller (1958); largest magnitude 6.8.
+
+        Computed in float64 for float64, else in float32.
+        """
+        width = math.prod(self.rows.shape)
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        w0, w1, w2, w3 = self._blocks(kind, width)
+        radius = torch.sqrt(-2 * torch.log(_unit(torch.stack((w0, w2), dim=-1), exact)))
+        angle = 2 * math.pi * _unit(torch.stack((w1, w3), dim=-1), exact)
+        pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1).to(dtype)
+        return self._arranged(pairs.flatten(2), width).reshape(-1, *self.rows.shape)
+
+    def _blocks(self, kind: str, width: int) -> tuple[Tensor, ...]:
+        """The blocks of four words that hold each row's elements: four tensors [N, blocks].
+
+        Element j of row l of a sample is element l * width + j of the sample, whichever way the rows are cut.
+        """
+        aligned = self.rows.single or width % 4 == 0
+        count = -(-width // 4) if aligned else (width + 6) // 4
+        first = (self.rows.local * width >> 2)[:, None]
+        block = first + torch.arange(count, device=self.index.device)
+        name = zlib.crc32(f"{self.leaf}/{kind}".encode())
+        return philox(
+            (block, self.step & _WORD, name, self.index[:, None] & _WORD),
+            (self.seed & _WORD, (self.seed >> 32) & _WORD),
+        )
+
+    def _arranged(self, blocks: Tensor, width: int) -> Tensor:
+        """The row's own elements out of its blocks: [N, blocks, 4] -> [N, width]."""
+        values = blocks.flatten(1)
+        if self.rows.single or width % 4 == 0:
+            return values[:, :width]
+        start = (self.rows.local * width & 3)[:, None]
+        return values.gather(1, start + torch.arange(width, device=values.device))
 
     def gumbel(self, *, shape: tuple[int, ...] | None = None) -> Tensor:
         """Standard Gumbel numbers, float64 [N, *shape]."""
         return -torch.log(-torch.log(self.uniform(shape=shape, kind="gumbel")))
 
     def categorical(self, probabilities: Tensor, *, kind: str = "categorical") -> Tensor:
-        """One class per element by inversion of the cumulative distribution.
+        """One class per element by inversion of the cumulative distribution: one uniform number each.
 
         Args:
-            probabilities: [N, *shape, K], non-negative, not necessarily normalised.
+            probabilities: [N, *shape, K], non-negative, not necessarily normalised, not all zero.
 
         Returns:
-            int64 [N, *shape].
+            int64 [N, *shape]; never a class of probability zero.
         """
-        cumulative = probabilities.double().cumsum(-1)
-        total = cumulative[..., -1:]
-        threshold = self.uniform(shape=tuple(probabilities.shape[1:-1]), kind=kind)[..., None] * total
-        chosen = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-        # Rounding may leave the threshold at the total: fall back to the last class of positive probability.
-        last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).to(torch.uint8).argmax(-1)
-        return torch.minimum(chosen, last)
+        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+        threshold = self.uniform(shape=tuple(probabilities.shape[1:-1]), kind=kind)[..., None] * cumulative[..., -1:]
+        chosen = torch.searchsorted(cumulative, threshold, right=True).clamp_max(probabilities.shape[-1] - 1)
+        # A parallel scan may round a class of probability zero into existence: the likeliest takes its place.
+        possible = probabilities.gather(-1, chosen) > 0
+        return torch.where(possible, chosen, probabilities.argmax(-1, keepdim=True)).squeeze(-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ def stratified(noise: Noise) -> Tensor:
     a function of (seed, index) alone, whatever the batch.
     """
     zero = torch.zeros((), dtype=torch.int64, device=noise.index.device)
-    offset = philox((zero, zero, zero, zero), (noise.seed & _WORD, (noise.seed >> 32) & _WORD))[0]
+    offset = philox((zero, 0, 0, 0), (noise.seed & _WORD, (noise.seed >> 32) & _WORD))[0]
     return (((offset + noise.index * _GOLDEN) & _WORD).double() + 0.5) * 2.0**-32
 
 
