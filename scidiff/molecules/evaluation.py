@@ -54,7 +54,8 @@ class Evaluation:
     Attributes:
         samples: number of samples.
         valid: share that are molecules, as they came.
-        unique: unique@k by k; of all that are valid if fewer than the smallest k.
+        unique: share of distinct ones among all.
+        unique_at: unique@k, the same among the first k, for k = 1,000 and 10,000 where there are as many.
         novelty: share of the distinct ones that are not in the training set.
         internal_diversity, internal_diversity_2: IntDiv_1 and IntDiv_2.
         filters: share that passes the medicinal-chemistry filters.
@@ -63,7 +64,8 @@ class Evaluation:
 
     samples: int
     valid: float
-    unique: dict[int, float]
+    unique: float
+    unique_at: dict[int, float]
     novelty: float
     internal_diversity: float
     internal_diversity_2: float
@@ -72,8 +74,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, float | int]:
         """Metrics by the names that MOSES gives them; those that compare carry the reference's: `FCD/test`."""
-        flat: dict[str, float | int] = {"samples": self.samples, "valid": self.valid}
-        flat |= {f"unique@{k}": value for k, value in self.unique.items()}
+        flat: dict[str, float | int] = {"samples": self.samples, "valid": self.valid, "unique": self.unique}
+        flat |= {f"unique@{k}": value for k, value in self.unique_at.items()}
         flat |= {
             "novelty": self.novelty,
             "IntDiv": self.internal_diversity,
@@ -83,8 +85,8 @@ class Evaluation:
         for c in self.comparisons:
             flat |= {f"SNN/{c.reference}": c.snn, f"Frag/{c.reference}": c.fragments}
             flat |= {f"Scaf/{c.reference}": c.scaffolds}
-            if not math.isnan(c.fcd):
-                flat |= {f"FCD/{c.reference}": c.fcd, f"FCD floor/{c.reference}": c.fcd_floor}
+            far = {f"FCD/{c.reference}": c.fcd, f"FCD floor/{c.reference}": c.fcd_floor}
+            flat |= {name: value for name, value in far.items() if not math.isnan(value)}
         return flat
 
 
@@ -94,6 +96,7 @@ def evaluate(
     references: Sequence[str] = ("test", "test_scaffolds"),
     training: str = "train",
     with_fcd: bool | None = None,
+    with_floor: bool = True,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -104,6 +107,7 @@ def evaluate(
         references: splits of MOSES (`test`, `test_scaffolds`) or files of SMILES.
         training: the split or file that novelty and the floor of FCD refer to.
         with_fcd: compute FCD (needs `fcd_torch`); None: if it is installed.
+        with_floor: compute the floor of FCD, which takes as long as FCD itself.
         seed: chooses the training molecules of the floor.
         progress: told what is being done, and how far it is.
 
@@ -129,22 +133,25 @@ def evaluate(
         progress("filters", done + 1, len(molecules))
     compared = [_compare(name, molecules, bits, progress) for name in references]
     if len(molecules) > 1 and (fcd.available() if with_fcd is None else with_fcd):
-        far, floors = _frechet(canonical, references, training, seed, progress)
-        compared = [replace(c, fcd=d, fcd_floor=f) for c, d, f in zip(compared, far, floors, strict=True)]
+        theirs = [reference_moments(name, progress) for name in references]
+        progress("ChemNet on the samples", 0, len(canonical))
+        ours = fcd.moments(canonical)
+        compared = [replace(c, fcd=fcd.frechet_distance(ours, m)) for c, m in zip(compared, theirs, strict=True)]
+        if with_floor:
+            floor = floor_moments(training, len(canonical), seed, progress)
+            floors = [fcd.frechet_distance(floor, m) for m in theirs]
+            compared = [replace(c, fcd_floor=f) for c, f in zip(compared, floors, strict=True)]
     return Evaluation(
         samples=len(smiles),
         valid=metrics.validity(read),
-        unique={k: metrics.uniqueness(canonical, k) for k in _unique_at(len(canonical))},
+        unique=metrics.uniqueness(canonical),
+        unique_at={k: metrics.uniqueness(canonical, k) for k in UNIQUE_AT if k <= len(canonical)},
         novelty=metrics.novelty(canonical, frozenset(read_smiles(locate(training)))),
         internal_diversity=metrics.internal_diversity(bits),
         internal_diversity_2=metrics.internal_diversity(bits, p=2),
         filters=passed / len(molecules),
         comparisons=tuple(compared),
     )
-
-
-def _unique_at(count: int) -> list[int]:
-    return [k for k in UNIQUE_AT if k <= count] or [count]
 
 
 def _compare(name: str, molecules: Sequence[Chem.Mol], bits: metrics.Bits, progress: Progress) -> Comparison:
@@ -159,15 +166,3 @@ def _compare(name: str, molecules: Sequence[Chem.Mol], bits: metrics.Bits, progr
         fragments=metrics.cosine(metrics.count_fragments(molecules), reference.fragments),
         scaffolds=metrics.cosine(metrics.count_scaffolds(molecules), reference.scaffolds),
     )
-
-
-def _frechet(
-    canonical: Sequence[str], references: Sequence[str], training: str, seed: int, progress: Progress
-) -> tuple[list[float], list[float]]:
-    """The FCD to each reference, of the samples and of as many training molecules."""
-    progress("ChemNet on the samples", 0, len(canonical))
-    ours = fcd.moments(canonical)
-    progress("ChemNet on the samples", len(canonical), len(canonical))
-    floor = floor_moments(training, len(canonical), seed, progress)
-    theirs = [reference_moments(name, progress) for name in references]
-    return [fcd.frechet_distance(ours, m) for m in theirs], [fcd.frechet_distance(floor, m) for m in theirs]
