@@ -46,10 +46,23 @@ class Automaton:
         if self.accepting.shape != (states,) or not 0 <= self.start < states:
             raise ValueError(f"expected {states} states, got {tuple(self.accepting.shape)} and start {self.start}")
 
+    def to(self, device: torch.device | str) -> Automaton:
+        """The same automaton on another device."""
+        return Automaton(
+            kind=self.kind.to(device),
+            transition=self.transition.to(device),
+            start=self.start,
+            accepting=self.accepting.to(device),
+        )
+
     @cached_property
     def _members(self) -> Tensor:
         """[K, kinds] 1 where a token is of a kind."""
-        return torch.nn.functional.one_hot(self.kind, self.transition.shape[1]).double()
+        return torch.nn.functional.one_hot(self.kind, self.transition.shape[1])
+
+    def _by_kind(self, probabilities: Tensor) -> Tensor:
+        """Probability of each kind at each place: [B, L, K] -> float64 [B, L, kinds]."""
+        return (probabilities @ self._members.to(probabilities.dtype)).double()
 
     def _backward(self, by_kind: Tensor) -> tuple[list[Tensor], Tensor]:
         """beta_1 .. beta_L, each scaled to a maximum of 1, and the logarithm of the product of the scales."""
@@ -62,25 +75,24 @@ class Automaton:
             step = torch.zeros_like(beta)
             for kind in range(kinds):
                 step = step + by_kind[:, place, kind, None] * allowed[:, kind] * beta[:, following[:, kind]]
-            scale = step.amax(-1).clamp_min(torch.finfo(torch.float64).tiny)
-            beta = step / scale[:, None]
+            scale = step.amax(-1)
+            beta = step / scale.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
             betas.append(beta)
             log_scale = log_scale + scale.log()
         return betas[::-1], log_scale
 
     def log_acceptance(self, log_probs: Tensor) -> Tensor:
         """log P(accepted) when every token is drawn on its own: [B, L, K] -> float64 [B]; -inf if none can be."""
-        betas, log_scale = self._backward(log_probs.double().exp() @ self._members)
+        betas, log_scale = self._backward(self._by_kind(log_probs.double().exp()))
         return betas[0][:, self.start].log() + log_scale
 
     def __call__(self, log_probs: Tensor, draw: Draw, rows: Rows) -> Tensor:
         """One accepted sequence a sample, drawn exactly from prod_l p_l given acceptance: [B, L, K] -> int64 [B, L].
 
-        Where no sequence of positive probability is accepted, the sequence returned is not accepted either; ask
-        `log_acceptance` or `accepts`.
+        Where `log_acceptance` is -inf there is nothing to draw from, and the sequence returned means nothing.
         """
-        probabilities = log_probs.double().exp()
-        by_kind = probabilities @ self._members
+        probabilities = log_probs.exp()
+        by_kind = self._by_kind(probabilities)
         betas, _ = self._backward(by_kind)
         following = self.transition.clamp_min(0)
         allowed = (self.transition >= 0).double()
