@@ -7,6 +7,7 @@ batch (`{"value": [B, C, L]}`), one row a node or an edge in a ragged batch of g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,6 +73,16 @@ class Rows:
         count = torch.searchsorted(self.owner, places, right=True) - first
         torch._assert_async((count == count[ancestors]).all(), "expected ancestors with as many rows")
         return x[first[ancestors[self.owner]] + self.local]
+
+    def rank(self, x: Tensor) -> Tensor:
+        """Place of each element within its sample by ascending x, ties in the order they stand: int64 [N, *shape]."""
+        if self.single:
+            return x.flatten(1).argsort(dim=-1, stable=True).argsort(dim=-1).reshape(x.shape)
+        owner = self.owner.repeat_interleave(math.prod(x.shape[1:]))
+        order = x.flatten().argsort(stable=True)
+        order = order[owner[order].argsort(stable=True)]
+        places = torch.arange(len(order), device=x.device) - torch.searchsorted(owner, owner)
+        return torch.empty_like(places).scatter(0, order, places).reshape(x.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,11 @@ log-probabilities [N, *shape, K] of the K classes of the data.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from scidiff.noise import Draw
 from scidiff.processes.base import Process
@@ -32,6 +34,24 @@ def one_class(x: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 def log_normalise(output: Tensor) -> Tensor:
     """Log-probabilities from unnormalised ones, in float32 at least."""
     return torch.log_softmax(output, dim=-1, dtype=torch.promote_types(output.dtype, torch.float32))
+
+
+class CategoricalDynamics(Protocol):
+    """What rules for categorical leaves ask of a process, beyond `Process`."""
+
+    survival: Survival
+
+    def jump(self, x_0: Tensor, x_t: Tensor, rows: Rows, draw: Draw, *, s: Tensor, t: Tensor) -> Tensor:
+        """A sample of q(x_s | x_t, x_0)."""
+
+    def rates(self, clean: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """Rates at which the reverse process leaves x_t for each of the K classes, [N, *shape, K], 0 for x_t itself."""
+
+
+def check_classes(output: Tensor, classes: int) -> None:
+    """ValueError unless the last axis holds `classes` logits."""
+    if output.shape[-1] != classes:
+        raise ValueError(f"expected logits of {classes} classes, got {output.shape[-1]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +98,7 @@ class MaskedProcess(Process):
         """sum_{x_0} q(x_s | x_t, x_0) p(x_0): probabilities [N, *shape, K + 1]."""
         reveal = rows.per_row(self.unmask_probability(s, t), ndim=clean.ndim).to(clean.dtype)
         masked = torch.cat([reveal * clean.exp(), (1 - reveal).expand(*clean.shape[:-1], 1)], dim=-1)
-        kept = torch.nn.functional.one_hot(x_t, self.classes + 1).to(clean.dtype)
+        kept = one_hot(x_t, self.classes + 1).to(clean.dtype)
         return torch.where((x_t == self.mask)[..., None], masked, kept)
 
     def clean(self, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
@@ -86,8 +106,7 @@ class MaskedProcess(Process):
 
         The mask is no class of the data, so its probability is zero; an unmasked element is copied.
         """
-        if output.shape[-1] != self.classes:
-            raise ValueError(f"expected logits of {self.classes} classes, got {output.shape[-1]}")
+        check_classes(output, self.classes)
         masked = x_t == self.mask
         known = torch.where(masked, 0, x_t)
         log_probs = log_normalise(output)
@@ -97,14 +116,42 @@ class MaskedProcess(Process):
         """x_0 itself at every time: what the posterior of a mask depends on is only which elements are seen."""
         return x_0
 
+    def hazard(self, t: Tensor) -> Tensor:
+        """-alpha'_t / (1 - alpha_t): the rate at which a mask is lifted in reverse time, whatever it hides."""
+        return -self.survival.slope(t) / (1 - self.survival(t))
+
+    def rates(self, clean: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """`hazard` times p(x_0 = class) where masked, else 0: [N, *shape, K]."""
+        hazard = rows.per_row(self.hazard(t), ndim=clean.ndim).to(clean.dtype)
+        return torch.where((x_t == self.mask)[..., None], hazard * clean.exp(), 0)
+
     def loss(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
-        r"""The negative evidence lower bound in continuous time, in nats a sample: [B] (MDLM, eq. 11).
+        """`bound_rate`: its mean over uniform t is the negative evidence lower bound, in nats a sample: [B]."""
+        return self.bound_rate(clean, x_0, x_t, t, rows)
 
-        E_t[ -alpha'_t / (1 - alpha_t) * sum_l -log p(x_0^l | x_t) ],   the sum over masked elements
+    def bound_rate(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        r"""What a unit of time adds to the negative evidence lower bound, in nats: [B] (MDLM, eq. 11).
 
-        For t uniform in [0, 1] its mean bounds -log p(x_0) from above.
+        -alpha'_t / (1 - alpha_t) sum_l -log p(x_0^l | x_t),   the sum over masked elements
         """
-        weight = -self.survival.slope(t) / (1 - self.survival(t))
+        hidden = self.hidden_nats(clean, x_0, x_t, rows)
+        return self.hazard(t).to(hidden.dtype) * hidden
+
+    def bound_step(self, clean: Tensor, x_0: Tensor, x_t: Tensor, rows: Rows, *, s: Tensor, t: Tensor) -> Tensor:
+        """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), in nats: [B]."""
+        hidden = self.hidden_nats(clean, x_0, x_t, rows)
+        return self.unmask_probability(s, t).to(hidden.dtype) * hidden
+
+    def bound_prior(self, x_0: Tensor, rows: Rows) -> Tensor:
+        """KL(q(x_1 | x_0) || prior): [B]; infinite unless alpha_1 = 0."""
+        one = torch.ones((), dtype=torch.float64, device=x_0.device)
+        return torch.where(self.survival(one) > 0, torch.inf, 0.0).expand(rows.batch)
+
+    def bound_data(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """-log p(x_0 | x_t), in nats: [B]."""
+        return self.hidden_nats(clean, x_0, x_t, rows)
+
+    def hidden_nats(self, clean: Tensor, x_0: Tensor, x_t: Tensor, rows: Rows) -> Tensor:
+        """-log p(x_0 | x_t) over the masked elements: [B]."""
         log_likelihood = clean.gather(-1, x_0[..., None]).squeeze(-1)
-        log_likelihood = torch.where(x_t == self.mask, log_likelihood, 0)
-        return -weight.to(log_likelihood.dtype) * rows.sum(log_likelihood)
+        return -rows.sum(torch.where(x_t == self.mask, log_likelihood, 0))

@@ -46,6 +46,13 @@ class Trace:
             series[:] = [None if value is None else function(value) for value in series]
 
 
+def held(value: Tensor | None) -> Tensor:
+    """What a trace must have kept for a rule that looks at it; RuntimeError if it was dropped."""
+    if value is None:
+        raise RuntimeError("expected the trace to hold what a rule looks at, got None")
+    return value
+
+
 class Rule(ABC):
     """How one leaf advances.
 
