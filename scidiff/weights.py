@@ -18,7 +18,8 @@ from torch import Tensor
 from scidiff import atomic
 from scidiff.errors import UserError
 
-TENSORS, RECORD = "weights.safetensors", "weights.json"
+RECORD = "weights.json"
+SHARD = 9_000_000  # bytes of tensors in one file, so that each can be kept in a repository
 
 
 class WeightsError(UserError):
@@ -74,11 +75,27 @@ def read_tensors(
     return load_file(path, device=str(device))
 
 
+def _shards(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors by file: "weights.safetensors" while they fit, else "weights-1.safetensors", ... in their order."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, value in tensors.items():
+        bytes_ = value.numel() * value.element_size()
+        if groups[-1] and size + bytes_ > SHARD:
+            groups.append({})
+            size = 0
+        groups[-1][name] = value
+        size += bytes_
+    if len(groups) == 1:
+        return {"weights.safetensors": groups[0]}
+    return {f"weights-{k}.safetensors": group for k, group in enumerate(groups, 1)}
+
+
 def save(folder: Path, weights: Weights) -> None:
-    """Write weights to a folder of two files, replaced together."""
+    """Write weights to a folder of safetensors and one record, replaced together."""
     with atomic.folder(folder) as temporary:
-        record = write_tensors(temporary / TENSORS, weights.tensors)
-        text = json.dumps({"file": record, "config": weights.config, "card": weights.card}, indent=1)
+        files = {name: write_tensors(temporary / name, group) for name, group in _shards(weights.tensors).items()}
+        text = json.dumps({"files": files, "config": weights.config, "card": weights.card}, indent=1)
         (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
@@ -98,9 +115,12 @@ def load(
         raise WeightsError(f"{path}: expected the record of the weights, got no such file: {mend}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        file, config, card = record["file"], record["config"], record.get("card", {})
-        if not {"bytes", "sha256"} <= set(file):
-            raise KeyError("file.sha256")
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: expected JSON with file, config and card, got {error!r}: {mend}") from None
-    return Weights(tensors=read_tensors(folder / TENSORS, file, mend=mend, device=device), config=config, card=card)
+        files, config, card = record["files"], record["config"], record.get("card", {})
+        if not files or not all({"bytes", "sha256"} <= set(file) for file in files.values()):
+            raise KeyError("files.sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: expected JSON with files, config and card, got {error!r}: {mend}") from None
+    tensors: dict[str, Tensor] = {}
+    for name, file in files.items():
+        tensors |= read_tensors(folder / Path(name).name, file, mend=mend, device=device)
+    return Weights(tensors=tensors, config=config, card=card)

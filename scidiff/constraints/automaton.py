@@ -3,7 +3,8 @@ r"""Exact sampling of token sequences that a finite automaton accepts.
 For independent tokens, p(x) = prod_l p_l(x_l), conditioned on acceptance, by forward filter, backward sample (here run
 from the end to the beginning, then sampled from the beginning to the end):
 
-    beta_L(q) = [q accepts],    beta_l(q) = sum_k p_l(k) beta_{l+1}(next(q, k)),    p(x_l | q) ~ p_l(x_l) beta_{l+1}(next(q, x_l))
+    beta_L(q) = [q accepts],    beta_l(q) = sum_k p_l(k) beta_{l+1}(next(q, k))
+    p(x_l | q) ~ p_l(x_l) beta_{l+1}(next(q, x_l))
 
 Tokens that move the automaton alike are one *kind*: a vocabulary of thousands is reduced to a few kinds first, and the
 token drawn within its kind last. beta_0(start) is the probability of acceptance.
@@ -42,7 +43,9 @@ class Automaton:
         if int(self.transition.max()) >= states or int(self.transition.min()) < -1:
             raise ValueError(f"expected transitions to states -1 .. {states - 1}, got {int(self.transition.max())}")
         if int(self.kind.min()) < 0 or int(self.kind.max()) >= kinds:
-            raise ValueError(f"expected kinds in 0 .. {kinds - 1}, got {int(self.kind.min())} .. {int(self.kind.max())}")
+            raise ValueError(
+                f"expected kinds in 0 .. {kinds - 1}, got {int(self.kind.min())} .. {int(self.kind.max())}"
+            )
         if self.accepting.shape != (states,) or not 0 <= self.start < states:
             raise ValueError(f"expected {states} states, got {tuple(self.accepting.shape)} and start {self.start}")
 

@@ -70,7 +70,7 @@ def encode_cached(vocabulary: Vocabulary, smiles: Sequence[str], folder: Path, *
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     atomic.write(path, save)
     return Encoded(classes=rows[:kept], refused=dict(refused))
@@ -90,7 +90,13 @@ def bound(model: FragmentModel, held_out: Encoded, denoiser: nn.Module) -> float
 
 
 def fit(
-    model: FragmentModel, data: Encoded, held_out: Encoded, config: TrainingConfig, *, out: Path, tokens: int = 4096,
+    model: FragmentModel,
+    data: Encoded,
+    held_out: Encoded,
+    config: TrainingConfig,
+    *,
+    out: Path,
+    tokens: int = 4096,
     resume: bool = False,
 ) -> FragmentModel:
     """Train a model in the folder `out`; returns it with the averaged weights.

@@ -4,16 +4,17 @@ Every acyclic single bond is cut, so that a molecule falls into rigid *units*: r
 bonds, carbonyls, nitriles, single atoms. A *token* is a unit seen from one of its cut bonds (the parent, written
 `[1*]`) with its other cut bonds (the child slots, written `*`) in canonical order; the root has no parent. The token
 sequence lists the tree in pre-order. Units that the vocabulary lacks are broken further, at every single bond of their
-Kekule form, and the bonds that this leaves outside the tree are written as pairs of *ring labels*, leaves that fill a slot.
+Kekule form, and the bonds that this leaves outside the tree are written as pairs of *ring labels*, leaves that fill a
+slot.
 
 A sequence is a molecule if and only if its slots are filled exactly and every ring label is opened and closed: a finite
-automaton (`slot_automaton`) decides it. Each token has a fixed formula, charge and number of slots whatever its context,
-which is what makes constraints on them exact.
+automaton (`scidiff.molecules.grammar`) decides it. Each token has a fixed formula, charge and number of slots whatever
+its context, which is what makes constraints on them exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -120,11 +121,14 @@ class _Encoder:
 
     def tokens(self) -> list[str]:
         while True:
-            cut = frozenset(
-                bond.GetIdx()
-                for bond in self.mol.GetBonds()
-                if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing()
-            ) | self._inner_cuts()
+            cut = (
+                frozenset(
+                    bond.GetIdx()
+                    for bond in self.mol.GetBonds()
+                    if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing()
+                )
+                | self._inner_cuts()
+            )
             tokens, missing = self._walk(_pieces(self.mol, cut))
             if not missing:
                 return tokens
@@ -209,7 +213,7 @@ def encode(mol: Chem.Mol, vocabulary: frozenset[str] | None = None) -> list[str]
 
     Args:
         mol: a sanitised molecule without explicit hydrogens.
-        vocabulary: the tokens that may be used; units outside it are broken into smaller ones. None: every unit is kept.
+        vocabulary: the tokens that may be used; units outside it are broken into smaller ones. None: all are kept.
 
     Raises:
         EncodeError: the molecule is not connected, carries stereochemistry, isotopes, radicals or dative bonds, or
@@ -289,7 +293,9 @@ def decode(tokens: Sequence[str]) -> Chem.Mol:
             mol.AddBond(above, offset + parent, Chem.BondType.SINGLE)
         open_slots.extend(offset + i for i in reversed(slots))
     if open_slots or ring:
-        raise ValueError(f"expected every slot filled and every ring closed, got {len(open_slots)} slots and {len(ring)} rings")
+        raise ValueError(
+            f"expected every slot filled and every ring closed, got {len(open_slots)} slots and {len(ring)} rings"
+        )
     Chem.SanitizeMol(mol)
     return mol.GetMol()
 
@@ -304,10 +310,8 @@ def _close(mol: Chem.RWMol, i: int, j: int) -> None:
         atom.SetNumExplicitHs(atom.GetNumExplicitHs() + 1)
 
 
-
-
 def encode_smallest(mol: Chem.Mol) -> list[str]:
-    """The tokens of a molecule with every unit broken into its smallest pieces: the vocabulary that reaches everything."""
+    """The tokens of a molecule with every unit broken into its smallest pieces, which a small vocabulary covers."""
     encoder = _Encoder(mol, None)
     encoder.broken = set(range(mol.GetNumAtoms()))
     return encoder.tokens()

@@ -1,8 +1,8 @@
 """Molecules from a model, one after another, each a function of (seed, index) alone.
 
 A network's matrix products may round differently with the shape of the batch, and a rounding can tip a draw. Samples
-are therefore always computed in the same *tiles* of consecutive indices, whatever is asked for: molecule 7 of a seed comes
-from the tile of molecules 0 to 255, whether one molecule is wanted or a million, on one worker or on ten.
+are therefore always computed in the same *tiles* of consecutive indices, whatever is asked for: molecule 7 of a seed
+comes from the tile of molecules 0 to 255, whether one molecule is wanted or a million, on one worker or on ten.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ class Generator:
         draw = Noise(seed=seed, index=index).at("length", 0, rows)
         return draw.categorical(self.model.length_probabilities.expand(len(index), -1))
 
-    def stream(
-        self, *, seed: int, start: int = 0, steps: int | None = None, batch_size: int = TILE
-    ) -> Iterator[Drawn]:
+    def stream(self, *, seed: int, start: int = 0, steps: int | None = None, batch_size: int = TILE) -> Iterator[Drawn]:
         """Molecules start, start + 1, ... without end, in the order of the index.
 
         Args:
@@ -117,6 +115,10 @@ class Generator:
         rule = FixedCount(length=length, calls=calls, joint=self.automaton)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             done = sample(
-                self.model.denoiser, self.model.processes, {LEAF: rule}, layout, Noise(seed=seed, index=index.to(device))
+                self.model.denoiser,
+                self.model.processes,
+                {LEAF: rule},
+                layout,
+                Noise(seed=seed, index=index.to(device)),
             )
         return done.state[LEAF].tolist()

@@ -1,8 +1,8 @@
 """The grammar of fragment sequences as a finite automaton.
 
-A state is (open slots, set of ring labels that are open). Every token fills one slot and opens as many as it has; a ring
-label fills a slot and flips its own membership. The start is a state of its own that only roots leave. A sequence is a
-molecule when it ends with no open slot and no open label, and no earlier prefix has zero open slots.
+A state is (open slots, set of ring labels that are open). Every token fills one slot and opens as many as it has; a
+ring label fills a slot and flips its own membership. The start is a state of its own that only roots leave. A sequence
+is a molecule when it ends with no open slot and no open label, and no earlier prefix has zero open slots.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_OPEN = 12  # open slots at once; MOSES needs 9
 
 
 def grammar(vocabulary: Vocabulary, *, max_open: int = MAX_OPEN) -> Automaton:
-    """The automaton that accepts exactly the sequences that decode to a molecule, with at most `max_open` open slots."""
+    """The automaton of exactly the sequences that decode to a molecule, with at most `max_open` slots open at once."""
     kinds = sorted(set(vocabulary.kinds))
     number = {kind: k for k, kind in enumerate(kinds)}
     labels = 1 << len(RING_LABELS)

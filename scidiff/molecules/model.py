@@ -56,7 +56,9 @@ class FragmentModel:
     card: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, vocabulary: Vocabulary, config: ModelConfig, *, card: Mapping[str, Any] | None = None) -> FragmentModel:
+    def create(
+        cls, vocabulary: Vocabulary, config: ModelConfig, *, card: Mapping[str, Any] | None = None
+    ) -> FragmentModel:
         """A model with fresh weights."""
         classes = len(vocabulary.tokens)
         network = SequenceTransformer(

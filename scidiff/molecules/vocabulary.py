@@ -62,7 +62,7 @@ class Vocabulary:
 
     @classmethod
     def build(cls, smiles: Iterable[str], size: int, *, workers: int = 1) -> Vocabulary:
-        """The `size` commonest tokens of some molecules, after all that writing any of them in smallest pieces takes."""
+        """The smallest pieces of some molecules, filled up to `size` tokens with the commonest of all others."""
         whole: Counter[str] = Counter()
         smallest: Counter[str] = Counter()
         for counts, small in _parallel(_count, smiles, None, workers):
@@ -91,7 +91,8 @@ def encode_many(
 
 
 def _parallel(function, smiles, argument, workers):  # type: ignore[no-untyped-def]
-    chunks = iter(lambda stream=iter(smiles): list(islice(stream, 2000)), [])
+    stream = iter(smiles)
+    chunks = iter(lambda: list(islice(stream, 2000)), [])
     if workers <= 1:
         yield from (function(argument, chunk) for chunk in chunks)
         return

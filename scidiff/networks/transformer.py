@@ -1,7 +1,7 @@
 """A bidirectional transformer over sequences of classes.
 
-Pre-normalised blocks whose shift, scale and gate are set by one vector a sample (adaptive layer norm, Peebles & Xie 2023),
-with the projection shared by all blocks and a learned offset each (adaLN-single, Chen et al. 2023); rotary positions
+Pre-normalised blocks whose shift, scale and gate are set by one vector a sample (adaptive layer norm, Peebles & Xie
+2023), with the projection shared by all blocks and a learned offset each (adaLN-single, Chen et al. 2023); rotary positions
 (Su et al. 2021); normalised queries and keys (Henry et al. 2020); squared-ReLU feed-forward (So et al. 2021).
 """
 
@@ -18,7 +18,9 @@ from scidiff.state import Layout, State
 
 def time_features(t: Tensor, width: int) -> Tensor:
     """Sines and cosines of a time in [0, 1]: [B] -> [B, width], periods from 1/1000 to 10, geometric."""
-    periods = torch.exp(torch.linspace(math.log(1e-3), math.log(10.0), width // 2, device=t.device, dtype=torch.float32))
+    periods = torch.exp(
+        torch.linspace(math.log(1e-3), math.log(10.0), width // 2, device=t.device, dtype=torch.float32)
+    )
     angle = 2 * math.pi * t.float()[:, None] / periods
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 

@@ -28,8 +28,8 @@ class FixedCount(Rule):
     """Masked sequences [B, L] without padding, unmasked in `calls` calls.
 
     A reverse trajectory of masked diffusion is a uniformly random order of the elements with random times; the times
-    carry nothing (first-hitting sampling: Zheng et al., arXiv 2409.02908). So call k may as well reveal its share of the
-    L elements, chosen at random among the masked ones. With calls = L one element is revealed a call, and the sample is
+    carry nothing (first-hitting sampling: Zheng et al., arXiv 2409.02908). So call k may as well reveal its share of
+    the L elements, chosen at random among the masked ones. With calls = L one element is revealed a call, and the sample is
     exactly one of the model's any-order factorisation; with fewer, elements revealed together are drawn by `joint`.
 
     Attributes:

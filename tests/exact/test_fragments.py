@@ -14,14 +14,12 @@ from scidiff.molecules.fragments import RING_LABELS, EncodeError, decode, encode
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.vocabulary import Vocabulary, encode_many
 
-SAMPLE = next((Path(__file__).parents[2] / "datasets" / "moses").glob("*sample*.csv*"), None)
+SAMPLE = Path(__file__).parents[2] / "datasets" / "moses" / "sample.csv.gz"
 
 
 def moses(count: int) -> list[str]:
     """Molecules of the vendored sample."""
-    assert SAMPLE is not None
-    opened = gzip.open(SAMPLE, "rt") if SAMPLE.suffix == ".gz" else SAMPLE.open()
-    with opened as lines:
+    with gzip.open(SAMPLE, "rt") as lines:
         rows = [line.strip().split(",")[0] for line in lines][1:]
     return rows[:: max(1, len(rows) // count)][:count]
 

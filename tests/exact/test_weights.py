@@ -37,6 +37,20 @@ def test_tied_weights_are_kept(tmp_path):
     assert torch.equal(weights.load(tmp_path / "w").tensors["b"], x)
 
 
+def test_large_weights_are_spread_over_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "SHARD", 1000)
+    many = {f"layer{k}": torch.full((100,), float(k)) for k in range(7)}
+    weights.save(tmp_path / "w", Weights(tensors=many, config={}))
+    files = sorted(path.name for path in (tmp_path / "w").glob("*.safetensors"))
+    assert files == [f"weights-{k}.safetensors" for k in range(1, 5)]
+    back = weights.load(tmp_path / "w").tensors
+    assert list(back) == list(many)
+    assert all(torch.equal(back[name], many[name]) for name in many)
+    (tmp_path / "w" / files[2]).unlink()
+    with pytest.raises(WeightsError, match="weights-3"):
+        weights.load(tmp_path / "w")
+
+
 def refusal(folder, **options) -> str:
     with pytest.raises(WeightsError) as caught:
         weights.load(folder, **options)
@@ -65,7 +79,7 @@ def test_truncated_tampered_and_missing_files_are_named(folder):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"file": {"bytes": 1}, "config": {}}', '{"file": 3, "config": 1}']
+    "text", ["", "{", "[]", "{}", '{"files": {"a": {"bytes": 1}}, "config": {}}', '{"files": 3, "config": 1}']
 )
 def test_a_broken_record_is_named(folder, text):
     (folder / "weights.json").write_text(text)

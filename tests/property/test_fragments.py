@@ -15,9 +15,10 @@ from scidiff.state import Layout
 
 TOKENS = (
     *RING_LABELS,
-    *("C*", "[1*]C", "*C[1*]", "*C(*)[1*]", "*C(*)(*)[1*]", "*N[1*]", "*N(*)[1*]", "*O[1*]", "[1*]F", "*C=C[1*]", "*C=C*"),
-    *("*N=C(*)[1*]", "*C([1*])=O", "*S([1*])(=O)=O", "[1*]c1ccccc1", "*c1ccc([1*])cc1", "*c1cc[nH]c1", "*n1ccc([1*])c1"),
+    *("C*", "[1*]C", "*C[1*]", "*C(*)[1*]", "*C(*)(*)[1*]", "*N[1*]", "*N(*)[1*]", "*O[1*]", "[1*]F", "*C=C[1*]"),
+    *("*N=C(*)[1*]", "*C([1*])=O", "*S([1*])(=O)=O", "[1*]c1ccccc1", "*c1ccc([1*])cc1", "*c1cc[nH]c1", "*C=C*"),
     *("*[N+](*)(*)[1*]", "[1*][O-]", "O=[N+]([O-])[1*]", "[1*]C#N", "*c1cc(*)nc([1*])c1", "c1ccccc1"),
+    "*n1ccc([1*])c1",
 )
 VOCABULARY = Vocabulary(tokens=TOKENS)
 GRAMMAR = grammar(VOCABULARY)
