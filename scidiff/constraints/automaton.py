@@ -63,21 +63,30 @@ class Automaton:
         """[K, kinds] 1 where a token is of a kind."""
         return torch.nn.functional.one_hot(self.kind, self.transition.shape[1])
 
+    @cached_property
+    def _following(self) -> Tensor:
+        """[states + 1, kinds] the next state; what is refused leads to one more state, which refuses everything."""
+        dead = self.transition.shape[0]
+        return torch.nn.functional.pad(
+            torch.where(self.transition < 0, dead, self.transition), (0, 0, 0, 1), value=dead
+        )
+
+    @cached_property
+    def _accepting(self) -> Tensor:
+        """[states + 1] 1 where a sequence may end."""
+        return torch.nn.functional.pad(self.accepting.double(), (0, 1))
+
     def _by_kind(self, probabilities: Tensor) -> Tensor:
         """Probability of each kind at each place: [B, L, K] -> float64 [B, L, kinds]."""
         return (probabilities @ self._members.to(probabilities.dtype)).double()
 
     def _backward(self, by_kind: Tensor) -> tuple[list[Tensor], Tensor]:
         """beta_1 .. beta_L, each scaled to a maximum of 1, and the logarithm of the product of the scales."""
-        batch, length, kinds = by_kind.shape
-        beta = self.accepting.double().expand(batch, -1)
+        batch, length, _ = by_kind.shape
+        beta = self._accepting.expand(batch, -1)
         betas, log_scale = [beta], torch.zeros(batch, dtype=torch.float64, device=by_kind.device)
-        allowed = (self.transition >= 0).double()
-        following = self.transition.clamp_min(0)
         for place in range(length - 1, -1, -1):
-            step = torch.zeros_like(beta)
-            for kind in range(kinds):
-                step = step + by_kind[:, place, kind, None] * allowed[:, kind] * beta[:, following[:, kind]]
+            step = (by_kind[:, place, None, :] * beta[:, self._following]).sum(-1)
             scale = step.amax(-1)
             beta = step / scale.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
             betas.append(beta)
@@ -97,17 +106,15 @@ class Automaton:
         probabilities = log_probs.exp()
         by_kind = self._by_kind(probabilities)
         betas, _ = self._backward(by_kind)
-        following = self.transition.clamp_min(0)
-        allowed = (self.transition >= 0).double()
         batch, length, _ = log_probs.shape
         uniform = draw.uniform(shape=(2, length), kind="automaton")
         state = torch.full((batch,), self.start, device=log_probs.device)
         chosen = []
         for place in range(length):
-            weight = by_kind[:, place] * allowed[state] * betas[place + 1].gather(1, following[state])
+            weight = by_kind[:, place] * betas[place + 1].gather(1, self._following[state])
             kind = _invert(weight, uniform[:, 0, place])
             chosen.append(kind)
-            state = following[state].gather(1, kind[:, None]).squeeze(1)
+            state = self._following[state].gather(1, kind[:, None]).squeeze(1)
         kinds = torch.stack(chosen, dim=1)
         within = torch.where(self.kind == kinds[..., None], probabilities, 0)
         return _invert(within, uniform[:, 1])

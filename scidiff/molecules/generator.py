@@ -18,11 +18,12 @@ from rdkit import Chem
 from torch import Tensor
 
 from scidiff.constraints.automaton import Automaton
+from scidiff.grids import uniform
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.noise import Noise
 from scidiff.sampling import sample
-from scidiff.solvers.unmasking import FixedCount
+from scidiff.solvers.categorical import CountedUnmasking
 from scidiff.state import Layout
 
 TILE = 256
@@ -112,7 +113,7 @@ class Generator:
         """Sequences of one length: classes [B][L]."""
         device = self._device
         layout = Layout.dense(len(index), {LEAF: (length,)}, device=device)
-        rule = FixedCount(length=length, calls=calls, joint=self.automaton)
+        rule = CountedUnmasking.on(uniform(calls), joint=self.automaton)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             done = sample(
                 self.model.denoiser,

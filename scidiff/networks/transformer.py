@@ -1,8 +1,8 @@
 """A bidirectional transformer over sequences of classes.
 
 Pre-normalised blocks whose shift, scale and gate are set by one vector a sample (adaptive layer norm, Peebles & Xie
-2023), with the projection shared by all blocks and a learned offset each (adaLN-single, Chen et al. 2023); rotary positions
-(Su et al. 2021); normalised queries and keys (Henry et al. 2020); squared-ReLU feed-forward (So et al. 2021).
+2023), with the projection shared by all blocks and a learned offset each (adaLN-single, Chen et al. 2023); rotary
+positions (Su et al. 2021); normalised queries and keys (Henry et al. 2020); squared-ReLU feed-forward (So et al. 2021).
 """
 
 from __future__ import annotations
