@@ -8,10 +8,13 @@ The clean estimate is the posterior mean E[x_0 | x_t].
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 from scidiff.noise import Draw
 from scidiff.processes.base import Process
@@ -19,6 +22,9 @@ from scidiff.processes.loss_weights import LossWeight
 from scidiff.processes.parametrisations import Parametrisation
 from scidiff.schedules import Schedule
 from scidiff.state import Rows
+
+VARIANCE_STEPS = 1000
+"""Number of steps for which a learned variance is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,56 @@ class GaussianProcess(Process):
             weight = self.weight(self.schedule.log_snr(t))
         return weight.to(error.dtype) * error
 
+    def variance_loss(self, variance: Tensor, clean: Tensor, x_0: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        r"""What a learned variance is trained by: the bound's KL(q(x_s | x_t, x_0) || p(x_s | x_t)): [B].
+
+            log spread_v^2 = log(1 - exp(-2 h)) + (1 - v) log sigma_s^2 + v log sigma_t^2,   v = (output + 1) / 2
+
+        for s = t - 1 / VARIANCE_STEPS, the mean over elements, no gradient through the mean; 0 in the last step, which
+        has none (Nichol & Dhariwal 2021, eq. 15 and 16: lambda = 0.001 takes the sum over 1000 steps back to one).
+
+        Args:
+            variance: [N, *shape], the network's output, meant to lie in [-1, 1].
+            clean: the clean estimate.
+            x_0: the data.
+            t: [B].
+            rows: the leaf's rows.
+        """
+        last = t <= 1 / VARIANCE_STEPS
+        s = torch.where(last, t / 2, t - 1 / VARIANCE_STEPS)  # any s > 0 in the last step keeps gradients finite
+        (_, sigma_t), (alpha_s, sigma_s) = self.levels(t, rows), self.levels(s, rows)
+        fresh = -torch.expm1(rows.per_row(self.schedule.log_snr(t) - self.schedule.log_snr(s)))  # 1 - exp(-2 h)
+        wider = (sigma_t / sigma_s).log().to(variance.dtype) * (variance + 1)  # log spread_v^2 - log spread_0^2
+        shift = alpha_s * fresh.sqrt() / sigma_s  # of the mean, in units of spread_0, per unit of error of x_0
+        error = (shift.to(variance.dtype) * (clean.detach() - x_0)).square()
+        divergence = rows.mean(wider + (1 + error) * torch.exp(-wider) - 1) / 2
+        return torch.where(last, 0, divergence)
+
+    def bound_prior(self, x_0: Tensor, rows: Rows) -> Tensor:
+        """KL(q(x_1 | x_0) || N(0, sigma_1^2)) = |alpha_1 x_0|^2 / (2 sigma_1^2): [B]."""
+        alpha, sigma = self.schedule(torch.ones(rows.batch, dtype=torch.float64, device=x_0.device))
+        return 0.5 * (alpha / sigma).square() * rows.sum(x_0.square())
+
+    def bound_step(self, clean: Tensor, x_0: Tensor, x_t: Tensor, rows: Rows, *, s: Tensor, t: Tensor) -> Tensor:
+        """KL(q(x_s|x_t,x_0) || q(x_s|x_t,x_0=clean)) = (SNR_s - SNR_t) / 2 |x_0 - clean|^2: [B] (VDM, eq. 14)."""
+        gained = self.schedule.log_snr(s).exp() - self.schedule.log_snr(t).exp()
+        return 0.5 * gained * rows.sum((clean - x_0).square())
+
+    def bound_rate(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """-SNR'_t / 2 |x_0 - clean|^2: [B] (VDM, eq. 17)."""
+        log_snr, slope = cast(tuple[Tensor, Tensor], jvp(self.schedule.log_snr, (t,), (torch.ones_like(t),)))
+        return -0.5 * slope * log_snr.exp() * rows.sum((clean - x_0).square())
+
+    def bound_data(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """-log N(x_0; clean, sigma_t^2 / alpha_t^2), nats relative to Lebesgue measure: [B]."""
+        log_snr = self.schedule.log_snr(t)
+        scale = math.log(2 * math.pi) - log_snr
+        return 0.5 * (log_snr.exp() * rows.sum((clean - x_0).square()) + self.dimension(x_0, rows) * scale)
+
+    def dimension(self, x_0: Tensor, rows: Rows) -> Tensor:
+        """Degrees of freedom of each sample, float64 [B]."""
+        return rows.sum(torch.ones_like(x_0, dtype=torch.float64))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroMeanGaussianProcess(GaussianProcess):
@@ -104,6 +160,10 @@ class ZeroMeanGaussianProcess(GaussianProcess):
     def clean(self, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """The posterior mean, centred."""
         return centred(super().clean(output, x_t, t, rows), rows)
+
+    def dimension(self, x_0: Tensor, rows: Rows) -> Tensor:
+        """Degrees of freedom, those of the mean taken off: float64 [B]."""
+        return (super().dimension(x_0, rows) - math.prod(rows.shape)).clamp_min(0)
 
 
 def centred(x: Tensor, rows: Rows) -> Tensor:
