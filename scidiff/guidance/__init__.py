@@ -10,7 +10,7 @@
 | a differentiable energy of the clean estimate | `EnergyGuidance` |
 | parts that are known | `known=` of the sampling loop, or `Inpaint` |
 | a constraint to hold exactly | `Project` |
-| any black box; weights; an estimate of log Z | `Steering` |
+| any black box; weights; an estimate of log Z | `Steering`; with guided proposals `Twisted` |
 
 All but the last two are soft: follow them with one that holds.
 """
@@ -26,6 +26,7 @@ from scidiff.guidance.mmps import MMPS
 from scidiff.guidance.pigdm import PiGDM
 from scidiff.guidance.project import Project
 from scidiff.guidance.steering import Steering, effective_sample_size
+from scidiff.guidance.twisted import Twisted
 
 __all__ = [
     "CFG",
@@ -39,5 +40,6 @@ __all__ = [
     "Project",
     "ResidualCFG",
     "Steering",
+    "Twisted",
     "effective_sample_size",
 ]

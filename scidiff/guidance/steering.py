@@ -15,7 +15,7 @@ What is passed on between calls is B_k, the log-weight *without* the present pot
     not resampled   B_{k+1} = B_k
     resampled       B_{k+1} = log mean_i w_k,i - U_k(clean_k of the ancestor)
 
-so that nothing else needs to be remembered.
+so that nothing else needs to be remembered. Proposals that are guided on purpose add log p / q of the step (`Twisted`).
 """
 
 from __future__ import annotations
@@ -52,12 +52,15 @@ class Steering:
         threshold: resample where the effective sample size is below this fraction of P; in (0, 1].
         tempering: U_k = tempering(k) U. 0 leaves call k out, and the potential is not asked then: for expensive
             potentials, and for early calls whose guesses say nothing. The end is not tempered.
+        correction: of guided proposals, `Twisted.correction(layout)`: p is then the law of the plain sampler. Without
+            it p is the law of the sampler as it stands, guidance included.
     """
 
     potential: Callable[[State], Tensor]
     particles: int
     threshold: float = 0.5
     tempering: Callable[[int], float] = always
+    correction: Callable[[int, State, Tensor, Noise], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.particles < 2:
@@ -79,21 +82,10 @@ class Steering:
             ancestors: [B] int64, the place in the batch whose history each place continues.
             log_weight: B_{k+1}, [B].
         """
-        factor = self.tempering(k)
-        if factor == 0:
-            return torch.arange(len(log_weight), device=log_weight.device), log_weight
-        places = self.populations(noise.index)
-        potential = factor * self._potential(guess(x, clean))[places]
-        base = log_weight[places]
-        total = base + potential
-        size = effective_sample_size(total)
-        # A population without any weight is kept as it is: later potentials may see hope, and the end reports it.
-        collapsed = ((size < self.threshold * self.particles) & (size > 0))[:, None]
-
-        same = torch.arange(self.particles, device=places.device).expand_as(places)
-        chosen = torch.where(collapsed, systematic(total, self._offset(k, noise)[places[:, 0]]), same)
-        base = torch.where(collapsed, log_mean_exp(total)[:, None] - potential.gather(1, chosen), base)
-        return _put(places, places.gather(1, chosen)), _put(places, base)
+        ancestors, log_weight = self._select(k, x, clean, log_weight, noise)
+        if self.correction is not None:
+            log_weight = log_weight + self.correction(k, clean, ancestors, noise)
+        return ancestors, log_weight
 
     def final(self, x: State, log_weight: Tensor) -> Tensor:
         """The log-weights of finished samples x: [B] float64, given B_n as the last `resample` returned it."""
@@ -112,6 +104,24 @@ class Steering:
             raise ValueError(f"expected whole populations of {self.particles} particles, got {len(index)} samples")
         return index.argsort().reshape(-1, self.particles)
 
+    def _select(self, k: int, x: State, clean: State, log_weight: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Ancestors and log-weights without the correction of the step ahead."""
+        factor = self.tempering(k)
+        if factor == 0:
+            return torch.arange(len(log_weight), device=log_weight.device), log_weight
+        places = self.populations(noise.index)
+        potential = factor * self._potential(guess(x, clean))[places]
+        base = log_weight[places]
+        total = base + potential
+        size = effective_sample_size(total)
+        # A population without any weight is kept as it is: later potentials may see hope, and the end reports it.
+        collapsed = ((size < self.threshold * self.particles) & (size > 0))[:, None]
+
+        same = torch.arange(self.particles, device=places.device).expand_as(places)
+        chosen = torch.where(collapsed, systematic(total, self._offset(k, noise)[places[:, 0]]), same)
+        base = torch.where(collapsed, log_mean_exp(total)[:, None] - potential.gather(1, chosen), base)
+        return _put(places, places.gather(1, chosen)), _put(places, base)
+
     def _potential(self, state: State) -> Tensor:
         value = self.potential(state).double()
         return torch.where(value < math.inf, value, -math.inf)
@@ -124,8 +134,12 @@ class Steering:
 
 
 def guess(x: State, clean: State) -> State:
-    """What a finished sample may look like: clean estimates of continuous leaves, likeliest classes of the others."""
-    return {leaf: clean[leaf] if value.is_floating_point() else clean[leaf].argmax(-1) for leaf, value in x.items()}
+    """What a finished sample may look like: clean estimates of continuous leaves, likeliest classes of the others.
+
+    A guided estimate that comes with its plain one ("leaf.plain") would flatter itself: the plain one counts.
+    """
+    plain = {leaf: clean.get(f"{leaf}.plain", clean[leaf]) for leaf in x}
+    return {leaf: plain[leaf] if value.is_floating_point() else plain[leaf].argmax(-1) for leaf, value in x.items()}
 
 
 def systematic(log_weight: Tensor, offset: Tensor) -> Tensor:

@@ -161,8 +161,8 @@ def test_angles_are_guided_the_short_way_round() -> None:
     # Displacements from x_t are sigma_t^2 times the score: they extrapolate, the angles themselves do not.
     process = ManifoldProcess(manifold=Torus(), schedule=VE(), parametrisation=ScaledScore())
     layout = Layout.dense(1, {"a": (3,)})
-    x = torch.tensor([[3.1, -3.0, 0.2]], dtype=F64)
-    untold, told = torch.tensor([[0.2, -0.3, 0.1]], dtype=F64), torch.tensor([[0.5, -0.6, -1.0]], dtype=F64)
+    x = torch.tensor([[3.0, -3.0, 0.2]], dtype=F64)
+    untold, told = torch.tensor([[0.1, 0.3, 0.1]], dtype=F64), torch.tensor([[0.5, -0.6, -1.0]], dtype=F64)
     guided = CFG(Given({"a": wrap(x + untold)}, {"a": wrap(x + told)}), 2.0, manifolds={"a": process})
     got = guided({"a": x}, torch.tensor([0.5], dtype=F64), layout, 1)["a"]
     torch.testing.assert_close(got, wrap(x + 2 * told - untold), rtol=0, atol=1e-12)

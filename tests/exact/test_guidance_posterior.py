@@ -420,6 +420,17 @@ def test_conjugate_gradients_stop_where_they_must() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-14, atol=0)
 
 
+def test_conjugate_gradients_keep_what_they_had_when_the_curvature_turns_negative() -> None:
+    # A is indefinite and b such that the first step is sound and the second direction is not: x stays after one step.
+    diagonal, b = torch.tensor([[3.0, 0.5, -1.0]], dtype=F64), torch.ones(1, 3, dtype=F64)
+    step = 3 / diagonal.sum()
+    residual = b - step * diagonal * b
+    direction = residual + residual.square().sum() / 3 * b
+    assert (direction * diagonal * direction).sum() < 0 < (residual * diagonal * residual).sum()
+    got = conjugate_gradients(lambda v: diagonal * v, b, iterations=6)
+    torch.testing.assert_close(got, step * b, rtol=1e-14, atol=0)
+
+
 def test_guidance_compiles_into_one_graph_and_needs_no_gradients() -> None:
     schedule = VPLinear()
     processes = {"x": gaussian(schedule)}
