@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from scidiff.noise import Draw
 from scidiff.processes.base import Process
@@ -130,7 +128,10 @@ class GaussianProcess(Process):
 
     def bound_rate(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """-SNR'_t / 2 |x_0 - clean|^2: [B] (VDM, eq. 17)."""
-        log_snr, slope = cast(tuple[Tensor, Tensor], jvp(self.schedule.log_snr, (t,), (torch.ones_like(t),)))
+        with torch.set_grad_enabled(True):
+            moving = t.detach().requires_grad_()
+            log_snr = self.schedule.log_snr(moving)
+            (slope,) = torch.autograd.grad(log_snr.sum(), moving, create_graph=True)
         return -0.5 * slope * log_snr.exp() * rows.sum((clean - x_0).square())
 
     def bound_data(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
@@ -142,6 +143,28 @@ class GaussianProcess(Process):
     def dimension(self, x_0: Tensor, rows: Rows) -> Tensor:
         """Degrees of freedom of each sample, float64 [B]."""
         return rows.sum(torch.ones_like(x_0, dtype=torch.float64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariationalGaussianProcess(GaussianProcess):
+    """Gaussian noise whose loss is the variational bound itself, which a `LearnedSchedule` may be trained by.
+
+    The mean over uniform t of the loss bounds -log p(x_0), in nats a sample (VDM, Kingma et al. 2021, eq. 11, with data
+    reconstructed as N(x_0; x_t / alpha_t, sigma_t^2 / alpha_t^2) at t = 0, which needs no network). Only the ends of
+    the schedule move the bound: what is between them changes the variance of its estimate alone (eq. 18).
+    """
+
+    def __post_init__(self) -> None:
+        with torch.no_grad():
+            start = self.schedule.log_snr(torch.zeros((), dtype=torch.float64))
+        if not bool(start.isfinite()):
+            raise ValueError(f"expected a schedule with noise left at t = 0, got log-SNR {float(start)} there")
+
+    def loss(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """bound_prior + bound_rate + E[-log p(x_0 | x_t at t = 0)]: [B]."""
+        start = self.schedule.log_snr(torch.zeros_like(t))
+        data = 0.5 * self.dimension(x_0, rows) * (1 + math.log(2 * math.pi) - start)
+        return self.bound_prior(x_0, rows) + self.bound_rate(clean, x_0, x_t, t, rows) + data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,11 +92,12 @@ class MixingProcess(Process):
 
         q(x_t | x_s) (b w(x_s) + (1 - b) pi(x_s) sum w),   w(x_0) = p(x_0) / q(x_t | x_0),   b = alpha_s
         """
-        a, b = (rows.per_row(v, ndim=clean.ndim).to(clean.dtype) for v in (self.kept(s, t), self.survival(s)))
+        a, not_a = _shares(self.kept(s, t), rows, clean)
+        b, not_b = _shares(self.survival(s), rows, clean)
         pi, here = self._pi(clean), self._here(x_t, clean.dtype)
-        ratio = clean.exp() / self._likelihood(x_t, t, rows, clean.dtype)
-        forward = a * here + (1 - a) * self._at(x_t, clean.dtype)
-        return forward * (b * ratio + (1 - b) * pi * ratio.sum(-1, keepdim=True))
+        ratio = clean.exp() / self._likelihood(x_t, t, rows, clean)
+        forward = a * here + not_a * self._at(x_t, clean.dtype)
+        return forward * (b * ratio + not_b * pi * ratio.sum(-1, keepdim=True))
 
     def clean(self, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """Log-probabilities from logits [N, *shape, K]."""
@@ -132,9 +133,9 @@ class MixingProcess(Process):
         known = one_class(x_0, self.classes, clean.dtype)
         truth = self._ratios(known, x_t, t, rows)
         # r_clean - r with the large part that both share taken out: it is of order alpha_t.
-        alpha = rows.per_row(self.survival(t), ndim=clean.ndim).to(clean.dtype)
-        change = (clean.exp() - known.exp()) / self._likelihood(x_t, t, rows, clean.dtype)
-        excess = alpha * change + (1 - alpha) * self._pi(clean) * change.sum(-1, keepdim=True)
+        alpha, not_alpha = _shares(self.survival(t), rows, clean)
+        change = (clean.exp() - known.exp()) / self._likelihood(x_t, t, rows, clean)
+        excess = alpha * change + not_alpha * self._pi(clean) * change.sum(-1, keepdim=True)
         d = excess / truth
         divergence = torch.where(self._here(x_t, torch.bool), 0, truth * (d - torch.log1p(d))).sum(-1)
         noise_rate = rows.per_row(self.noise_rate(t)).to(clean.dtype)
@@ -188,13 +189,18 @@ class MixingProcess(Process):
         """[y = x_t], [N, *shape, K]."""
         return (x_t[..., None] == torch.arange(self.classes, device=x_t.device)).to(dtype)
 
-    def _likelihood(self, x_t: Tensor, t: Tensor, rows: Rows, dtype: torch.dtype) -> Tensor:
-        """q(x_t | x_0) for every x_0, [N, *shape, K]."""
-        alpha = rows.per_row(self.survival(t), ndim=x_t.ndim + 1).to(dtype)
-        return alpha * self._here(x_t, dtype) + (1 - alpha) * self._at(x_t, dtype)
+    def _likelihood(self, x_t: Tensor, t: Tensor, rows: Rows, clean: Tensor) -> Tensor:
+        """q(x_t | x_0) for every x_0, [N, *shape, K], in the precision of `clean`."""
+        alpha, not_alpha = _shares(self.survival(t), rows, clean)
+        return alpha * self._here(x_t, clean.dtype) + not_alpha * self._at(x_t, clean.dtype)
 
     def _ratios(self, clean: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """E_{p(x_0)}[q(y | x_0) / q(x_t | x_0)] for every y, [N, *shape, K]."""
-        alpha = rows.per_row(self.survival(t), ndim=clean.ndim).to(clean.dtype)
-        ratio = clean.exp() / self._likelihood(x_t, t, rows, clean.dtype)
-        return alpha * ratio + (1 - alpha) * self._pi(clean) * ratio.sum(-1, keepdim=True)
+        alpha, not_alpha = _shares(self.survival(t), rows, clean)
+        ratio = clean.exp() / self._likelihood(x_t, t, rows, clean)
+        return alpha * ratio + not_alpha * self._pi(clean) * ratio.sum(-1, keepdim=True)
+
+
+def _shares(part: Tensor, rows: Rows, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A share of one and the rest, each rounded once: [B] -> [N, 1, ..., 1] with the axes and precision of `like`."""
+    return tuple(rows.per_row(v, ndim=like.ndim).to(like.dtype) for v in (part, 1 - part))  # type: ignore[return-value]

@@ -44,14 +44,13 @@ class Polynomial:
 
 @dataclass(frozen=True, kw_only=True)
 class CosineSurvival:
-    """alpha_t = 1 - cos(pi (1 - t) / 2): few elements change near the noise (Chang et al., MaskGIT, 2022)."""
+    """alpha_t = 1 - sin(pi t / 2): few elements change near the noise (Chang et al., MaskGIT, 2022)."""
 
     def __call__(self, t: Tensor) -> Tensor:
-        # 2 sin(x / 2)^2 = 1 - cos(x), without its cancellation near t = 1.
-        return 2 * torch.sin(math.pi / 4 * (1 - t)).square()
+        return 1 - torch.sin(math.pi / 2 * t)
 
     def slope(self, t: Tensor) -> Tensor:
-        return -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t))
+        return -math.pi / 2 * torch.cos(math.pi / 2 * t)
 
 
 @dataclass(frozen=True, kw_only=True)
