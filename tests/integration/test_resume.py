@@ -56,15 +56,15 @@ def final(out: Path) -> bytes:
 
 
 def test_kill_9_at_random_instants_then_resume_gives_the_same_bits(tmp_path):
-    steps, moments = 100, random.Random(5)
+    steps, moments = 160, random.Random(5)
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["scidiff.training", "torch.utils.tensorboard"])
     whole = fork(server, tmp_path / "whole", steps)
     done = 0
-    for attempt in range(6):
+    for attempt in range(4):
         process = fork(server, tmp_path / "cut", steps, *(["--resume"] if attempt else []))
         reached = wait_for_step(tmp_path / "cut", process.is_alive, done + 3)
-        time.sleep(moments.uniform(0, 0.1))
+        time.sleep(moments.uniform(0, 0.05))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL

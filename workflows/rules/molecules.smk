@@ -21,11 +21,11 @@ rule moses:
 rule molecules_moses:
     input:
         "benchmarks/molecules_moses.py",
-        RESULTS + "/data/moses.json",
+        [] if QUICK else RESULTS + "/data/moses.json",
         sorted(str(path) for path in Path("scidiff/molecules").rglob("*") if path.suffix in {".py", ".safetensors"}),
     output:
         RESULTS + "/molecules_moses/result.json",
     params:
         out=RESULTS + "/molecules_moses",
     shell:
-        "{RUN} molecules_moses --out {params.out}"
+        "{RUN} molecules_moses --out {params.out} || {ACCEPT}"
