@@ -10,7 +10,6 @@ The integers are identical on every device; the floats made from them agree to r
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,6 +22,17 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+
+
+def _crc_table() -> list[int]:
+    """Remainders of all bytes by the polynomial of CRC-32, bits reversed."""
+    table = list(range(256))
+    for _ in range(8):
+        table = [(code >> 1) ^ (0xEDB88320 if code & 1 else 0) for code in table]
+    return table
+
+
+_CRC = _crc_table()
 
 
 Word = Tensor | int
@@ -48,6 +58,14 @@ def philox(counter: tuple[Word, Word, Word, Word], key: tuple[int, int]) -> tupl
         c1, c3 = p1, p0
         k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
     return cast(tuple[Tensor, ...], (c0, c1 & _WORD, c2, c3 & _WORD))
+
+
+def _crc32(name: str) -> int:
+    """`zlib.crc32` of a name, in Python that `torch.compile` can follow."""
+    code = _WORD
+    for byte in name.encode():
+        code = _CRC[(code ^ byte) & 0xFF] ^ (code >> 8)
+    return code ^ _WORD
 
 
 def _unit(words: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -99,7 +117,7 @@ class Draw:
         count = -(-width // 4) if aligned else (width + 6) // 4
         first = (self.rows.local * width >> 2)[:, None]
         block = first + torch.arange(count, device=self.index.device)
-        name = zlib.crc32(f"{self.leaf}/{kind}".encode())
+        name = _crc32(f"{self.leaf}/{kind}")
         return philox(
             (block, self.step & _WORD, name, self.index[:, None] & _WORD),
             (self.seed & _WORD, (self.seed >> 32) & _WORD),
