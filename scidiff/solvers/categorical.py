@@ -101,7 +101,7 @@ def margin_order(clean: Tensor, x_0: Tensor, draw: Draw) -> Tensor:
 class CountedUnmasking(Following):
     r"""Unmasks a fixed number of elements a step, in a given order.
 
-    Of m masked elements, round(m (1 - alpha_s) / (1 - alpha_t)) stay masked. With alpha_t = 1 - t and equal steps the
+    Of m masked elements, m (alpha_s - alpha_t) / (1 - alpha_t) to the nearest number are lifted. With alpha_t = 1 - t and equal steps the
     masks are lifted evenly, and n steps for at most n masks lift one at a time: with `random_order` that is exact
     sampling, whatever correlates the elements, for masks are hit in uniformly random order (Zheng et al., "Masked
     diffusion models are secretly time-agnostic masked models", 2024). Other orders change the distribution unless the
@@ -125,7 +125,8 @@ class CountedUnmasking(Following):
             masked = masked & rows.mask
         score = torch.where(masked, self.order(clean, x_0, draw), torch.inf)
         lifted = rows.sum(masked.double()) * process.unmask_probability(s, t)
-        chosen = (rows.rank(score) < rows.per_row(torch.round(lifted))) | (rows.per_row(s) == 0)
+        count = torch.floor(lifted + (0.5 + 1e-9))  # to the nearest; halves up, whatever their last bit
+        chosen = (rows.rank(score) < rows.per_row(count)) | (rows.per_row(s) == 0)
         return torch.where((x_t == process.mask) & chosen, x_0, x_t)
 
 
