@@ -82,6 +82,8 @@ def test_text_from_outside_cannot_leave_its_place(run: Generation) -> None:
     assert html.escape(evil, quote=False) in page.replace("&#34;", '"')
     assert "<script>alert" not in page
     assert page.count("</script>") == 2
+    block = page[page.index('id="data">') + len('id="data">') :]
+    assert "<" not in block[: block.index("</script>")]
 
 
 def test_only_the_first_are_drawn_and_the_page_says_so(run: Generation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +112,7 @@ def test_bars_have_heights_in_proportion_and_the_allowed_range_is_marked() -> No
     drawn = plot(ours, other, (parse("rings in {1, 3}"),))
     heights = [bar.height for bar in drawn.bars]
     assert heights == pytest.approx([PLOT_HEIGHT, PLOT_HEIGHT / 3, PLOT_HEIGHT * 2 / 3])
+    assert all(bar.y + bar.height == pytest.approx(PLOT_HEIGHT) for bar in drawn.bars)
     # min(3/6, 6/12) + min(1/6, 3/12) + min(2/6, 3/12)
     assert drawn.overlap == pytest.approx(0.5 + 1 / 6 + 0.25)
     bars = {round(bar.x): bar.width for bar in drawn.bars}
