@@ -101,11 +101,11 @@ def margin_order(clean: Tensor, x_0: Tensor, draw: Draw) -> Tensor:
 class CountedUnmasking(Following):
     r"""Unmasks a fixed number of elements a step, in a given order.
 
-    Of m masked elements, m (alpha_s - alpha_t) / (1 - alpha_t) to the nearest number are lifted. With alpha_t = 1 - t and equal steps the
-    masks are lifted evenly, and n steps for at most n masks lift one at a time: with `random_order` that is exact
-    sampling, whatever correlates the elements, for masks are hit in uniformly random order (Zheng et al., "Masked
-    diffusion models are secretly time-agnostic masked models", 2024). Other orders change the distribution unless the
-    clean estimate is exact and one element is lifted at a time.
+    Of m masked elements, m (alpha_s - alpha_t) / (1 - alpha_t) are lifted, to the nearest number. With alpha_t = 1 - t
+    and equal steps the masks are lifted evenly, and n steps for at most n masks lift one at a time: that is exact
+    sampling for an exact clean estimate, whatever correlates the elements, since masks are hit in uniformly random
+    order (Zheng et al., "Masked diffusion models are secretly time-agnostic masked models", 2024). Orders that look at
+    the clean estimate alone keep that; `Confidence` looks at the classes drawn and prefers likely ones.
 
     Attributes:
         order: which masks are lifted first.
