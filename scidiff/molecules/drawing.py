@@ -37,7 +37,8 @@ def draw_molecule(smiles: str) -> str:
     body = re.sub(r" ?class='[^']*'", "", body)
     body = _STYLE.sub(r"stroke='\1'", body)
     body = re.sub(r"\s*\n\s*", "", body)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}"><g fill="none" stroke-width="1.4" stroke-linejoin="round">{body}</g></svg>'
+    group = '<g fill="none" stroke-width="1.4" stroke-linejoin="round">'
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}">{group}{body}</g></svg>'
 
 
 @dataclass(frozen=True, kw_only=True)
