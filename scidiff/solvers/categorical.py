@@ -17,7 +17,8 @@ from torch import Tensor
 from scidiff.noise import Draw
 from scidiff.processes.base import Process
 from scidiff.processes.categorical import CategoricalDynamics, MaskedProcess
-from scidiff.solvers.following import Following
+from scidiff.solvers.base import Trace, held
+from scidiff.solvers.following import Following, everywhere
 from scidiff.solvers.joint import Joint, independent
 from scidiff.state import Rows
 
@@ -34,11 +35,10 @@ class PosteriorJump(Following):
 
     joint: Joint = independent
 
-    def descend(
-        self, x_t: Tensor, clean: Tensor, process: Process, rows: Rows, draw: Draw, *, s: Tensor, t: Tensor
-    ) -> Tensor:
-        x_0 = self.joint(clean, draw, rows)
-        return cast(CategoricalDynamics, process).jump(x_0, x_t, rows, draw, s=s, t=t)
+    def descend(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
+        x_t, clean, s, t = _step(self, k, trace, rows)
+        x_0 = self.joint(clean, draw(k + 1), rows)
+        return cast(CategoricalDynamics, process).jump(x_0, x_t, rows, draw(k + 1), s=s, t=t)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +55,14 @@ class TauLeap(Following):
 
     joint: Joint = independent
 
-    def descend(
-        self, x_t: Tensor, clean: Tensor, process: Process, rows: Rows, draw: Draw, *, s: Tensor, t: Tensor
-    ) -> Tensor:
-        dynamics = cast(CategoricalDynamics, process)
+    def descend(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
+        x_t, clean, s, t = _step(self, k, trace, rows)
+        dynamics, here = cast(CategoricalDynamics, process), draw(k + 1)
+        if self.reach[k] == 0:
+            return dynamics.jump(self.joint(clean, here, rows), x_t, rows, here, s=s, t=t)
         rates = dynamics.rates(clean, x_t, t, rows)
         chance = -torch.expm1(-rows.per_row(t - s) * rates.sum(-1).double())
-        jumps = draw.uniform(kind="jump") < chance
-        leapt = torch.where(jumps, draw.categorical(rates, kind="target"), x_t)
-        ended = dynamics.jump(self.joint(clean, draw, rows), x_t, rows, draw, s=s, t=t)
-        return torch.where(rows.per_row(s) > 0, leapt, ended)
+        return torch.where(here.uniform(kind="jump") < chance, here.categorical(rates, kind="target"), x_t)
 
 
 Order = Callable[[Tensor, Tensor, Draw], Tensor]
@@ -115,19 +113,19 @@ class CountedUnmasking(Following):
     order: Order = random_order
     joint: Joint = independent
 
-    def descend(
-        self, x_t: Tensor, clean: Tensor, process: Process, rows: Rows, draw: Draw, *, s: Tensor, t: Tensor
-    ) -> Tensor:
+    def descend(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
+        x_t, clean, s, t = _step(self, k, trace, rows)
         process = _masked(process)
-        x_0 = self.joint(clean, draw, rows)
+        x_0 = self.joint(clean, draw(k + 1), rows)
         masked = x_t == process.mask
+        if self.reach[k] == 0:
+            return torch.where(masked, x_0, x_t)
         if rows.mask is not None:
             masked = masked & rows.mask
-        score = torch.where(masked, self.order(clean, x_0, draw), torch.inf)
+        score = torch.where(masked, self.order(clean, x_0, draw(k + 1)), torch.inf)
         lifted = rows.sum(masked.double()) * process.unmask_probability(s, t)
         count = torch.floor(lifted + (0.5 + 1e-9))  # to the nearest; halves up, whatever their last bit
-        chosen = (rows.rank(score) < rows.per_row(count)) | (rows.per_row(s) == 0)
-        return torch.where((x_t == process.mask) & chosen, x_0, x_t)
+        return torch.where(rows.rank(score) < rows.per_row(count), x_0, x_t)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,25 +151,31 @@ class Remasking(Following):
     rescale: float = 1.0
     window: tuple[float, float] = (0.0, 1.0)
     joint: Joint = independent
+    moves_in_place = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 <= self.cap <= 1 and 0 <= self.rescale <= 1):
             raise ValueError(f"expected cap and rescale in [0, 1], got {self.cap} and {self.rescale}")
 
-    def descend(
-        self, x_t: Tensor, clean: Tensor, process: Process, rows: Rows, draw: Draw, *, s: Tensor, t: Tensor
-    ) -> Tensor:
+    def descend(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
+        x_t, clean, s, t = _step(self, k, trace, rows)
         process = _masked(process)
         tiny = torch.finfo(t.dtype).tiny
         alpha_s, alpha_t = process.survival(s), process.survival(t)
         sigma = (self.rescale * ((1 - alpha_s) / alpha_t.clamp_min(tiny)).clamp_max(1)).clamp_max(self.cap)
         sigma = torch.where((t >= self.window[0]) & (t <= self.window[1]), sigma, 0)
         lifted = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t).clamp_min(tiny)
-        masked, u = x_t == process.mask, draw.uniform(kind="jump")
-        from_mask = torch.where(u < rows.per_row(lifted), self.joint(clean, draw, rows), process.mask)
+        masked, u = x_t == process.mask, draw(k + 1).uniform(kind="jump")
+        from_mask = torch.where(u < rows.per_row(lifted), self.joint(clean, draw(k + 1), rows), process.mask)
         from_seen = torch.where(u < rows.per_row(sigma), process.mask, x_t)
         return torch.where(masked, from_mask, from_seen)
+
+
+def _step(rule: Following, k: int, trace: Trace, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x_t, its clean estimate, and the times s and t [B] between which the rule steps."""
+    x_t, clean = held(trace.x[k]), held(trace.clean[k])
+    return x_t, clean, everywhere(rule.reach[k], x_t, rows), everywhere(rule.times[k], x_t, rows)
 
 
 def _masked(process: Process) -> MaskedProcess:

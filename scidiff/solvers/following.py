@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class Following(Rule):
     times: tuple[float, ...]
     reach: tuple[float, ...]
     memory = 0
+    moves_in_place: ClassVar[bool] = False
+    """Whether a step between equal times does anything."""
 
     def __post_init__(self) -> None:
         if len(self.times) < 2 or len(self.reach) != len(self.times) - 1:
@@ -48,19 +50,18 @@ class Following(Rule):
         return cls(times=other.times, reach=other.reach, **settings)
 
     def advance(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
-        x, clean = held(trace.x[k]), held(trace.clean[k])
-        now, low, after = self.times[k], self.reach[k], self.times[k + 1]
-        x = self.descend(x, clean, process, rows, draw(k + 1), s=_time(low, x, rows), t=_time(now, x, rows))
+        x, low, after = held(trace.x[k]), self.reach[k], self.times[k + 1]
+        if low < self.times[k] or self.moves_in_place:
+            x = self.descend(k, trace, process, rows, draw)
         if after > low:
-            x = process.renoise(x, _time(low, x, rows), _time(after, x, rows), rows, draw(k + 1))
+            x = process.renoise(x, everywhere(low, x, rows), everywhere(after, x, rows), rows, draw(k + 1))
         return x
 
     @abstractmethod
-    def descend(
-        self, x_t: Tensor, clean: Tensor, process: Process, rows: Rows, draw: Draw, *, s: Tensor, t: Tensor
-    ) -> Tensor:
-        """The leaf at time s <= t: [N, *shape]."""
+    def descend(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
+        """The leaf at time reach[k]: [N, *shape]; arguments as in `advance`."""
 
 
-def _time(t: float, x: Tensor, rows: Rows) -> Tensor:
+def everywhere(t: float, x: Tensor, rows: Rows) -> Tensor:
+    """One time for all samples, on the device of x: float64 [B]."""
     return torch.full((rows.batch,), t, dtype=torch.float64, device=x.device)

@@ -16,59 +16,21 @@ equal times leave it as it is, and where the plan goes back up it is noised agai
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from scidiff.noise import Draw
 from scidiff.processes.base import Process
 from scidiff.processes.manifold import ManifoldProcess
-from scidiff.solvers.base import Rule, Trace
+from scidiff.solvers.base import Trace, held
+from scidiff.solvers.following import Following, everywhere
 from scidiff.state import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeodesicRule(Rule):
-    """What geodesic rules share: who steps when, and the way back up.
-
-    Attributes:
-        times: n + 1 host floats in [0, 1], see `Rule`.
-        reach: n host floats, see `Rule`; `times[1:]` for a plain descent.
-    """
-
-    times: tuple[float, ...]
-    reach: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.times) < 2 or len(self.reach) != len(self.times) - 1:
-            raise ValueError(f"expected n + 1 times and n reaches, got {len(self.times)} and {len(self.reach)}")
-        for k, low in enumerate(self.reach):
-            if not 0 <= low <= min(self.times[k], self.times[k + 1]):
-                raise ValueError(f"expected reach[{k}] in [0, min(times[{k}], times[{k + 1}])], got {low}")
-
-    def advance(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
-        """Step from times[k] down to reach[k], then noise up to times[k + 1]."""
-        if not isinstance(process, ManifoldProcess):
-            raise TypeError(f"expected a ManifoldProcess, got {type(process).__name__}")
-        x, low, after = _held(trace.x[k]), self.reach[k], self.times[k + 1]
-        if low < self.times[k]:
-            x = self.descend(k, trace, process, rows, draw)
-        if after > low:
-            x = process.renoise(x, _time(low, x, rows), _time(after, x, rows), rows, draw(k + 1))
-        return x
-
-    @abstractmethod
-    def descend(
-        self, k: int, trace: Trace, process: ManifoldProcess, rows: Rows, draw: Callable[[int], Draw]
-    ) -> Tensor:
-        """The leaf at time reach[k]: [N, *shape]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeodesicEuler(GeodesicRule):
+class GeodesicEuler(Following):
     r"""Geodesic Euler steps, deterministic (order 1) or with fresh noise, as DDIM has it (weak order 1).
 
         x_s = exp_{x_t}( (1 - sqrt(sigma_s^2 - fresh^2) / sigma_t) v + fresh noise ),
@@ -82,18 +44,16 @@ class GeodesicEuler(GeodesicRule):
     """
 
     eta: float = 0.0
-    memory = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise ValueError(f"expected eta in [0, 1], got {self.eta}")
 
-    def descend(
-        self, k: int, trace: Trace, process: ManifoldProcess, rows: Rows, draw: Callable[[int], Draw]
-    ) -> Tensor:
+    def descend(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
         """One step."""
-        x, clean, manifold = _held(trace.x[k]), _held(trace.clean[k]), process.manifold
+        process = _on_manifold(process)
+        x, clean, manifold = held(trace.x[k]), held(trace.clean[k]), process.manifold
         sigma_t, sigma_s = _sigma(process, self.times[k], x, rows), _sigma(process, self.reach[k], x, rows)
         fresh = self.eta * sigma_s * (1 - (sigma_s / sigma_t).square()).sqrt()
         kept = (sigma_s.square() - fresh.square()).clamp_min(0).sqrt() / sigma_t
@@ -105,7 +65,7 @@ class GeodesicEuler(GeodesicRule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeodesicMultistep(GeodesicRule):
+class GeodesicMultistep(Following):
     r"""The two-step Adams-Bashforth method in the Lie algebra: order 2, one call a step.
 
         x_s = exp_{x_t}( (sigma_t - sigma_s) [u_t + (r / 2) (u_t - u_before)] ),
@@ -117,17 +77,16 @@ class GeodesicMultistep(GeodesicRule):
 
     memory = 2
 
-    def descend(
-        self, k: int, trace: Trace, process: ManifoldProcess, rows: Rows, draw: Callable[[int], Draw]
-    ) -> Tensor:
+    def descend(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
         """One step."""
-        x, manifold = _held(trace.x[k]), process.manifold
+        process = _on_manifold(process)
+        x, manifold = held(trace.x[k]), process.manifold
         sigma_t, sigma_s = _sigma(process, self.times[k], x, rows), _sigma(process, self.reach[k], x, rows)
-        now = manifold.log(x, _held(trace.clean[k]))
+        now = manifold.log(x, held(trace.clean[k]))
         j = k - 2 if k > 1 and self.times[k - 1] == self.times[k] else k - 1
         if j >= 0 and self.times[j] > self.times[k] == self.reach[j]:
             sigma_before = _sigma(process, self.times[j], x, rows)
-            before = manifold.log(_held(trace.x[j]), _held(trace.clean[j]))
+            before = manifold.log(held(trace.x[j]), held(trace.clean[j]))
             ahead = (sigma_t - sigma_s) / (2 * (sigma_before - sigma_t))
             parts = (1 + ahead) / sigma_t, -ahead / sigma_before
             now_part, before_part = (manifold.per_vector((sigma_t - sigma_s) * p, rows).to(x.dtype) for p in parts)
@@ -135,16 +94,12 @@ class GeodesicMultistep(GeodesicRule):
         return manifold.exp(x, manifold.per_vector(1 - sigma_s / sigma_t, rows).to(x.dtype) * now)
 
 
-def _time(t: float, x: Tensor, rows: Rows) -> Tensor:
-    return torch.full((rows.batch,), t, dtype=torch.float64, device=x.device)
+def _on_manifold(process: Process) -> ManifoldProcess:
+    if not isinstance(process, ManifoldProcess):
+        raise TypeError(f"expected a ManifoldProcess, got {type(process).__name__}")
+    return process
 
 
 def _sigma(process: ManifoldProcess, t: float, x: Tensor, rows: Rows) -> Tensor:
     """sigma_t of each sample, float64 [B]."""
-    return process.variance(_time(t, x, rows)).sqrt()
-
-
-def _held(value: Tensor | None) -> Tensor:
-    if value is None:
-        raise RuntimeError("expected the trace to hold the states a rule looks at, got None")
-    return value
+    return process.variance(everywhere(t, x, rows)).sqrt()

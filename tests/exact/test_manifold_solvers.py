@@ -21,7 +21,8 @@ from scidiff.processes.so3 import SO3, rotation_exp
 from scidiff.processes.torus import Torus
 from scidiff.schedules import VE
 from scidiff.solvers.base import Rule, Trace
-from scidiff.solvers.manifold import GeodesicEuler, GeodesicMultistep, GeodesicRule
+from scidiff.solvers.following import Following
+from scidiff.solvers.manifold import GeodesicEuler, GeodesicMultistep
 from scidiff.state import Layout, Rows
 
 SPREAD = 0.25  # variance of the data's kernel
@@ -133,7 +134,7 @@ PROBLEMS = {
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize(("kind", "order"), [(GeodesicEuler, 1.0), (GeodesicMultistep, 2.0)])
-def test_order(problem: str, kind: type[GeodesicRule], order: float) -> None:
+def test_order(problem: str, kind: type[Following], order: float) -> None:
     process, make = PROBLEMS[problem]
     rows, start, end, clean = make()
     noise = Noise(seed=0, index=torch.arange(rows.batch))
@@ -229,7 +230,7 @@ def test_equal_times_keep_the_state_and_higher_times_noise_it() -> None:
 
 
 @pytest.mark.parametrize("kind", [GeodesicEuler, GeodesicMultistep])
-def test_float32_error_does_not_rise_with_the_number_of_steps(kind: type[GeodesicRule]) -> None:
+def test_float32_error_does_not_rise_with_the_number_of_steps(kind: type[Following]) -> None:
     rows, start, _, clean = one_so3_kernel()
     noise = Noise(seed=0, index=torch.arange(rows.batch))
     for n in (10, 400):
