@@ -29,7 +29,10 @@ class Schedule(Protocol):
         """log(alpha_t^2 / sigma_t^2), decreasing in t."""
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """The time at which the schedule has this log-SNR: the inverse of `log_snr`."""
+        """The time at which the schedule has this log-SNR: the inverse of `log_snr`.
+
+        Below the log-SNR of t = 1 the schedule is continued, where it can be, to times above 1.
+        """
 
 
 def _integrated_rate(t: Tensor, low: float, high: float) -> Tensor:
@@ -252,16 +255,22 @@ class LearnedSchedule(nn.Module):
         log_snr = self.log_snr(t)
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """m(0) and m(1)."""
+        return self._rise(like.new_zeros(())), self._rise(like.new_ones(()))
+
     def log_snr(self, t: Tensor) -> Tensor:
-        first, last = self._rise(torch.zeros_like(t)), self._rise(torch.ones_like(t))
+        first, last = self._ends(t)
         return self.start.to(t) - self.log_drop.to(t).exp() * (self._rise(t) - first) / (last - first)
 
     def time(self, log_snr: Tensor) -> Tensor:
         """The inverse by bisection, to the last bit of a float64. No gradient passes through it."""
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         with torch.no_grad():
+            first, last = self._ends(log_snr)
+            risen = first + (last - first) * (self.start.to(log_snr) - log_snr) / self.log_drop.to(log_snr).exp()
             for _ in range(60):
                 middle = (low + high) / 2
-                early = self.log_snr(middle) > log_snr
+                early = self._rise(middle) < risen
                 low, high = torch.where(early, middle, low), torch.where(early, high, middle)
         return (low + high) / 2

@@ -13,36 +13,45 @@ above 2 to 2.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from torch import Tensor
 
 from scidiff.schedules import Schedule
 from scidiff.solvers.levels import (
-    Curve,
     Level,
     clean_weights,
     combine,
     first_order,
+    integrate,
     is_open,
+    lagrange,
     noise_estimate,
-    noise_weights,
     steps,
 )
 from scidiff.solvers.plan import Linear, Plan, Tape
 
 History = list[tuple[Level, Linear]]
+Weights = Callable[[Level, Level, Sequence[Level]], np.ndarray]
 
 
-def usable(past: History, variable: Curve) -> tuple[list[Level], list[Linear]]:
-    """The past estimates whose place on the variable's axis is finite, as levels and values."""
-    kept = [(level, value) for level, value in past if bool(np.isfinite(variable(np.array(level.lam))))]
+def usable(past: History) -> tuple[list[Level], list[Linear]]:
+    """The past estimates at finite lambda, as levels and values: all but one from alpha = 0."""
+    kept = [(level, value) for level, value in past if level.alpha > 0]
     return [level for level, _ in kept], [value for _, value in kept]
 
 
-def multistep_clean(schedule: Schedule, grid: Tensor, *, order: int, variable: Curve) -> Plan:
-    """Continue the last `order` clean estimates by a polynomial in a function of lambda.
+def multistep_clean(schedule: Schedule, grid: Tensor, *, order: int, weights: Weights) -> Plan:
+    """Continue the last `order` clean estimates by a polynomial.
 
-    x_s = (sigma_s / sigma_t) x_t + sum_j w_j clean_j,   w_j of `clean_weights`
+    x_s = (sigma_s / sigma_t) x_t + sum_j w_j clean_j,   w_j = sigma_s int_t^s ell_j d(alpha / sigma)
+
+    Args:
+        schedule: the process's.
+        grid: float [n + 1] falling times.
+        order: number of estimates, 1 to 3.
+        weights: (t, s, nodes) -> w_j; the nodes are the levels of the last estimates, t first.
     """
     check_order_given(order)
     tape = Tape()
@@ -54,15 +63,20 @@ def multistep_clean(schedule: Schedule, grid: Tensor, *, order: int, variable: C
         if is_open(t, s):
             x = first_order(tape, x, clean, t, s)
         else:
-            nodes, values = usable(past, variable)
-            x = (s.sigma / t.sigma) * x + combine(clean_weights(t, s, nodes, variable=variable), values)
+            x = (s.sigma / t.sigma) * x + combine(weights(t, s, [level for level, _ in past]), [d for _, d in past])
     return tape.plan(x, s.t)
 
 
-def multistep_noise(schedule: Schedule, grid: Tensor, *, order: int, variable: Curve) -> Plan:
-    """Continue the last `order` noise estimates by a polynomial in a function of lambda.
+def multistep_noise(schedule: Schedule, grid: Tensor, *, order: int, weights: Weights) -> Plan:
+    """Continue the last `order` noise estimates by a polynomial.
 
-    x_s = (alpha_s / alpha_t) x_t + sum_j w_j noise_j,   w_j of `noise_weights`
+    x_s = (alpha_s / alpha_t) x_t + sum_j w_j noise_j,   w_j = alpha_s int_t^s ell_j d(sigma / alpha)
+
+    Args:
+        schedule: the process's.
+        grid: float [n + 1] falling times.
+        order: number of estimates, 1 to 3.
+        weights: (t, s, nodes) -> w_j; the nodes are the levels of the last estimates, t first.
     """
     check_order_given(order)
     tape = Tape()
@@ -74,27 +88,46 @@ def multistep_noise(schedule: Schedule, grid: Tensor, *, order: int, variable: C
         if is_open(t, s):
             x = first_order(tape, x, clean, t, s)
         else:
-            nodes, values = usable(past, variable)
-            x = (s.alpha / t.alpha) * x + combine(noise_weights(t, s, nodes, variable=variable), values)
+            x = (s.alpha / t.alpha) * x + combine(weights(t, s, [level for level, _ in past]), [e for _, e in past])
     return tape.plan(x, s.t)
 
 
 def check_order_given(order: int) -> None:
-    """Refuse an order outside 1 .. 4."""
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"expected an order of 1, 2, 3 or 4, got {order}")
+    """Refuse an order outside 1 .. 3."""
+    if order not in (1, 2, 3):
+        raise ValueError(f"expected an order of 1, 2 or 3, got {order}")
 
 
 def adams_bashforth_clean(schedule: Schedule, grid: Tensor, *, order: int = 2) -> Plan:
     """Adams-Bashforth on the clean estimate in alpha / sigma ("in x")."""
-    return multistep_clean(schedule, grid, order=order, variable=np.exp)
+
+    def weights(t: Level, s: Level, nodes: Sequence[Level]) -> np.ndarray:
+        places = [node.alpha / node.sigma for node in nodes]
+        return s.sigma * integrate(lambda ratio: lagrange(places, ratio), t.alpha / t.sigma, s.alpha / s.sigma)
+
+    return multistep_clean(schedule, grid, order=order, weights=weights)
 
 
 def adams_bashforth_noise(schedule: Schedule, grid: Tensor, *, order: int = 2) -> Plan:
     """Adams-Bashforth on the noise estimate in sigma / alpha ("in z"; rhoAB-DEIS of Zhang & Chen 2023)."""
-    return multistep_noise(schedule, grid, order=order, variable=lambda lam: np.exp(-lam))
+
+    def weights(t: Level, s: Level, nodes: Sequence[Level]) -> np.ndarray:
+        places = [node.sigma / node.alpha for node in nodes if node.alpha > 0]
+        found = s.alpha * integrate(lambda ratio: lagrange(places, ratio), t.sigma / t.alpha, s.sigma / s.alpha)
+        return _with_unused(found, len(nodes))
+
+    return multistep_noise(schedule, grid, order=order, weights=weights)
 
 
 def exponential_ab(schedule: Schedule, grid: Tensor, *, order: int = 2) -> Plan:
     """Exponential Adams-Bashforth on the clean estimate in lambda (Hochbruck & Ostermann 2010, section 2.5)."""
-    return multistep_clean(schedule, grid, order=order, variable=np.asarray)
+
+    def weights(t: Level, s: Level, nodes: Sequence[Level]) -> np.ndarray:
+        return _with_unused(clean_weights(t, s, [node for node in nodes if node.alpha > 0]), len(nodes))
+
+    return multistep_clean(schedule, grid, order=order, weights=weights)
+
+
+def _with_unused(weights: np.ndarray, count: int) -> np.ndarray:
+    """Weights followed by zeros: an estimate from alpha = 0, always the oldest, has no finite place to stand on."""
+    return np.append(weights, np.zeros(count - len(weights)))

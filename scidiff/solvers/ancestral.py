@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,11 +106,11 @@ class LearnedVariance(Rule):
 def ddpm_learned(schedule: Schedule, grid: Tensor) -> LearnedVariance:
     """Ancestral sampling with learned variance on a grid, float [n + 1] falling times."""
     found = levels(schedule, grid)
-    moves = [stochastic_step(t, s, rate=1.0) for t, s in steps(schedule, grid)]
-    log_deviation = []
-    for (t, s), (_, _, deviation) in zip(steps(schedule, grid), moves, strict=True):
-        low = math.log(deviation) if deviation > 0 else -math.inf
-        log_deviation.append((low, low + math.log(t.sigma / s.sigma) if deviation > 0 else -math.inf))
+    moves, log_deviation = [], []
+    for t, s in itertools.pairwise(found):
+        moves.append(stochastic_step(t, s, rate=1.0))
+        low = math.log(moves[-1][2]) if s.sigma > 0 else -math.inf
+        log_deviation.append((low, low + math.log(t.sigma / s.sigma) if s.sigma > 0 else -math.inf))
     return LearnedVariance(
         times=tuple(level.t for level in found),
         reach=tuple(level.t for level in found[1:]),

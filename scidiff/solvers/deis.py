@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from scidiff.schedules import Schedule
 from scidiff.solvers.adams import multistep_noise
+from scidiff.solvers.levels import Level, lagrange, quadrature, slope
 from scidiff.solvers.plan import Plan
 
 
@@ -17,8 +20,14 @@ def deis(schedule: Schedule, grid: Tensor, *, order: int = 3) -> Plan:
     Order `order` under the conditions of `scidiff.solvers.adams`.
     """
 
-    def time(lam: np.ndarray) -> np.ndarray:
-        found: np.ndarray = schedule.time(2 * torch.as_tensor(lam)).detach().cpu().numpy()
-        return found
+    times = torch.as_tensor(grid, dtype=torch.float64, device="cpu").numpy()
+    points, lengths = quadrature(times[:-1], times[1:])
+    ratio_slope = slope(lambda t: torch.exp(-schedule.log_snr(t) / 2), torch.from_numpy(points.ravel()))
+    measures = lengths * ratio_slope.numpy().reshape(points.shape)  # d(sigma / alpha)
+    of_start = dict(zip(times.tolist(), zip(points, measures, strict=True), strict=False))
 
-    return multistep_noise(schedule, grid, order=order, variable=time)
+    def weights(t: Level, s: Level, nodes: Sequence[Level]) -> np.ndarray:
+        at, measure = of_start[t.t]
+        return s.alpha * (lagrange([node.t for node in nodes], at) * measure).sum(-1)
+
+    return multistep_noise(schedule, grid, order=order, weights=weights)

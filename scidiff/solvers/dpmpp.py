@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scidiff.schedules import Schedule
 from scidiff.solvers.ancestral import ddim
-from scidiff.solvers.levels import Level, first_order, is_open, level_of, log_ratio, steps
+from scidiff.solvers.levels import Level, first_order, is_open, levels_of, log_ratio, steps
 from scidiff.solvers.plan import Linear, Plan, Tape
 
 
@@ -26,12 +26,14 @@ def dpmpp_2s(schedule: Schedule, grid: Tensor) -> Plan:
     """DPM-Solver++(2S) (algorithm 1) with the second call half-way in lambda: two calls a step. Order 2."""
     tape = Tape()
     x = tape.start
-    for t, s in steps(schedule, grid):
+    pairs = list(steps(schedule, grid))
+    middles = iter(levels_of(schedule, [(t.lam + s.lam) / 2 for t, s in pairs if not is_open(t, s)]))
+    for t, s in pairs:
         x, clean = tape.denoise(x, t.t)
         if is_open(t, s):
             x = first_order(tape, x, clean, t, s)
             continue
-        middle = level_of(schedule, (t.lam + s.lam) / 2)
+        middle = next(middles)
         _, clean_middle = tape.denoise(first_order(tape, x, clean, t, middle), middle.t)
         x = first_order(tape, x, clean_middle, t, s)
     return tape.plan(x, s.t)

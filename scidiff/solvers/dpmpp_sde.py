@@ -8,7 +8,6 @@ eta = 1 is the reverse SDE, eta = 0 the probability flow. A step with infinite h
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from scidiff.schedules import Schedule
@@ -43,7 +42,7 @@ def dpmpp_sde_3m(schedule: Schedule, grid: Tensor, *, eta: float = 1.0) -> Plan:
         if is_open(t, s):
             x = first_order(tape, x, clean, t, s, rate=eta)
             continue
-        nodes, values = usable(past, np.asarray)
+        nodes, values = usable(past)
         kept, _, deviation = stochastic_step(t, s, rate=eta)
         x = kept * x + combine(clean_weights(t, s, nodes, rate=eta), values)
         if deviation > 0:

@@ -16,32 +16,29 @@ import torch
 from torch import Tensor
 
 from scidiff.schedules import Schedule
-from scidiff.solvers.levels import Level, first_order, is_open, levels_at, steps
+from scidiff.solvers.levels import Level, first_order, is_open, levels_at, slope, steps
 from scidiff.solvers.plan import Linear, Plan, Tape
 
 
-def _rates(schedule: Schedule, level: Level) -> tuple[float, float, float]:
-    """alpha', sigma' and lambda' at a level."""
-    t = torch.tensor(level.t, dtype=torch.float64)
-    one = torch.ones_like(t)
-    alpha, sigma = torch.func.jvp(schedule, (t,), (one,))[1]
-    log_snr = torch.func.jvp(schedule.log_snr, (t,), (one,))[1]
-    return float(alpha.detach()), float(sigma.detach()), float(log_snr.detach()) / 2
-
-
-def _velocity(schedule: Schedule, x: Linear, clean: Linear, t: Level) -> Linear:
+def _velocity(x: Linear, clean: Linear, t: Level, alpha_rate: float, sigma_rate: float) -> Linear:
     """dx/dt of the probability flow."""
-    alpha_rate, sigma_rate, _ = _rates(schedule, t)
     return (sigma_rate / t.sigma) * x + (alpha_rate - t.alpha * sigma_rate / t.sigma) * clean
+
+
+def _flow_rates(schedule: Schedule, times: Tensor) -> list[tuple[float, float]]:
+    """alpha' and sigma' at each of the times."""
+    times = times.to(torch.float64)
+    alpha, sigma = slope(lambda t: schedule(t)[0], times), slope(lambda t: schedule(t)[1], times)
+    return list(zip(alpha.tolist(), sigma.tolist(), strict=True))
 
 
 def euler(schedule: Schedule, grid: Tensor) -> Plan:
     """Euler's method on the probability flow in t. Order 1."""
     tape = Tape()
     x = tape.start
-    for t, s in steps(schedule, grid):
+    for (t, s), rates in zip(steps(schedule, grid), _flow_rates(schedule, grid[:-1]), strict=True):
         x, clean = tape.denoise(x, t.t)
-        straight = x + (s.t - t.t) * _velocity(schedule, x, clean, t)
+        straight = x + (s.t - t.t) * _velocity(x, clean, t, *rates)
         x = straight if s.sigma > 0 else first_order(tape, x, clean, t, s)
     return tape.plan(x, s.t)
 
@@ -53,15 +50,17 @@ def midpoint(schedule: Schedule, grid: Tensor) -> Plan:
     """
     tape = Tape()
     x = tape.start
-    for t, s in steps(schedule, grid):
+    times = torch.stack([grid[:-1], (grid[:-1] + grid[1:]) / 2], dim=1).flatten().to(torch.float64)
+    rates = iter(_flow_rates(schedule, times))
+    middles = levels_at(schedule, times[1::2])
+    for (t, s), middle in zip(steps(schedule, grid), middles, strict=True):
         x, clean = tape.denoise(x, t.t)
+        half = x + (middle.t - t.t) * _velocity(x, clean, t, *next(rates))
         if s.sigma == 0:
             x = first_order(tape, x, clean, t, s)
-            continue
-        (middle,) = levels_at(schedule, torch.tensor([(t.t + s.t) / 2], dtype=torch.float64))
-        half = x + (middle.t - t.t) * _velocity(schedule, x, clean, t)
-        half, clean = tape.denoise(half, middle.t)
-        x = x + (s.t - t.t) * _velocity(schedule, half, clean, middle)
+        else:
+            half, clean = tape.denoise(half, middle.t)
+            x = x + (s.t - t.t) * _velocity(half, clean, middle, *next(rates))
     return tape.plan(x, s.t)
 
 
@@ -69,12 +68,14 @@ def euler_maruyama(schedule: Schedule, grid: Tensor) -> Plan:
     """The Euler-Maruyama method on the reverse SDE in t. Weak order 1."""
     tape = Tape()
     x = tape.start
-    for t, s in steps(schedule, grid):
+    times = grid[:-1].to(torch.float64)
+    alpha_rates = slope(lambda t: schedule(t)[0], times).tolist()
+    lam_rates = slope(lambda t: schedule.log_snr(t) / 2, times).tolist()
+    for (t, s), alpha_rate, lam_rate in zip(steps(schedule, grid), alpha_rates, lam_rates, strict=True):
         x, clean = tape.denoise(x, t.t)
         if is_open(t, s):
             x = first_order(tape, x, clean, t, s, rate=1.0)
             continue
-        alpha_rate, _, lam_rate = _rates(schedule, t)
         drift = (alpha_rate / t.alpha - 2 * lam_rate) * x + 2 * t.alpha * lam_rate * clean
         x = x + (s.t - t.t) * drift + t.sigma * math.sqrt(2 * lam_rate * (s.t - t.t)) * tape.noise()
     return tape.plan(x, s.t)

@@ -10,7 +10,7 @@ import math
 from torch import Tensor
 
 from scidiff.schedules import Schedule
-from scidiff.solvers.levels import Level, first_order, forward, is_open, level_of, log_ratio, noise_estimate, steps
+from scidiff.solvers.levels import Level, first_order, forward, is_open, levels_of, log_ratio, noise_estimate, steps
 from scidiff.solvers.plan import Linear, Plan, Tape
 
 
@@ -54,21 +54,23 @@ def heun_churn(
     Args:
         schedule: the process's.
         grid: float [n + 1] falling times.
-        churn: total amount of noise added, S_churn >= 0.
+        churn: total amount of noise added, S_churn > 0.
         lowest, highest: the noise levels sigma / alpha between which noise is added (S_tmin, S_tmax).
     """
-    if churn < 0:
-        raise ValueError(f"expected churn >= 0, got {churn}")
+    if not churn > 0:
+        raise ValueError(f"expected churn > 0, got {churn}")
     if not 0 <= lowest <= highest:
         raise ValueError(f"expected 0 <= lowest <= highest, got {lowest} and {highest}")
     tape = Tape()
     x = tape.start
     gamma = min(churn / (len(grid) - 1), math.sqrt(2) - 1)
-    for t, s in steps(schedule, grid):
-        if gamma > 0 and tape.calls > 0 and lowest <= math.exp(-t.lam) <= highest:
-            noisier = level_of(schedule, t.lam - math.log1p(gamma))
+    pairs = list(steps(schedule, grid))
+    noisier = levels_of(schedule, [t.lam - math.log1p(gamma) for t, _ in pairs])
+    for (t, s), start in zip(pairs, noisier, strict=True):
+        if tape.calls > 0 and lowest <= math.exp(-t.lam) <= highest:
             tape.touch(t.t)
-            x = forward(x, tape.noise(), t, noisier)
-            t = noisier  # noqa: PLW2901
-        x = _heun_step(tape, x, t, s)
+            x = forward(x, tape.noise(), t, start)
+            x = _heun_step(tape, x, start, s)
+        else:
+            x = _heun_step(tape, x, t, s)
     return tape.plan(x, s.t)

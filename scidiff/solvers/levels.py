@@ -59,9 +59,17 @@ def levels_at(schedule: Schedule, times: Tensor) -> list[Level]:
     return [Level(t=t, alpha=a, sigma=s, lam=x) for t, a, s, x in zip(*columns, strict=True)]
 
 
-def level_of(schedule: Schedule, lam: float) -> Level:
-    """The level at which half the log-SNR is `lam`."""
-    return levels_at(schedule, schedule.time(torch.tensor([2 * lam], dtype=torch.float64)).detach())[0]
+def levels_of(schedule: Schedule, lam: Sequence[float]) -> list[Level]:
+    """The levels at which half the log-SNR has the values `lam`."""
+    return levels_at(schedule, schedule.time(2 * torch.tensor(lam, dtype=torch.float64)).detach())
+
+
+def slope(curve: Callable[[Tensor], Tensor], times: Tensor) -> Tensor:
+    """d curve / dt at each of the times, float64 [n]; the curve acts on each time by itself."""
+    t = times.detach().clone().requires_grad_()
+    # A curve that does not depend on t has no graph of its own: 0 * t gives it one.
+    (found,) = torch.autograd.grad((curve(t) + 0 * t).sum(), t)
+    return found
 
 
 def steps(schedule: Schedule, grid: Tensor) -> Iterator[tuple[Level, Level]]:
@@ -125,43 +133,31 @@ def lagrange(nodes: Sequence[float], at: np.ndarray) -> np.ndarray:
 
 
 def integrate(curve: Curve, low: float, high: float) -> np.ndarray:
-    """The integral of a smooth curve by 64-point Gauss-Legendre quadrature; the curve is [..., points]."""
-    half = (high - low) / 2
-    return (curve((low + high) / 2 + half * _POINTS) * _WEIGHTS).sum(-1) * half
+    """The integral of a smooth curve [..., points] by `quadrature`."""
+    points, weights = quadrature(np.array(low), np.array(high))
+    return (curve(points) * weights).sum(-1)
 
 
-def clean_weights(
-    t: Level, s: Level, nodes: Sequence[Level], *, rate: float = 0.0, variable: Curve = np.asarray
-) -> np.ndarray:
+def quadrature(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights of the 64-point Gauss-Legendre rule on each interval: two arrays [*low.shape, 64]."""
+    half = ((high - low) / 2)[..., None]
+    return low[..., None] + half * (1 + _POINTS), half * _WEIGHTS
+
+
+def clean_weights(t: Level, s: Level, nodes: Sequence[Level], *, rate: float = 0.0) -> np.ndarray:
     r"""Weights w_j of the clean estimates at the nodes in the exponential integral over a step from t to s.
 
-    w_j = alpha_s (1 + rate) int_{lambda_t}^{lambda_s} exp(-(1 + rate) (lambda_s - l)) ell_j(u(l)) dl
+    w_j = alpha_s (1 + rate) int_{lambda_t}^{lambda_s} exp(-(1 + rate) (lambda_s - l)) ell_j(l) dl
 
-    with ell_j the Lagrange polynomials in u, a function of lambda given by `variable` (lambda itself by default): exact
-    where the clean estimate is a polynomial in u. DPM-Solver++ (Lu et al. 2022, eq. 9); with `rate`, SA-Solver (Xue et
-    al. 2023, eq. 14).
+    with ell_j the Lagrange polynomials: exact where the clean estimate is a polynomial in lambda. DPM-Solver++ (Lu et
+    al. 2022, eq. 9); with `rate`, SA-Solver (Xue et al. 2023, eq. 14).
     """
-    places = [float(variable(np.array(node.lam))) for node in nodes]
+    places = [node.lam for node in nodes]
 
     def curve(lam: np.ndarray) -> np.ndarray:
-        return (1 + rate) * np.exp(-(1 + rate) * (s.lam - lam)) * lagrange(places, variable(lam))
+        return (1 + rate) * np.exp(-(1 + rate) * (s.lam - lam)) * lagrange(places, lam)
 
     return s.alpha * integrate(curve, t.lam, s.lam)
-
-
-def noise_weights(t: Level, s: Level, nodes: Sequence[Level], *, variable: Curve) -> np.ndarray:
-    r"""Weights w_j of the noise estimates at the nodes in the exponential integral over a step from t to s.
-
-    w_j = -sigma_s int_{lambda_t}^{lambda_s} exp(lambda_s - l) ell_j(u(l)) dl
-
-    as in `clean_weights`, with x_s = (alpha_s / alpha_t) x_t + sum_j w_j noise_j (DEIS, Zhang & Chen 2023, eq. 14).
-    """
-    places = [float(variable(np.array(node.lam))) for node in nodes]
-
-    def curve(lam: np.ndarray) -> np.ndarray:
-        return -np.exp(s.lam - lam) * lagrange(places, variable(lam))
-
-    return s.sigma * integrate(curve, t.lam, s.lam)
 
 
 def combine(weights: Sequence[float] | np.ndarray, values: Sequence[Linear]) -> Linear:

@@ -150,6 +150,7 @@ class Tape:
         self._rows: list[Linear] = []
         self._noises: list[NoiseKey] = []
         self._reach: list[float] = []
+        self._fresh = 0  # noises of the present row
         self._lowest: float | None = None
 
     @property
@@ -171,8 +172,8 @@ class Tape:
         """A fresh unit normal symbol; it may appear in several rows."""
         if not self._times:
             raise ValueError("expected a call of the denoiser before the first noise, got none")
-        here = sum(key.step == self.calls for key in self._noises)
-        self._noises.append(NoiseKey(self.calls, f"noise{here}"))
+        self._noises.append(NoiseKey(self.calls, f"noise{self._fresh}"))
+        self._fresh += 1
         return Linear(terms={Atom("noise", len(self._noises) - 1): 1.0})
 
     def touch(self, t: float) -> None:
@@ -199,6 +200,7 @@ class Tape:
         now = self._times[-1]
         self._reach.append(min(now, t) if self._lowest is None else min(self._lowest, t))
         self._lowest = None
+        self._fresh = 0
 
 
 def _sparse(row: Linear, k: int) -> tuple[Term, ...]:

@@ -7,7 +7,6 @@ The corrector (algorithm 1) uses the clean estimate at s as well, with the noise
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from scidiff.schedules import Schedule
@@ -23,8 +22,8 @@ def sa_solver(schedule: Schedule, grid: Tensor, *, tau: float = 1.0, predictor: 
         schedule: the process's.
         grid: float [n + 1] falling times.
         tau: amount of noise; 1 is the reverse SDE, 0 the probability flow.
-        predictor: number of past clean estimates that the prediction uses, 1 to 4.
-        corrector: number of clean estimates that the correction uses, the new one included, 1 to 4.
+        predictor: number of past clean estimates that the prediction uses, 1 to 3.
+        corrector: number of clean estimates that the correction uses, the new one included, 1 to 3.
     """
     if not 0 <= tau < float("inf"):
         raise ValueError(f"expected a finite tau >= 0, got {tau}")
@@ -37,14 +36,14 @@ def sa_solver(schedule: Schedule, grid: Tensor, *, tau: float = 1.0, predictor: 
     for t, s in steps(schedule, grid):
         x, clean = tape.denoise(x, t.t)
         if predicted is not None:
-            nodes, values = usable(past[: corrector - 1], np.asarray)
+            nodes, values = usable(past[: corrector - 1])
             weights = clean_weights(past[0][0], t, [t, *nodes], rate=tau**2)
             x = x + combine(weights, [clean, *values]) - predicted
         past = [(t, clean), *past][: max(predictor, corrector)]
         if is_open(t, s):
             x, predicted = first_order(tape, x, clean, t, s, rate=tau**2), None
             continue
-        nodes, values = usable(past[:predictor], np.asarray)
+        nodes, values = usable(past[:predictor])
         predicted = combine(clean_weights(t, s, nodes, rate=tau**2), values)
         kept, _, deviation = stochastic_step(t, s, rate=tau**2)
         x = kept * x + predicted

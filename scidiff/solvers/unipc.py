@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from torch import Tensor
 
 from scidiff.schedules import Schedule
-from scidiff.solvers.adams import History, usable
+from scidiff.solvers.adams import History, check_order_given, usable
 from scidiff.solvers.levels import Level, clean_weights, combine, first_order, is_open, log_ratio, steps
 from scidiff.solvers.plan import Linear, Plan, Tape
 
@@ -30,8 +29,7 @@ def unipc(schedule: Schedule, grid: Tensor, *, order: int = 2) -> Plan:
         grid: float [n + 1] falling times.
         order: p, 1 to 3.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"expected an order of 1, 2 or 3, got {order}")
+    check_order_given(order)
     tape = Tape()
     x = tape.start
     past: History = []
@@ -57,7 +55,7 @@ def _halfway(first: Linear, slope: Linear, t: Level, s: Level) -> Linear:
 
 def _predicted(past: History, s: Level) -> Linear:
     """UniP: sum_j p_j clean_j."""
-    nodes, values = usable(past, np.asarray)
+    nodes, values = usable(past)
     if len(nodes) == 2:
         ratio = log_ratio(nodes[1], nodes[0]) / log_ratio(nodes[0], s)
         return _halfway(values[0], (values[0] - values[1]) / ratio, nodes[0], s)
@@ -66,7 +64,7 @@ def _predicted(past: History, s: Level) -> Linear:
 
 def _corrected(past: History, s: Level, clean: Linear) -> Linear:
     """UniC: sum_j c_j clean_j + c_s clean_s, over the estimates that the prediction of s used and the one at s."""
-    nodes, values = usable(past, np.asarray)
+    nodes, values = usable(past)
     if len(nodes) == 1:
         return _halfway(values[0], clean - values[0], nodes[0], s)
     return combine(clean_weights(nodes[0], s, [s, *nodes]), [clean, *values])

@@ -1,0 +1,473 @@
+"""Plans: the tape records what was written, the table is what is executed, the last step is exact."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import scipy.integrate
+import torch
+from gaussian_solvers import DETERMINISTIC, ENDING_IN_DATA, SCHEDULES, SOLVERS
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scidiff import grids, solvers
+from scidiff.denoiser import Denoiser
+from scidiff.noise import Draw, Noise
+from scidiff.processes.gaussian import GaussianProcess, ZeroMeanGaussianProcess
+from scidiff.processes.parametrisations import Data
+from scidiff.sampling import sample
+from scidiff.schedules import Cosine, RectifiedFlow, Schedule, VPLinear
+from scidiff.solvers.base import Trace
+from scidiff.solvers.levels import Level, levels_at
+from scidiff.solvers.plan import Plan, Tape
+from scidiff.state import Layout, State
+
+LAYOUT = Layout.dense(3, {"x": (4,)})
+NOISE = Noise(seed=11, index=torch.tensor([5, 0, 9]))
+Clean = Callable[[Tensor, Tensor], Tensor]
+
+
+def draw(step: int) -> Draw:
+    return NOISE.at("x", step, LAYOUT.rows("x"))
+
+
+class Exact(Denoiser):
+    """A denoiser from a function of x [N, ...] and t [B], which keeps what it was asked and what it said."""
+
+    def __init__(self, clean: Clean) -> None:
+        super().__init__()
+        self.clean = clean
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
+        clean = self.clean(x_t["x"], t)
+        self.calls.append((x_t["x"], t, clean))
+        return {"x": clean}
+
+
+def run(
+    plan: solvers.Rule, schedule: Schedule, clean: Clean, *, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Exact]:
+    """The finished samples of a plan in the one loop, and the denoiser with its record."""
+    process = GaussianProcess(schedule=schedule, parametrisation=Data(), dtype=dtype)
+    denoiser = Exact(clean)
+    return sample(denoiser, {"x": process}, {"x": plan}, LAYOUT, NOISE).state["x"], denoiser
+
+
+def bent(x: Tensor, t: Tensor) -> Tensor:
+    """No posterior mean, but nonlinear in x and t."""
+    return torch.sin(x) + t[:, None] * torch.tanh(x.flip(-1))
+
+
+def bent_like(schedule: Schedule) -> Clean:
+    """`bent` of a state scaled to unit size, so that nothing saturates at large noise."""
+
+    def clean(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = schedule(t)
+        return bent(x / (alpha.square() + sigma.square()).sqrt()[:, None], t)
+
+    return clean
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_table_is_what_the_loop_executes(name: str, schedule: str) -> None:
+    plan = SOLVERS[name][0](SCHEDULES[schedule], grids.cosine(9, end=0.05))
+    found, denoiser = run(plan, SCHEDULES[schedule], bent_like(SCHEDULES[schedule]))
+    z = denoiser.calls[0][0]
+    noises = [NOISE.at("x", step, LAYOUT.rows("x")).normal(dtype=z.dtype, kind=kind) for step, kind in plan.noises]
+    symbols = torch.stack([z, *(clean for _, _, clean in denoiser.calls), *noises])
+    states = torch.tensordot(plan.table(), symbols, dims=1)
+    reached = [x for x, _, _ in denoiser.calls[1:]] + [found]
+    torch.testing.assert_close(states, torch.stack(reached), rtol=1e-9, atol=1e-11)
+    assert [float(t[0]) for _, t, _ in denoiser.calls] == list(plan.times[:-1])
+
+
+def test_table_is_lower_triangular() -> None:
+    for solver, _ in SOLVERS.values():
+        plan = solver(VPLinear(), grids.cosine(6, end=0.05))
+        cleans = plan.table()[:, 1 : 1 + plan.calls]
+        assert torch.equal(cleans, cleans.tril())
+
+
+@pytest.mark.parametrize("schedule", ENDING_IN_DATA)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_last_step_to_no_noise_is_the_clean_estimate(name: str, schedule: str) -> None:
+    for grid in (grids.uniform(1), grids.uniform(5)):
+        plan = SOLVERS[name][0](SCHEDULES[schedule], grid)
+        (term,) = plan.rows[-1]
+        assert (term.atom.kind, term.atom.number) == ("clean", plan.calls - 1)
+        assert term.coefficient == pytest.approx(1, abs=1e-15)
+        found, denoiser = run(plan, SCHEDULES[schedule], bent_like(SCHEDULES[schedule]))
+        torch.testing.assert_close(found, denoiser.calls[-1][2], rtol=1e-15, atol=0)
+
+
+KEEPS_POINTS = {name: solver for name, (solver, _) in SOLVERS.items() if not name.startswith(("euler", "midpoint"))}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", KEEPS_POINTS)
+def test_data_at_one_point_are_exact_in_any_number_of_steps(name: str, schedule: str) -> None:
+    """The clean estimate is then constant, and every exponential integrator exact: mean alpha c, deviation sigma."""
+    data = solvers.Gaussian(mean=1.3, std=0.0)
+    for n, end in itertools.product((1, 2, 3, 10), (0.05, 0.3)):
+        plan = KEEPS_POINTS[name](SCHEDULES[schedule], grids.uniform(n, end=end))
+        (level,) = levels_at(SCHEDULES[schedule], torch.tensor([end], dtype=torch.float64))
+        mean, std = solvers.moments(plan, SCHEDULES[schedule], data)
+        # Long extrapolations have large coefficients of both signs, whose rounding is what is left of them.
+        largest = max(abs(term.coefficient) for row in plan.rows for term in row)
+        assert mean == pytest.approx(level.alpha * 1.3, rel=1e-12, abs=max(1e-12, 1e-15 * largest))
+        if name != "ddpm, spread 1":
+            assert std == pytest.approx(level.sigma, rel=1e-12, abs=max(1e-12, 1e-15 * largest))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_renoising_is_exact_for_data_at_one_point(schedule: str) -> None:
+    plan = solvers.renoise(SCHEDULES[schedule], grids.uniform(4, end=0.2))
+    (level,) = levels_at(SCHEDULES[schedule], torch.tensor([0.2], dtype=torch.float64))
+    mean, std = solvers.moments(plan, SCHEDULES[schedule], solvers.Gaussian(mean=-0.4, std=0.0))
+    assert (mean, std) == pytest.approx((level.alpha * -0.4, level.sigma), rel=1e-12)
+    assert plan.rows[0][0].atom.kind == "clean"  # nothing but the clean estimate is kept
+
+
+def test_larger_ddpm_variance_is_exact_for_unit_normal_data() -> None:
+    """Ho et al. 2020, section 3.2: sigma_{t|s}^2 is right for data N(0, 1)."""
+    plan = solvers.ddpm(VPLinear(), grids.uniform(7, end=0.1), spread=1.0)
+    assert solvers.moments(plan, VPLinear(), solvers.Gaussian(mean=0.0, std=1.0)) == pytest.approx((0, 1), abs=1e-12)
+
+
+def test_steps_in_symbols_are_the_textbook_ones() -> None:
+    """DDPM as Ho et al. write it, in beta and alpha-bar (algorithm 2 with eq. 7), on three steps."""
+    schedule, grid = VPLinear(), grids.uniform(3, end=0.1)
+    alpha_bar = schedule(grid)[0].square()
+    plan = solvers.ddpm(schedule, grid)
+    for k in range(3):
+        beta = 1 - alpha_bar[k] / alpha_bar[k + 1]
+        kept = (1 - beta).sqrt() * (1 - alpha_bar[k + 1]) / (1 - alpha_bar[k])
+        clean = alpha_bar[k + 1].sqrt() * beta / (1 - alpha_bar[k])
+        variance = beta * (1 - alpha_bar[k + 1]) / (1 - alpha_bar[k])
+        expected = [float(kept), float(clean), float(variance.sqrt())]
+        assert [term.coefficient for term in plan.rows[k]] == pytest.approx(expected, rel=1e-12)
+        assert [term.atom.kind for term in plan.rows[k]] == ["x", "clean", "noise"]
+
+
+def same(one: Plan, other: Plan) -> None:
+    assert one.times == pytest.approx(other.times, rel=1e-14)
+    torch.testing.assert_close(one.table(), other.table(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_methods_that_are_one_another(schedule: str) -> None:
+    make, grid = SCHEDULES[schedule], grids.cosine(6, end=0.1)
+    ddim = solvers.ddim(make, grid)
+    same(ddim, solvers.dpmpp_1s(make, grid))
+    for first_order in (
+        solvers.exponential_ab,
+        solvers.adams_bashforth_clean,
+        solvers.adams_bashforth_noise,
+        solvers.deis,
+    ):
+        same(ddim, first_order(make, grid, order=1))
+    same(solvers.ddim(make, grid, eta=1.0), solvers.ddpm(make, grid))
+    same(solvers.dpmpp_2m(make, grid), solvers.dpmpp_sde_2m(make, grid, eta=0.0))
+    same(solvers.exponential_ab(make, grid, order=3), solvers.dpmpp_sde_3m(make, grid, eta=0.0))
+    same(solvers.sa_solver(make, grid, tau=0.0, predictor=1, corrector=1), corrected_euler(make, grid))
+
+
+def corrected_euler(schedule: Schedule, grid: Tensor) -> Plan:
+    """x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - exp(-h)) clean_s: implicit, once clean_s is known."""
+    tape, corrected, before = Tape(), None, None
+    guess = tape.start
+    found = levels_at(schedule, grid)
+    for t, s in itertools.pairwise(found):
+        x, clean = tape.denoise(guess, t.t)
+        if corrected is None or before is None or before.alpha == 0:
+            corrected = x  # the start, or a step that no correction follows
+        else:
+            corrected = (t.sigma / before.sigma) * corrected + gain(before, t) * clean
+        guess, before = (s.sigma / t.sigma) * corrected + gain(t, s) * clean, t
+    return tape.plan(guess, found[-1].t)
+
+
+def gain(t: Level, s: Level) -> float:
+    """alpha_s (1 - exp(-h)), as a difference."""
+    return s.alpha - t.alpha * s.sigma / t.sigma
+
+
+def test_3m_is_the_exact_integral_of_a_parabola() -> None:
+    """Written with phi functions and divided differences, it equals quadrature of Lagrange polynomials."""
+    grid = torch.tensor([0.95, 0.8, 0.55, 0.4, 0.33], dtype=torch.float64)
+    for schedule in SCHEDULES.values():
+        written, integrated = solvers.dpmpp_3m(schedule, grid), solvers.exponential_ab(schedule, grid, order=3)
+        for row, other in zip(written.rows[2:], integrated.rows[2:], strict=True):
+            assert [term.atom for term in row] == [term.atom for term in other]
+            expected = [term.coefficient for term in other]
+            assert [term.coefficient for term in row] == pytest.approx(expected, rel=1e-10)
+
+
+def test_euler_on_straight_paths_is_ddim() -> None:
+    same(solvers.euler(RectifiedFlow(), grids.uniform(5)), solvers.ddim(RectifiedFlow(), grids.uniform(5)))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_exponential_methods_are_exact_for_polynomials_in_lambda(order: int) -> None:
+    """With a clean estimate that is a polynomial of degree order - 1 in lambda, whatever x is."""
+    schedule, grid = VPLinear(), torch.tensor([0.9, 0.7, 0.6, 0.45, 0.2, 0.1], dtype=torch.float64)
+
+    def clean(x: Tensor, t: Tensor) -> Tensor:
+        lam = (schedule.log_snr(t) / 2)[:, None]
+        return torch.ones_like(x) * (0.3 + (order > 1) * 0.7 * lam - (order > 2) * 0.4 * lam**2)
+
+    found, denoiser = run(solvers.exponential_ab(schedule, grid, order=order), schedule, clean)
+    # From call order - 1 on there are enough estimates. The flow in y = x / sigma: dy / dlambda = exp(lambda) clean.
+    start, t, _ = denoiser.calls[order - 1]
+
+    def integrand(lam: float) -> float:
+        time = schedule.time(torch.tensor([2 * lam], dtype=torch.float64))
+        return math.exp(lam) * float(clean(torch.zeros(1, 1, dtype=torch.float64), time))
+
+    ends = [float(schedule.log_snr(time)) / 2 for time in (t[0], grid[-1])]
+    integral = scipy.integrate.quad(integrand, *ends, epsabs=1e-12, epsrel=1e-12)[0]
+    sigma_t, sigma_s = schedule(t[0])[1], schedule(grid[-1])[1]
+    torch.testing.assert_close(found, sigma_s * (start / sigma_t + integral), rtol=1e-10, atol=1e-10)
+
+
+def test_memory_is_what_the_rows_look_back_to() -> None:
+    schedule, grid = VPLinear(), grids.cosine(8, end=0.05)
+    assert solvers.ddim(schedule, grid).memory == 0
+    assert solvers.dpmpp_2m(schedule, grid).memory == 1
+    assert solvers.heun(schedule, grid).memory == 1
+    assert solvers.dpmpp_3m(schedule, grid).memory == 2
+    assert solvers.unipc(schedule, grid, order=2).memory == 2  # the last prediction's oldest estimate is taken back
+    for solver, _ in SOLVERS.values():
+        plan = solver(schedule, grid)
+        oldest = [k - term.atom.number for k, row in enumerate(plan.rows) for term in row if term.atom.kind != "noise"]
+        assert plan.memory == max(oldest) <= 3
+
+
+class Counter(TorchDispatchMode):
+    """Counts the tensor operations that run inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Silent(GaussianProcess):
+    """A process whose noise costs nothing."""
+
+    def unit_noise(self, rows: Any, draw: Any, *, dtype: torch.dtype, kind: str = "noise") -> Tensor:
+        return SILENCE.to(dtype)
+
+
+SILENCE = torch.zeros(3, 4)
+
+
+def unused(step: int) -> Any:
+    """In place of keyed draws, for a process that does not draw."""
+
+
+def operations(plan: Plan) -> int:
+    """Tensor operations of the costliest advance."""
+    trace = Trace()
+    process = Silent(schedule=VPLinear(), parametrisation=Data())
+    most = 0
+    for k in range(plan.calls):
+        trace.record(torch.zeros(3, 4), torch.zeros(3, 4))
+        with Counter() as counter:
+            plan.advance(k, trace, process, LAYOUT.rows("x"), unused)
+        most = max(most, counter.count)
+    return most
+
+
+def test_an_advance_takes_few_tensor_operations() -> None:
+    grid = grids.cosine(8, end=0.05)
+    expected = {
+        "ddim": 2,
+        "ddim 1": 3,
+        "dpmpp_2m": 3,
+        "dpmpp_3m": 4,
+        "dpmpp_sde_2m": 4,
+        "unipc 2": 4,
+        "exponential_ab 3": 4,
+    }
+    assert {name: operations(SOLVERS[name][0](VPLinear(), grid)) for name in expected} == expected
+    assert max(operations(solver(VPLinear(), grid)) for solver, _ in SOLVERS.values()) <= 6
+
+
+def test_time_travel_goes_back_up() -> None:
+    schedule, grid = Cosine(), grids.uniform(4)
+    plan = solvers.time_travel(schedule, grid, jump=2, repeats=2)
+    assert plan.times == (1.0, 0.75, 1.0, 0.75, 0.5, 0.25, 0.5, 0.25, 0.0)
+    assert plan.reach == (0.75, 0.5, 0.75, 0.5, 0.25, 0.0, 0.25, 0.0)
+    single = solvers.time_travel(schedule, grid, jump=1, repeats=2)
+    assert single.times == (1.0, 1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0.0)
+    assert single.reach == (0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0.0, 0.0)
+    same(solvers.time_travel(schedule, grid, jump=3, repeats=1, eta=0.5), solvers.ddim(schedule, grid, eta=0.5))
+
+
+def test_churn_reaches_the_level_it_starts_from() -> None:
+    plan = solvers.heun_churn(VPLinear(), grids.uniform(5), churn=1.0, lowest=0.0, highest=1e9)
+    descents = [time for time, low in zip(plan.times[1:], plan.reach, strict=True) if time > low]
+    assert len(descents) == 4  # before every step but the first
+    for time, low in zip(plan.times[1:], plan.reach, strict=True):
+        if time > low > 0:
+            ratio = VPLinear().log_snr(torch.tensor([low, time], dtype=torch.float64)).diff() / -2
+            assert float(ratio) == pytest.approx(math.log(1.2), rel=1e-9)
+    quiet = solvers.heun_churn(VPLinear(), grids.uniform(5), churn=1.0, lowest=1e8, highest=1e9)
+    same(quiet, solvers.heun(VPLinear(), grids.uniform(5)))
+
+
+def test_noise_keeps_its_key_when_used_again() -> None:
+    tape = Tape()
+    x, clean = tape.denoise(tape.start, 1.0)
+    noise, other = tape.noise(), tape.noise()
+    x, clean = tape.denoise(clean + 2.0 * noise, 0.5)
+    plan = tape.plan(x - 2.0 * noise + 3.0 * other + tape.noise(), 0.1)
+    assert [(key.step, key.kind) for key in plan.noises] == [(1, "noise0"), (1, "noise1"), (2, "noise0")]
+    found, denoiser = run(plan, VPLinear(), lambda x, t: torch.zeros_like(x))
+    rows = LAYOUT.rows("x")
+    drawn = [NOISE.at("x", step, rows).normal(dtype=torch.float64, kind=kind) for step, kind in plan.noises]
+    assert not torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(denoiser.calls[1][0], 2 * drawn[0])
+    torch.testing.assert_close(found, 3 * drawn[1] + drawn[2])
+
+
+def test_noise_stays_in_the_subspace_of_zero_mean() -> None:
+    layout = Layout.ragged({"x": torch.tensor([3, 5])}, {"x": (2,)})
+    process = ZeroMeanGaussianProcess(schedule=VPLinear(), parametrisation=Data(), dtype=torch.float64)
+    plan = solvers.dpmpp_sde_2m(VPLinear(), grids.uniform(6, end=0.1))
+    noise = Noise(seed=1, index=torch.tensor([0, 1]))
+    x = sample(Exact(lambda x, t: 0.5 * x), {"x": process}, {"x": plan}, layout, noise).state["x"]
+    assert float(x.abs().max()) > 0.1
+    torch.testing.assert_close(layout.rows("x").sum(x), torch.zeros(2).double(), atol=1e-12, rtol=0)
+
+
+def learned(schedule: Schedule, grid: Tensor, output: float) -> tuple[Tensor, Tensor]:
+    """Samples with learned variance at a constant output, and with the fixed variance it stands for."""
+
+    class WithVariance(Exact):
+        def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
+            return {**super().forward(x_t, t, layout), "x.variance": torch.full_like(x_t["x"], output)}
+
+    process = {"x": GaussianProcess(schedule=schedule, parametrisation=Data(), dtype=torch.float64)}
+    rule = solvers.ddpm_learned(schedule, grid)
+    found = sample(WithVariance(bent), process, {"x": rule}, LAYOUT, NOISE).state["x"]
+    fixed, _ = run(solvers.ddpm(schedule, grid, spread=(output + 1) / 2), schedule, bent)
+    return found, fixed
+
+
+@pytest.mark.parametrize("output", [-1.0, 0.2, 1.0])
+@pytest.mark.parametrize("schedule", ["VPLinear", "Cosine", "VE"])
+def test_learned_variance_interpolates_the_fixed_ones(schedule: str, output: float) -> None:
+    for grid in (grids.uniform(5), grids.uniform(5, end=0.1)):
+        torch.testing.assert_close(*learned(SCHEDULES[schedule], grid, output), rtol=1e-10, atol=1e-12)
+
+
+def test_learned_variance_needs_one() -> None:
+    with pytest.raises(ValueError, match="expected a learned variance"):
+        run(solvers.ddpm_learned(VPLinear(), grids.uniform(3)), VPLinear(), bent)
+
+
+@cache
+def uniform_plan(name: str, n: int) -> Plan:
+    return SOLVERS[name][0](VPLinear(), grids.uniform(n, end=1e-3))
+
+
+def end_without_noise(name: str, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The end of a solver's run on data N(m, s^2) with silent noise, in a precision; and the exact flow's, float64."""
+    schedule, data = VPLinear(), solvers.Gaussian(mean=0.7, std=0.6)
+    plan = uniform_plan(name, n)
+    levels = levels_at(schedule, torch.tensor(plan.times, dtype=torch.float64))
+    process = Silent(schedule=schedule, parametrisation=Data())
+    start = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4)
+    trace, x = Trace(), start.to(dtype)
+    for k, level in enumerate(levels[:-1]):
+        gain = data.gain(level)
+        trace.record(x, gain * x + data.mean * (1 - gain * level.alpha))
+        x = plan.advance(k, trace, process, LAYOUT.rows("x"), unused)
+        trace.forget(k - plan.memory)
+    (mean_1, std_1), (mean, std) = data.moments(levels[0]), data.moments(levels[-1])
+    return x.double(), mean + std / std_1 * (start - mean_1)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_float32_error_never_rises_with_the_number_of_steps(name: str) -> None:
+    ends = [end_without_noise(name, n, torch.float32) for n in (10, 30, 100, 300, 1000)]
+    errors = [float((found - exact).abs().max()) for found, exact in ends]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - set(DETERMINISTIC)))
+def test_rounding_of_a_thousand_float32_steps_is_a_few_last_digits(name: str) -> None:
+    single, _ = end_without_noise(name, 1000, torch.float32)
+    double, _ = end_without_noise(name, 1000, torch.float64)
+    assert float((single - double).abs().max()) < 64 * torch.finfo(torch.float32).eps
+
+
+def test_errors_say_what_was_expected() -> None:
+    tape = Tape()
+    with pytest.raises(ValueError, match="expected a call of the denoiser before the first noise"):
+        tape.noise()
+    with pytest.raises(ValueError, match="expected at least one call of the denoiser"):
+        tape.plan(tape.start, 0.0)
+    with pytest.raises(ValueError, match=r"expected the first call of the denoiser on tape\.start"):
+        tape.denoise(2.0 * tape.start, 1.0)
+    x, clean = tape.denoise(tape.start, 1.0)
+    with pytest.raises(ValueError, match="expected a state after call 0, got an empty sum"):
+        tape.plan(x - x, 0.5)
+    tape = Tape()
+    x, clean = tape.denoise(tape.start, 1.0)
+    with pytest.raises(ValueError, match="expected finite coefficients, got inf for clean 0 in row 0"):
+        tape.plan(x + math.inf * clean, 0.5)
+    trace = Trace()
+    trace.record(SILENCE, SILENCE)
+    trace.record(SILENCE, SILENCE)
+    trace.forget(0)
+    longer = solvers.dpmpp_2m(VPLinear(), grids.uniform(3))
+    with pytest.raises(RuntimeError, match="expected clean of call 0 to be kept"):
+        longer.advance(
+            1,
+            trace,
+            Silent(schedule=VPLinear(), parametrisation=Data()),
+            LAYOUT.rows("x"),
+            lambda step: NOISE.at("x", step, LAYOUT.rows("x")),
+        )
+
+
+BAD_CALLS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: solvers.ddim(VPLinear(), torch.tensor([1.0])), "at least two times"),
+    (lambda: solvers.ddim(VPLinear(), torch.tensor([1.0, 0.5, 0.5])), "fall strictly"),
+    (lambda: solvers.ddim(VPLinear(), torch.tensor([1.2, 0.5])), "at most 1"),
+    (lambda: solvers.ddim(VPLinear(), torch.tensor([1.0, -0.5])), "at least 0"),
+    (lambda: solvers.ddim(VPLinear(), grids.uniform(3), eta=1.5), "eta in"),
+    (lambda: solvers.ddpm(VPLinear(), grids.uniform(3), spread=-0.5), "spread in"),
+    (lambda: solvers.dpmpp_sde_2m(VPLinear(), grids.uniform(3), eta=-1.0), "eta >= 0"),
+    (lambda: solvers.dpmpp_sde_3m(VPLinear(), grids.uniform(3), eta=math.inf), "eta >= 0"),
+    (lambda: solvers.sa_solver(VPLinear(), grids.uniform(3), tau=-1.0), "tau >= 0"),
+    (lambda: solvers.sa_solver(VPLinear(), grids.uniform(3), corrector=0), "an order of"),
+    (lambda: solvers.unipc(VPLinear(), grids.uniform(3), order=4), "an order of"),
+    (lambda: solvers.deis(VPLinear(), grids.uniform(3), order=0), "an order of"),
+    (lambda: solvers.exponential_ab(VPLinear(), grids.uniform(3), order=0), "an order of"),
+    (lambda: solvers.heun_churn(VPLinear(), grids.uniform(3), churn=0.0), "churn > 0"),
+    (lambda: solvers.heun_churn(VPLinear(), grids.uniform(3), lowest=2.0, highest=1.0), "lowest <= highest"),
+    (lambda: solvers.langevin(VPLinear(), grids.uniform(3), strength=0.0), "strength > 0"),
+    (lambda: solvers.langevin(VPLinear(), grids.uniform(3), eta=2.0), "eta in"),
+    (lambda: solvers.time_travel(VPLinear(), grids.uniform(3), jump=0), "jump >= 1"),
+    (lambda: solvers.time_travel(VPLinear(), grids.uniform(3), eta=2.0), "eta in"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS)
+def test_bad_arguments_are_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
