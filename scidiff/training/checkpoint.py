@@ -135,6 +135,8 @@ def _prune(root: Path) -> None:
     stable = [folder for folder in found if _is_stable(folder)]
     for folder in set(found) - set(found[-KEPT:]) - set(stable[-1:]):
         _remove(folder)
+    for left in root.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(left)
 
 
 def _remove(folder: Path) -> None:

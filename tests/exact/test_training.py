@@ -163,6 +163,17 @@ def test_batches_of_a_length_are_nearly_equal_and_shuffled():
     assert (first == second).sum() < 10
 
 
+def test_lengths_come_in_no_order():
+    source = SequenceBatches(ragged_sequences(), leaf="tokens", tokens=60)
+    count = source.batches_per_epoch
+    lengths = torch.tensor([float(source.at(p).x_0["tokens"].shape[1]) for p in range(10 * count)])
+    places = torch.arange(10 * count) % count
+    trend = torch.corrcoef(torch.stack([places.float(), lengths]))[0, 1]
+    again = torch.corrcoef(torch.stack([lengths[:-count], lengths[count:]]))[0, 1]
+    assert abs(trend) < 0.2  # the standard error is 0.05
+    assert abs(again) < 0.2
+
+
 def test_the_gradient_of_an_epoch_is_that_of_the_mean_over_the_data():
     """Batches differ in size by a factor of 13: dividing by each one's own size would favour the long sequences."""
     sequences = ragged_sequences()
@@ -376,7 +387,7 @@ def test_what_may_not_change_in_a_resumed_run(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_skipped_and_said(tmp_path, capsys):
-    settings = config(checkpoint_minutes=0)
+    settings = config(checkpoint_minutes=0, log_seconds=0)
     whole = run(tmp_path, settings)
     before = (whole.weights / "weights.safetensors").read_bytes()
     newest = checkpoints.folders(tmp_path / "checkpoints")[-1]
@@ -386,6 +397,8 @@ def test_a_damaged_checkpoint_is_skipped_and_said(tmp_path, capsys):
     assert "skipped a damaged checkpoint" in capsys.readouterr().err
     assert (again.weights / "weights.safetensors").read_bytes() == before
     assert checkpoints.load(newest).state.step == 30  # written anew
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 31))  # the line of the lost step is not there twice
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_no_checkpoint_holds_it(tmp_path):

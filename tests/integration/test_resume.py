@@ -130,8 +130,12 @@ def test_a_kill_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path):
         assert step in (3, 4)
         assert found.model["w"].tolist() == [float(step)] * 4
         survived.append(step)
+        for folder in checkpoints.folders(root):
+            checkpoints.load(folder)  # what is there is whole
         checkpoints.save(root, checkpoint(4))  # what a resumed run does next
+        assert checkpoints.latest(root).state.step == 4
         checkpoints.save(root, checkpoint(5))
+        assert sorted(path.name for path in root.iterdir()) == ["step-000000004", "step-000000005"]
         assert checkpoints.latest(root).state.step == 5
         if code == 0:
             break
