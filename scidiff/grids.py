@@ -16,11 +16,13 @@ from scidiff.schedules import Schedule
 
 def uniform(n: int, *, end: float = 0.0) -> Tensor:
     """Equal steps in t, n of them from 1 to `end`."""
+    _check_end(end)
     return _checked(1 - (1 - end) * _fraction(n), end)
 
 
 def quadratic(n: int, *, end: float = 0.0) -> Tensor:
     """Equal steps in sqrt(t): steps shrink towards the data (Song et al., DDIM, 2021, appendix D.2)."""
+    _check_end(end)
     return _checked((1 - (1 - math.sqrt(end)) * _fraction(n)) ** 2, end)
 
 
@@ -29,6 +31,7 @@ def cosine(n: int, *, end: float = 0.0) -> Tensor:
 
     The short first steps start multistep methods of order three without a loss of order.
     """
+    _check_end(end)
     # cos(pi u / 2) as a sine of the remainder, exactly 0 at u = 1.
     return _checked(end + (1 - end) * torch.sin(math.pi / 2 * (1 - _fraction(n))), end)
 
@@ -43,6 +46,7 @@ def log_snr_uniform(schedule: Schedule, n: int, *, end: float = 1e-3, floor: flo
         floor: the log-SNR that t = 1 is counted as where the schedule's own is lower (-inf for a schedule that destroys
             all signal): the first step then covers everything below the first inner node.
     """
+    _check_end(end)
     ends = schedule.log_snr(torch.tensor([1.0, end], dtype=torch.float64))
     if not bool(ends[1].isfinite()):
         raise ValueError(f"expected an end with finite log-SNR, got log-SNR {float(ends[1])} at end={end}")
@@ -87,6 +91,11 @@ def _fraction(n: int) -> Tensor:
     return torch.arange(n + 1, dtype=torch.float64) / n
 
 
+def _check_end(end: float) -> None:
+    if not 0 <= end < 1:
+        raise ValueError(f"expected an end in [0, 1), got {end}")
+
+
 def _between(times: Tensor, end: float) -> Tensor:
     """Put the two ends exactly where they belong: an inverse is exact to rounding only."""
     times = times.detach().to("cpu", torch.float64).clone()
@@ -95,8 +104,6 @@ def _between(times: Tensor, end: float) -> Tensor:
 
 
 def _checked(times: Tensor, end: float) -> Tensor:
-    if not 0 <= end < 1:
-        raise ValueError(f"expected an end in [0, 1), got {end}")
     times[-1] = end
     if bool((times.diff() >= 0).any()):
         raise ValueError(f"expected times that fall strictly, got {times.tolist()}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scidiff.noise import Draw
 from scidiff.processes.base import Process
-from scidiff.solvers.base import Rule, Trace
+from scidiff.solvers.base import Rule, Trace, held
 from scidiff.state import Rows
 
 
@@ -99,14 +99,14 @@ class Plan(Rule):
         return len(self.rows)
 
     def advance(self, k: int, trace: Trace, process: Process, rows: Rows, draw: Callable[[int], Draw]) -> Tensor:
-        dtype = _held(trace.x[k], "x", k).dtype
+        dtype = held(trace.x[k]).dtype
 
         def value(atom: Atom) -> Tensor:
             if atom.kind == "noise":
                 step, kind = self.noises[atom.number]
                 return cast(UnitNoise, process).unit_noise(rows, draw(step), dtype=dtype, kind=kind)
             series = trace.x if atom.kind == "x" else trace.clean
-            return _held(series[atom.number], atom.kind, atom.number)
+            return held(series[atom.number])
 
         (first, coefficient), *rest = self.rows[k]
         x = value(first) * coefficient
@@ -129,12 +129,6 @@ class Plan(Rule):
                 else:
                     states[k + 1, atom.number + (1 if atom.kind == "clean" else first_noise)] += coefficient
         return states[1:]
-
-
-def _held(value: Tensor | None, name: str, j: int) -> Tensor:
-    if value is None:
-        raise RuntimeError(f"expected {name} of call {j} to be kept, got None: it was dropped before its last use")
-    return value
 
 
 class Tape:
