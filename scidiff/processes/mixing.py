@@ -27,7 +27,7 @@ class MixingProcess(Process):
     r"""Each element keeps its class with probability alpha_t, or has another drawn from pi.
 
     Attributes:
-        stationary: pi, [K] positive probabilities.
+        stationary: pi, [K] positive probabilities; keep them on the device of the states.
         survival: alpha_t.
         bound_weight: of the evidence lower bound in the loss.
         cross_entropy_weight: of -log p(x_0 | x_t) in the loss: both are D3PM's hybrid (eq. 5), (0, 1) is DiGress'.

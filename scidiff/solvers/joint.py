@@ -38,7 +38,7 @@ class Sharpened:
     Attributes:
         temperature: > 0; log-probabilities are divided by it.
         top_p: in (0, 1].
-        joint: draws from what is left.
+        joint: draws from what is left. A constraint may find `top_p` has left it nothing.
     """
 
     temperature: float = 1.0
