@@ -5,7 +5,7 @@ Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
 same sample comes out whatever the batch size, order, shard or worker, and after a resume.
 
 The integers are identical on every device; the floats made from them agree to rounding. Philox is some hundred small
-integer operations: under `torch.compile` they become one, and cost what `torch.randn` does; one by one, eight times that.
+integer operations: under `torch.compile` they become one and cost what `torch.randn` does, one by one eight times that.
 """
 
 from __future__ import annotations

@@ -53,6 +53,16 @@ def test_uniform_is_uniform() -> None:
     assert stats.chisquare(torch.bincount(low_bits, minlength=256).numpy()).pvalue > 1e-3
 
 
+def test_extreme_words_give_finite_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in (0, 2**32 - 1):
+        monkeypatch.setattr("scidiff.noise.philox", lambda counter, key, word=word: (torch.full((2, 1), word),) * 4)
+        draw = dense(2, 4)
+        assert 0 < float(draw.uniform().min()) <= float(draw.uniform().max()) < 1
+        for dtype in (torch.float32, torch.float64):
+            assert float(draw.normal(dtype=dtype).abs().max()) < 6.8
+        assert bool(draw.gumbel().isfinite().all())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_normal_is_normal(dtype: torch.dtype) -> None:
     z = dense(4000, 25).normal(dtype=dtype)
