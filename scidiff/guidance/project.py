@@ -14,7 +14,7 @@ from scidiff.state import Layout, State
 class Projection(Protocol):
     """What is asked of a constraint."""
 
-    def project(self, clean: State, layout: Layout, metric: Any = None) -> State:
+    def project(self, clean: State, layout: Layout, metric: Tensor | None = None) -> State:
         """The nearest feasible clean estimate."""
 
 
@@ -29,11 +29,14 @@ class Project(Denoiser):
     Args:
         denoiser: what is projected; guidance belongs inside.
         constraint: what must hold.
-        metric: in which "nearest" is meant, as the constraint understands it; the constraint's own by default.
+        metric: posterior covariance of a row, [D] or [D, D]: "nearest" is meant in its inverse, so that what is
+            uncertain moves most. None: Euclidean.
         start: the projection acts at times t <= start; at earlier ones the estimate is returned bit for bit.
     """
 
-    def __init__(self, denoiser: Denoiser, constraint: Projection, metric: Any = None, *, start: float = 1.0) -> None:
+    def __init__(
+        self, denoiser: Denoiser, constraint: Projection, metric: Tensor | None = None, *, start: float = 1.0
+    ) -> None:
         if not 0 < start <= 1:
             raise ValueError(f"expected a start in (0, 1], got {start}")
         super().__init__()

@@ -154,10 +154,11 @@ def test_projection_acts_from_a_time_on() -> None:
 
 def test_projection_knows_the_metric_and_the_guidance_inside() -> None:
     x, t = {"x": VALUE}, torch.full((B,), 0.3, dtype=F64)
-    metric, condition = torch.tensor([1.0, 0.0, 3.0, 0.0], dtype=F64), torch.tensor(0.5, dtype=F64)
+    metric, condition = torch.tensor([1.0, 0.0, 3.0, 0.0], dtype=F64), torch.tensor(0.8, dtype=F64)
     guided = CFG(Mixing(), 2.0)
     got = Project(guided, Zeros(), metric)(x, t, LAYOUT, condition)["x"]
     inside = guided(x, t, LAYOUT, condition)["x"]
+    assert inside.sum(-1).abs().min() > 0.1
     assert got.sum(-1).abs().max() < 1e-14
     assert torch.equal(got[:, 1::2], inside[:, 1::2])  # elements of no spread stay
     torch.testing.assert_close((got - inside)[:, 2], 3 * (got - inside)[:, 0])

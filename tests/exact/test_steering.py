@@ -13,7 +13,7 @@ from torch import Tensor
 from scidiff import grids
 from scidiff.denoiser import Denoiser
 from scidiff.guidance import MMPS, EnergyGuidance, Measurement, Steering, Twisted, effective_sample_size
-from scidiff.guidance.steering import systematic
+from scidiff.guidance.steering import guess, systematic
 from scidiff.noise import Draw, Noise
 from scidiff.processes.base import Process
 from scidiff.processes.categorical import MaskedProcess
@@ -173,6 +173,16 @@ def test_populations_do_not_depend_on_order_or_company() -> None:
     assert not torch.equal(other, log_weight)
 
 
+def test_each_call_and_population_draws_its_own_offset() -> None:
+    # 40 equal populations of weights near 1/3, 2/3: a shared offset would give them all the same ancestors.
+    x = {"x": torch.tensor([0.0, math.log(2)], dtype=F64).repeat(40)}
+    steering = Steering(potential=lambda state: state["x"], particles=2, threshold=1.0)
+    drawn = [steering.resample(k, x, x, torch.zeros(80, dtype=F64), noise(80))[0] % 2 for k in range(2)]
+    first = [ancestors.reshape(40, 2)[:, 0].double().mean() for ancestors in drawn]
+    assert all(0.1 < float(share) < 0.6 for share in first)  # 1/3 of them on average
+    assert not torch.equal(drawn[0], drawn[1])
+
+
 def test_a_population_without_hope_is_reported_and_not_nan() -> None:
     # Population 0: all ruled out; 1: one left; 2: NaN and +inf count as ruled out.
     table = torch.tensor([-math.inf] * 4 + [-math.inf, 1.5, -math.inf, -math.inf] + [math.nan, 0.0, math.inf, 0.0])
@@ -190,6 +200,14 @@ def test_a_population_without_hope_is_reported_and_not_nan() -> None:
     log_z = steering.log_z(final, noise(12).index)
     torch.testing.assert_close(log_z, torch.tensor([-math.inf, 1.5 - math.log(4), math.log(0.5)], dtype=F64))
     torch.testing.assert_close(effective_sample_size(final.reshape(3, 4)), torch.tensor([0.0, 4.0, 2.0], dtype=F64))
+
+
+def test_a_guess_is_the_plain_estimate_and_the_likeliest_class() -> None:
+    x = {"x": torch.zeros(2), "y": torch.zeros(2), "c": torch.tensor([3, 3])}
+    clean = {"x": torch.ones(2), "y": torch.ones(2), "y.plain": torch.full((2,), 0.5), "x.variance": torch.zeros(2)}
+    clean["c"] = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]).log()
+    got = guess(x, clean)
+    assert {leaf: value.tolist() for leaf, value in got.items()} == {"x": [1, 1], "y": [0.5, 0.5], "c": [1, 0]}
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
