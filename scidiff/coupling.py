@@ -67,7 +67,8 @@ class EquivariantAlignment(Coupling):
         starts: number of first rotations, 1 to 24, taken in order from the rotation group of the cube (the identity
             first). For 5 random points 1, 4, 8 and 24 starts end 97 %, 30 %, 15 % and 0.04 % above the global minimum
             on average, and find it in 10, 34, 57 and 99 of 100 cases, at about 0.06 ms a start and molecule.
-        kinds: [N] int64 or None: only rows of the same kind change places (elements, when the network is told them).
+        kinds: [N] int64 or None: only rows of the same kind change places (elements of this batch's atoms, when the
+            network is told them).
     """
 
     starts: int = 8

@@ -157,6 +157,19 @@ def test_each_sample_is_the_same_bit_for_bit_whatever_its_batch(dtype: torch.dty
                 assert torch.equal(apart[leaf][other == place], together[leaf][owner == b])
 
 
+def test_a_step_into_the_undefined_is_taken_again_shorter() -> None:
+    # x' = -sqrt(x) is solved by (1 - t/2)^2; a step that leads below 0 gives NaN, and must not be the end.
+    start = torch.ones(1, 1, dtype=torch.float64)
+    control = Control(relative=0.3, absolute=0.3, longest=1.0)
+    path = integrate(
+        lambda x, t: {"x": -x["x"].sqrt()}, {"x": start}, FLAT, Layout.dense(1, {"x": (1,)}), start=0.0, end=1.99,
+        control=control,
+    )  # fmt: skip
+    assert bool(path.arrived.all())
+    assert int(path.refused[0]) > 0
+    assert float(path.state["x"][0, 0]) == pytest.approx(0.005**2, abs=0.1)
+
+
 def test_arrived_samples_stand_still() -> None:
     layout = Layout.dense(1, {"x": (2,)})
     start = torch.tensor([[0.7, -0.4]], dtype=torch.float64)

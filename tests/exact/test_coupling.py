@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,14 @@ import torch
 from torch import Tensor
 
 from scidiff.coupling import EquivariantAlignment, EquivariantTransport, MinibatchTransport, align, kabsch
+from scidiff.denoiser import Denoiser
 from scidiff.noise import Noise
+from scidiff.objective import loss
+from scidiff.processes.gaussian import ZeroMeanGaussianProcess
+from scidiff.processes.parametrisations import Data
 from scidiff.processes.so3 import rotation_exp
-from scidiff.state import Layout, Rows
+from scidiff.schedules import RectifiedFlow
+from scidiff.state import Layout, Rows, State
 
 
 def clouds(counts: list[int], step: int) -> tuple[Tensor, Rows]:
@@ -172,3 +178,29 @@ def test_what_is_not_points_in_space_is_refused() -> None:
         EquivariantAlignment()(torch.zeros(2, 4), torch.zeros(2, 4), rows)
     with pytest.raises(ValueError, match="expected 1 to 24 starts, got 0"):
         EquivariantAlignment(starts=0)
+
+
+class Recorder(Denoiser):
+    """Keeps the state it is given."""
+
+    def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
+        self.seen, self.times = x_t, t
+        return x_t
+
+
+def test_training_mixes_data_with_the_noise_of_the_coupling() -> None:
+    # x_t = (1 - t) x_0 + t noise, so the noise can be read off x_t: it lies as near to the data as brute force allows.
+    counts = [4, 3, 4]
+    x_0, rows = clouds(counts, 0)
+    layout = Layout(batch=3, leaves={"x": rows})
+    process = ZeroMeanGaussianProcess(schedule=RectifiedFlow(), parametrisation=Data())
+    noise = Noise(seed=8, index=torch.arange(3))
+    plain, coupled = Recorder(), Recorder()
+    loss(plain, {"x": process}, {"x": x_0}, layout, noise)
+    loss(coupled, {"x": process}, {"x": x_0}, layout, noise, couplings={"x": EquivariantAlignment(starts=24)})
+    assert torch.equal(plain.times, coupled.times)
+    t = rows.per_row(coupled.times)
+    before, after = ((record.seen["x"] - (1 - t) * x_0) / t for record in (plain, coupled))
+    for data, free, bound in zip(x_0.split(counts), before.split(counts), after.split(counts), strict=True):
+        assert float((data - bound).square().sum()) == pytest.approx(brute_force(data.numpy(), free.numpy()), rel=1e-9)
+        assert float(bound.mean(0).abs().max()) < 1e-12
