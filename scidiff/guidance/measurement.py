@@ -26,6 +26,7 @@ from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess, ZeroMeanGaussianProcess, centred
 from scidiff.state import Layout, State
 
+Input = TypeVar("Input", Tensor, State)
 Output = TypeVar("Output", Tensor, State)
 
 
@@ -58,6 +59,7 @@ class Linearised:
         outputs: all that the denoiser gave.
         clean: the clean estimates of the Gaussian leaves.
         residual: y - A(clean), [B, *M].
+        variance: of the measurement's noise, broadcastable to it.
         transpose: A^T, [B, *M] -> State.
         push: A, State -> [B, *M].
         covariance: V, State -> State, by one vector-Jacobian product of the denoiser.
@@ -66,6 +68,7 @@ class Linearised:
     outputs: State
     clean: State
     residual: Tensor
+    variance: Tensor
     transpose: Callable[[Tensor], State]
     push: Callable[[State], Tensor]
     covariance: Callable[[State], State]
@@ -95,8 +98,8 @@ def linearise(
     clean, pull, outputs = pullback(denoise, {leaf: x_t[leaf] for leaf in leaves})
     predicted, transpose, _ = pullback(lambda state: (measurement.operator(state), {}), clean)
 
-    def push(direction: State) -> Tensor:
-        return torch.func.jvp(measurement.operator, (clean,), (direction,))[1]
+    # A^T is linear, and the transpose of A^T is A: no forward-mode derivative is needed.
+    _, push, _ = pullback(lambda weights: (transpose(weights), {}), torch.zeros_like(predicted))
 
     def covariance(direction: State) -> State:
         return tweedie_shift(leaves, pull(direction), t, layout)
@@ -104,7 +107,8 @@ def linearise(
     return Linearised(
         outputs=outputs,
         clean=clean,
-        residual=measurement.value - predicted,
+        residual=(measurement.value - predicted).to(predicted.dtype),
+        variance=torch.as_tensor(measurement.variance, dtype=predicted.dtype, device=predicted.device),
         transpose=transpose,
         push=push,
         covariance=covariance,
@@ -112,9 +116,9 @@ def linearise(
 
 
 def pullback(
-    function: Callable[[State], tuple[Output, State]], at: State
-) -> tuple[Output, Callable[[Output], State], State]:
-    """The value of a function at a state, its vector-Jacobian product there, and what else the function returned.
+    function: Callable[[Input], tuple[Output, State]], at: Input
+) -> tuple[Output, Callable[[Output], Input], State]:
+    """The value of a function at a point, its vector-Jacobian product there, and what else the function returned.
 
     Unlike `torch.autograd.grad` it works without gradients enabled, and within `torch.compile`.
     """

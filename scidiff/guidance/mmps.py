@@ -46,6 +46,6 @@ class MMPS(Denoiser):
         here = linearise(self.denoiser, self.leaves, self.measurement, x_t=x_t, t=t, layout=layout, condition=condition)
 
         def covariance_of_y(v: Tensor) -> Tensor:
-            return here.push(here.covariance(here.transpose(v))) + self.measurement.variance * v
+            return here.push(here.covariance(here.transpose(v))) + here.variance * v
 
         return here.shifted(conjugate_gradients(covariance_of_y, here.residual, iterations=self.iterations))

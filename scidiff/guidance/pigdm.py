@@ -56,7 +56,7 @@ class PiGDM(Denoiser):
 
         def covariance_of_y(v: Tensor) -> Tensor:
             back = here.transpose(v)
-            return here.push({leaf: spread[leaf] * back[leaf] for leaf in back}) + self.measurement.variance * v
+            return here.push({leaf: spread[leaf] * back[leaf] for leaf in back}) + here.variance * v
 
         return here.shifted(conjugate_gradients(covariance_of_y, here.residual, iterations=self.iterations))
 

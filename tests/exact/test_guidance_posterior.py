@@ -386,6 +386,37 @@ def test_energy_guidance_of_a_mixed_state() -> None:
     assert torch.equal(guided["x.variance"], unguided["x.variance"])
 
 
+def test_states_keep_their_precision_and_leaves_that_are_not_measured_are_guided_too() -> None:
+    # A float32 state, times and measurement in float64; only the first of two correlated leaves is measured.
+    schedules: dict[str, Schedule] = {"u": VPLinear(), "v": VPLinear()}
+    layout = Layout.dense(B, {"u": (2,), "v": (3,)})
+    x = noisy(VPLinear(), TIMES)
+    x_t = {"u": x[:, :2], "v": x[:, 2:]}
+    seen = torch.cat([A[:, :2], torch.zeros(M, 3, dtype=F64)], -1)
+    measurement = Measurement(operator=lambda s: s["u"] @ A[:, :2].T.to(s["u"].dtype), value=Y, variance=R)
+    processes = {leaf: gaussian(schedule) for leaf, schedule in schedules.items()}
+    expected = Exact(*posterior(MEAN, COV, seen, Y, R), schedules)(x_t, TIMES, layout)
+    halved = {leaf: value.float() for leaf, value in x_t.items()}
+    for state, tolerance in ((x_t, 1e-9), (halved, 2e-3)):
+        guided = MMPS(Rounding(Exact(MEAN, COV, schedules)), processes, measurement, iterations=M)
+        got = guided(state, TIMES, layout)
+        for leaf in schedules:
+            assert got[leaf].dtype == state[leaf].dtype
+            torch.testing.assert_close(got[leaf].double(), expected[leaf], rtol=0, atol=tolerance)
+
+
+class Rounding(Denoiser):
+    """Answers in the precision it was asked in."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
+        clean = self.denoiser({leaf: x.double() for leaf, x in x_t.items()}, t, layout, condition)
+        return {leaf: clean[leaf].to(x.dtype) for leaf, x in x_t.items()}
+
+
 def test_without_signal_nothing_is_guided() -> None:
     # alpha = 0 at t = 1: sigma^2 / alpha is infinite, and x_t says nothing.
     schedule = RectifiedFlow()
