@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scidiff import grids
+from scidiff.constraints.linear import LinearEquality
 from scidiff.denoiser import Denoiser
 from scidiff.guidance import CFG, Inpaint, Project
 from scidiff.noise import Noise
@@ -164,9 +165,15 @@ def test_projection_knows_the_metric_and_the_guidance_inside() -> None:
     torch.testing.assert_close((got - inside)[:, 2], 3 * (got - inside)[:, 0])
 
 
-def test_projected_samples_are_feasible() -> None:
-    guided = Project(Mixing(), Zeros(), start=0.2)
-    finished = sample(guided, {"x": PROCESS}, {"x": ddpm(SCHEDULE, GRID)}, LAYOUT, NOISE).state["x"]
-    assert finished.sum(-1).abs().max() < 1e-14
+def test_projected_samples_are_certified() -> None:
+    total = LinearEquality(leaf="x", matrix=torch.ones(1, D), target=torch.tensor([0.5]))
+    guided, rules = Project(Mixing(), total, start=0.2), {"x": ddpm(SCHEDULE, GRID)}
+    finished = sample(guided, {"x": PROCESS}, rules, LAYOUT, NOISE, certify={"total": total})
+    assert torch.equal(finished.certificate["total"], torch.zeros(B, dtype=F64))
+    free = sample(Mixing(), {"x": PROCESS}, rules, LAYOUT, NOISE, certify={"total": total})
+    assert free.certificate["total"].min() > 0.01
+
+
+def test_a_projection_must_act_at_some_time() -> None:
     with pytest.raises(ValueError, match=r"start in \(0, 1\], got 0"):
         Project(Mixing(), Zeros(), start=0.0)
