@@ -21,7 +21,8 @@ class CountedMaskedProcess(MaskedProcess):
         E_{k ~ U{1..L}} E_{masks | k} [ (L / k) * sum_{masked} -log p(x_0^l | x_t) ]
 
     (Hoogeboom et al., Autoregressive Diffusion Models, 2022, eq. 5; Ou et al. 2025). Its weight L / k never exceeds L,
-    while 1 / t is unbounded and makes the other estimate's variance diverge. Here k = ceil(t L), so t = k / L is the time of a state with k masks. Sequences are
+    while 1 / t is unbounded and makes the other estimate's variance diverge. Here k = ceil(t L), so t = k / L is
+    the time of a state with k masks. Sequences are
     dense [B, L] and hold no padding.
     """
 
