@@ -1,86 +1,47 @@
-"""Guidance by a measurement, an energy or a classifier, against the Gaussian posterior in closed form."""
+"""Guidance by a measurement against the posterior of Gaussian data in closed form."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from gaussian_data import (
+    COV,
+    F64,
+    LAYOUT,
+    MEAN,
+    SCHEDULES,
+    TIMES,
+    A,
+    B,
+    Bent,
+    D,
+    Exact,
+    M,
+    R,
+    Y,
+    gaussian,
+    linear,
+    noisy,
+    numbers,
+    posterior,
+    slope,
+)
 from torch import Tensor
 
 from scidiff import grids
 from scidiff.denoiser import Denoiser
-from scidiff.guidance import DPS, MMPS, ClassifierGuidance, EnergyGuidance, Measurement, PiGDM
-from scidiff.guidance.conjugate_gradients import conjugate_gradients
+from scidiff.guidance import DPS, MMPS, EnergyGuidance, Measurement, PiGDM
 from scidiff.noise import Noise
-from scidiff.processes.categorical import LOG_ZERO, MaskedProcess
-from scidiff.processes.gaussian import GaussianProcess, ZeroMeanGaussianProcess
+from scidiff.processes.categorical import MaskedProcess
+from scidiff.processes.gaussian import ZeroMeanGaussianProcess
 from scidiff.processes.parametrisations import Data
 from scidiff.sampling import sample
-from scidiff.schedules import VE, Cosine, Karras, RectifiedFlow, Schedule, SubVP, VPLinear
+from scidiff.schedules import Cosine, RectifiedFlow, Schedule, VPLinear
 from scidiff.solvers.dpmpp import dpmpp_3m
 from scidiff.state import Layout, State
-
-F64 = torch.float64
-SCHEDULES: list[Schedule] = [VPLinear(), Cosine(), SubVP(), VE(), Karras(), RectifiedFlow()]
-D, M, B = 5, 3, 6
-
-
-def numbers(name: str, *shape: int) -> Tensor:
-    """Fixed standard normal numbers."""
-    layout = Layout.dense(1, {"x": shape})
-    return Noise(seed=11, index=torch.zeros(1, dtype=torch.long)).at(name, 0, layout.rows("x")).normal(dtype=F64)[0]
-
-
-def gaussian(schedule: Schedule) -> GaussianProcess:
-    return GaussianProcess(schedule=schedule, parametrisation=Data(), dtype=F64)
-
-
-class Exact(Denoiser):
-    """E[x_0 | x_t] of data N(mean, cov) over the leaves, laid side by side, each with its own schedule."""
-
-    def __init__(self, mean: Tensor, cov: Tensor, schedules: dict[str, Schedule]) -> None:
-        super().__init__()
-        self.mean, self.cov, self.schedules = mean, cov, schedules
-
-    def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
-        widths = [x_t[leaf].shape[-1] for leaf in self.schedules]
-        levels = [schedule(t) for schedule in self.schedules.values()]
-        alpha, sigma = (
-            torch.cat([level[i][:, None].expand(-1, w) for level, w in zip(levels, widths, strict=True)], -1)
-            for i in (0, 1)
-        )
-        x = torch.cat([x_t[leaf] for leaf in self.schedules], -1)
-        # m + S a (a S a + s^2)^{-1} (x - a m)
-        marginal = alpha[:, :, None] * self.cov * alpha[:, None, :] + torch.diag_embed(sigma**2)
-        whitened = torch.linalg.solve(marginal, x - alpha * self.mean)
-        clean = self.mean + (self.cov @ (alpha * whitened)[..., None]).squeeze(-1)
-        return dict(zip(self.schedules, clean.split(widths, -1), strict=True))
-
-
-def posterior(mean: Tensor, cov: Tensor, a: Tensor, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [B, D] and covariance of x given y = a x + N(0, diag r)."""
-    gain = cov @ a.T @ torch.linalg.inv(a @ cov @ a.T + torch.diag(r))
-    return mean + (y - mean @ a.T) @ gain.T, cov - gain @ a @ cov
-
-
-ROOT = numbers("root", D, D) / 2
-MEAN, COV = numbers("mean", D), ROOT @ ROOT.T + 0.05 * torch.eye(D, dtype=F64)
-A, Y, R = numbers("a", M, D), 2 * numbers("y", B, M), torch.tensor([0.3, 0.01, 1.7], dtype=F64)
-LAYOUT = Layout.dense(B, {"x": (D,)})
-TIMES = torch.tensor([0.999, 0.8, 0.5, 0.3, 0.1, 0.01], dtype=F64)
-
-
-def linear(leaf: str = "x") -> Measurement:
-    return Measurement(operator=lambda state: state[leaf] @ A.T, value=Y, variance=R)
-
-
-def noisy(schedule: Schedule, t: Tensor, width: int = D) -> Tensor:
-    """States as they occur at these times, and further out."""
-    alpha, sigma = schedule(t)
-    return alpha[:, None] * 2 * numbers("x_0", len(t), width) + sigma[:, None] * 2 * numbers("noise", len(t), width)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -230,30 +191,6 @@ def test_ragged_positions_stay_centred_and_exact() -> None:
         torch.testing.assert_close(got[rows], expected, rtol=0, atol=1e-12)
 
 
-class Bent(Denoiser):
-    """A nonlinear denoiser whose leaves look at each other, and which gives a learned variance besides."""
-
-    def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
-        x = x_t["x"]
-        clean = torch.tanh(x @ COV) + t[:, None] * x.roll(1, -1) ** 2 / 5
-        outputs = {"x": clean, "x.variance": x * 0.5}
-        if "c" in x_t:
-            logits = (x.sum(-1)[:, None, None] * torch.arange(3) / 4).expand(-1, 2, 3) + x_t["c"][..., None] * 0.1
-            outputs["c"] = torch.log_softmax(logits + torch.arange(6).reshape(2, 3), -1)
-        return outputs
-
-
-def slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient of [B, D] -> [B] by central differences."""
-    step = 1e-5
-    columns = []
-    for i in range(x.shape[-1]):
-        shift = torch.zeros_like(x)
-        shift[:, i] = step
-        columns.append((function(x + shift) - function(x - shift)) / (2 * step))
-    return torch.stack(columns, -1)
-
-
 def test_dps_moves_along_the_finite_difference_of_the_residual_norm() -> None:
     schedule = VPLinear()
     t = TIMES.clamp_max(0.6)
@@ -289,101 +226,6 @@ def test_a_noiseless_measurement_is_met_by_the_guided_estimate() -> None:
     measurement = Measurement(operator=lambda s: s["x"] @ A.T, value=Y, variance=0.0)
     guided = MMPS(Exact(MEAN, COV, {"x": schedule}), {"x": gaussian(schedule)}, measurement, iterations=3 * M)
     torch.testing.assert_close(guided(x_t, TIMES, LAYOUT)["x"] @ A.T, Y, rtol=0, atol=1e-6)
-
-
-def test_classifier_guidance_with_the_true_likelihood_is_the_posterior_mean() -> None:
-    # y | x_t ~ N(A E[x_0 | x_t], A Cov[x_0 | x_t] A^T + R): written out here, differentiated there.
-    schedule = Cosine()
-    denoiser = Exact(MEAN, COV, {"x": schedule})
-
-    def log_likelihood(x_t: State, t: Tensor, layout: Layout) -> Tensor:
-        clean = denoiser(x_t, t, layout)["x"]
-        alpha, sigma = (level[:, None, None] for level in schedule(t))
-        v = torch.linalg.inv(torch.linalg.inv(COV) + (alpha / sigma) ** 2 * torch.eye(D, dtype=F64))
-        residual = (Y - clean @ A.T)[..., None]
-        return -(residual * torch.linalg.solve(A @ v @ A.T + torch.diag(R), residual)).sum((1, 2)) / 2
-
-    x_t = {"x": noisy(schedule, TIMES)}
-    guided = ClassifierGuidance(denoiser, {"x": gaussian(schedule)}, log_likelihood)(x_t, TIMES, LAYOUT)["x"]
-    expected = Exact(*posterior(MEAN, COV, A, Y, R), {"x": schedule})(x_t, TIMES, LAYOUT)["x"]
-    torch.testing.assert_close(guided, expected, rtol=0, atol=1e-9)
-    doubled = ClassifierGuidance(denoiser, {"x": gaussian(schedule)}, log_likelihood, scale=2.0)(x_t, TIMES, LAYOUT)
-    clean = denoiser(x_t, TIMES, LAYOUT)["x"]
-    torch.testing.assert_close(doubled["x"] - clean, 2 * (guided - clean), rtol=1e-10, atol=1e-12)
-
-
-def test_energy_guidance_is_the_score_of_the_tilted_density() -> None:
-    # clean = (x_t + sigma^2 score) / alpha for the density p(x_t) exp(-2 E(clean(x_t))), p in closed form.
-    schedule = VPLinear()
-    denoiser = Exact(MEAN, COV, {"x": schedule})
-    alpha, sigma = schedule(TIMES)
-    x = noisy(schedule, TIMES)
-    marginal = alpha[:, None, None] ** 2 * COV + (sigma**2)[:, None, None] * torch.eye(D, dtype=F64)
-    energy = linear().energy
-
-    def log_density(x: Tensor) -> Tensor:
-        p = torch.distributions.MultivariateNormal(alpha[:, None] * MEAN, marginal)
-        return p.log_prob(x) - 2 * energy(denoiser({"x": x}, TIMES, LAYOUT))
-
-    start = x.clone().requires_grad_()
-    (score,) = torch.autograd.grad(log_density(start).sum(), start)
-    expected = (x + (sigma**2)[:, None] * score) / alpha[:, None]
-    guided = EnergyGuidance(denoiser, {"x": gaussian(schedule)}, energy, scale=2.0)({"x": x}, TIMES, LAYOUT)["x"]
-    torch.testing.assert_close(guided, expected, rtol=1e-9, atol=1e-8)
-
-
-def test_energy_of_a_measurement_is_its_negative_log_likelihood() -> None:
-    x = noisy(VPLinear(), TIMES)
-    p = torch.distributions.Normal(x @ A.T, R.sqrt())
-    constant = torch.log(2 * math.pi * R).sum() / 2
-    torch.testing.assert_close(linear().energy({"x": x}), -p.log_prob(Y).sum(-1) - constant, rtol=1e-12, atol=0)
-
-
-def test_energy_guidance_of_classes_is_exact_for_a_sum_over_elements() -> None:
-    # prod_i p_i(c_i) exp(-sum_i e_i(c_i)), enumerated.
-    log_probs = torch.log_softmax(numbers("logits", 1, 2, 3), -1)
-    log_probs[0, 1, 2] = LOG_ZERO
-    log_probs = torch.log_softmax(log_probs, -1)
-    costs = 3 * numbers("costs", 2, 3)
-
-    class Fixed(Denoiser):
-        def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
-            return {"c": log_probs}
-
-    guided = EnergyGuidance(
-        Fixed(), {"c": MaskedProcess(classes=3)}, lambda mean: (mean["c"] * costs).sum((1, 2)), scale=0.5
-    )
-    layout = Layout.dense(1, {"c": (2,)})
-    got = guided({"c": torch.zeros(1, 2, dtype=torch.long)}, torch.tensor([0.5]), layout)["c"].exp()
-    joint = (log_probs[0, 0] - 0.5 * costs[0]).exp()[:, None] * (log_probs[0, 1] - 0.5 * costs[1]).exp()
-    joint = joint / joint.sum()
-    torch.testing.assert_close(got[0], torch.stack([joint.sum(1), joint.sum(0)]), rtol=0, atol=1e-14)
-    assert got[0, 1, 2] == 0
-
-
-def test_energy_guidance_of_a_mixed_state() -> None:
-    # The gradient by x_t passes through both leaves; the tilt of the classes is dE/dp at the unguided estimate.
-    schedule = VPLinear()
-    t = TIMES.clamp_max(0.6)
-    layout = Layout.dense(B, {"x": (D,), "c": (2,)})
-    x, c = noisy(schedule, t), torch.arange(2 * B).reshape(B, 2) % 3
-
-    def energy(mean: State) -> Tensor:
-        return mean["x"].square().sum(-1) / 2 + (mean["c"] ** 2 * torch.tensor([1.0, -2.0, 0.5])).sum((1, 2))
-
-    def of_x(x: Tensor) -> Tensor:
-        outputs = Bent()({"x": x, "c": c}, t, layout)
-        return energy({"x": outputs["x"], "c": outputs["c"].exp()})
-
-    processes = {"x": gaussian(schedule), "c": MaskedProcess(classes=3)}
-    guided = EnergyGuidance(Bent(), processes, energy, scale=0.5)({"x": x, "c": c}, t, layout)
-    alpha, sigma = schedule(t)
-    unguided = Bent()({"x": x, "c": c}, t, layout)
-    expected = unguided["x"] - 0.5 * (sigma**2 / alpha)[:, None] * slope(of_x, x)
-    torch.testing.assert_close(guided["x"], expected, rtol=1e-6, atol=1e-7)
-    tilted = unguided["c"] - 0.5 * 2 * unguided["c"].exp() * torch.tensor([1.0, -2.0, 0.5])
-    torch.testing.assert_close(guided["c"], torch.log_softmax(tilted, -1), rtol=0, atol=1e-12)
-    assert torch.equal(guided["x.variance"], unguided["x.variance"])
 
 
 def test_states_keep_their_precision_and_leaves_that_are_not_measured_are_guided_too() -> None:
@@ -430,36 +272,6 @@ def test_without_signal_nothing_is_guided() -> None:
         EnergyGuidance(Bent(), processes, linear().energy),
     ):
         assert torch.equal(guided(x_t, t, LAYOUT)["x"], Bent()(x_t, t, LAYOUT)["x"])
-
-
-def test_conjugate_gradients_are_exact_after_as_many_steps_as_unknowns() -> None:
-    roots = numbers("roots", B, M, M)
-    matrices = roots @ roots.mT + 0.1 * torch.eye(M, dtype=F64)
-    got = conjugate_gradients(lambda v: (matrices @ v[..., None]).squeeze(-1), Y, iterations=M)
-    torch.testing.assert_close(got, torch.linalg.solve(matrices, Y), rtol=0, atol=1e-9)
-    early = conjugate_gradients(lambda v: (matrices @ v[..., None]).squeeze(-1), Y, iterations=1)
-    along = (Y * Y).sum(-1) / (Y * (matrices @ Y[..., None]).squeeze(-1)).sum(-1)
-    torch.testing.assert_close(early, along[:, None] * Y, rtol=1e-12, atol=0)
-
-
-def test_conjugate_gradients_stop_where_they_must() -> None:
-    # Solved at the start, solved at once, singular but consistent, negative: each sample on its own, and no NaN.
-    diagonal = torch.tensor([[2.0, 3.0], [2.0, 2.0], [4.0, 0.0], [-1.0, -1.0]], dtype=F64)
-    b = torch.tensor([[0.0, 0.0], [1.0, 3.0], [8.0, 0.0], [1.0, 1.0]], dtype=F64)
-    got = conjugate_gradients(lambda v: diagonal * v, b, iterations=40)
-    expected = torch.tensor([[0.0, 0.0], [0.5, 1.5], [2.0, 0.0], [0.0, 0.0]], dtype=F64)
-    torch.testing.assert_close(got, expected, rtol=1e-14, atol=0)
-
-
-def test_conjugate_gradients_keep_what_they_had_when_the_curvature_turns_negative() -> None:
-    # A is indefinite and b such that the first step is sound and the second direction is not: x stays after one step.
-    diagonal, b = torch.tensor([[3.0, 0.5, -1.0]], dtype=F64), torch.ones(1, 3, dtype=F64)
-    step = 3 / diagonal.sum()
-    residual = b - step * diagonal * b
-    direction = residual + residual.square().sum() / 3 * b
-    assert (direction * diagonal * direction).sum() < 0 < (residual * diagonal * residual).sum()
-    got = conjugate_gradients(lambda v: diagonal * v, b, iterations=6)
-    torch.testing.assert_close(got, step * b, rtol=1e-14, atol=0)
 
 
 def test_guidance_compiles_into_one_graph_and_needs_no_gradients() -> None:
