@@ -40,9 +40,12 @@ def dpmpp_2s(schedule: Schedule, grid: Tensor) -> Plan:
 
 
 def extrapolated(past: list[tuple[Level, Linear]], s: Level) -> Linear:
-    """The clean estimate continued linearly in lambda to the middle of the step: clean + (clean - last) / (2 r)."""
+    """The clean estimate continued linearly in lambda to the middle of the step: clean + (clean - last) / (2 r).
+
+    r = h_last / h, inf after a step from alpha = 0, whose estimate then counts for nothing.
+    """
     (t, clean), *before = past
-    if not before or is_open(t, s) or is_open(before[0][0], t):
+    if not before or is_open(t, s):
         return clean
     ((last_t, last),) = before
     ratio = log_ratio(last_t, t) / log_ratio(t, s)
@@ -76,7 +79,7 @@ def dpmpp_3m(schedule: Schedule, grid: Tensor) -> Plan:
     for t, s in steps(schedule, grid):
         x, clean = tape.denoise(x, t.t)
         past = [(t, clean), *past][:3]
-        if len(past) < 3 or is_open(t, s) or is_open(past[2][0], t):
+        if len(past) < 3 or is_open(t, s):
             x = first_order(tape, x, extrapolated(past[:2], s), t, s)
         else:
             x = _parabola(x, past, s)

@@ -156,6 +156,74 @@ def test_steps_in_symbols_are_the_textbook_ones() -> None:
         assert [term.atom.kind for term in plan.rows[k]] == ["x", "clean", "noise"]
 
 
+def noise_coefficients(plan: Plan) -> list[float]:
+    return [term.coefficient for row in plan.rows for term in row if term.atom.kind == "noise"]
+
+
+def test_amounts_of_noise_are_those_of_the_papers() -> None:
+    schedule, grid = VPLinear(), grids.uniform(4, end=0.1)
+    alpha_bar = schedule(grid)[0].square()
+    t, s = alpha_bar[:-1], alpha_bar[1:]
+    # Song et al., DDIM, 2021, eq. 16
+    ddim = 0.3 * ((1 - s) / (1 - t)).sqrt() * (1 - t / s).sqrt()
+    assert noise_coefficients(solvers.ddim(schedule, grid, eta=0.3)) == pytest.approx(ddim.tolist(), rel=1e-12)
+    # Xue et al., SA-Solver, 2023, proposition 4.2, at tau = 0.3; in DPM-Solver++'s SDE forms eta is tau^2.
+    h = schedule.log_snr(grid).diff() / 2
+    fresh = ((1 - s) * (1 - torch.exp(-2 * 0.09 * h))).sqrt().tolist()
+    assert noise_coefficients(solvers.sa_solver(schedule, grid, tau=0.3)) == pytest.approx(fresh, rel=1e-12)
+    for solver in (solvers.dpmpp_sde_2m, solvers.dpmpp_sde_3m):
+        assert noise_coefficients(solver(schedule, grid, eta=0.09)) == pytest.approx(fresh, rel=1e-12)
+
+
+LATE = torch.tensor([0.9, 0.6, 0.5], dtype=torch.float64)
+
+
+def test_sa_solver_damps_as_much_as_it_draws() -> None:
+    """tau enters the predictor, the corrector and the noise alike: one-estimate SA is SDE-DPM-Solver++ of order one."""
+    grid = torch.tensor([0.9, 0.6], dtype=torch.float64)
+    for schedule in SCHEDULES.values():
+        same(solvers.sa_solver(schedule, grid, tau=0.3), solvers.dpmpp_sde_2m(schedule, grid, eta=0.09))
+    tape = Tape()
+    t, s, u = levels_at(VPLinear(), LATE)
+    x, clean = tape.denoise(tape.start, t.t)
+    draw_one = s.sigma * math.sqrt(-math.expm1(-2 * 0.09 * (s.lam - t.lam))) * tape.noise()
+    kept = (s.sigma / t.sigma) * math.exp(-0.09 * (s.lam - t.lam)) * x + draw_one
+    weight = -s.alpha * math.expm1(-1.09 * (s.lam - t.lam))
+    _, clean = tape.denoise(kept + weight * clean, s.t)
+    draw_two = u.sigma * math.sqrt(-math.expm1(-2 * 0.09 * (u.lam - s.lam))) * tape.noise()
+    corrected = kept + weight * clean
+    end = (u.sigma / s.sigma) * math.exp(-0.09 * (u.lam - s.lam)) * corrected + draw_two
+    expected = tape.plan(end - u.alpha * math.expm1(-1.09 * (u.lam - s.lam)) * clean, u.t)
+    same(
+        solvers.sa_solver(VPLinear(), LATE, tau=0.3, predictor=1, corrector=1),
+        expected,
+    )
+
+
+def test_2m_is_the_papers_on_uneven_steps() -> None:
+    """Lu et al., DPM-Solver++, 2022, algorithm 2: D = (1 + 1 / (2 r)) clean - 1 / (2 r) last, r = h_last / h."""
+    for schedule in (VPLinear(), RectifiedFlow()):
+        _, t, s = levels = levels_at(schedule, LATE)
+        last_h, h = levels[1].lam - levels[0].lam, levels[2].lam - levels[1].lam
+        share = -s.alpha * math.expm1(-h)
+        expected = [s.sigma / t.sigma, share * (1 + h / (2 * last_h)), -share * h / (2 * last_h)]
+        row = solvers.dpmpp_2m(schedule, LATE).rows[1]
+        assert [term.coefficient for term in row] == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_call_is_made_at_the_time_of_its_state() -> None:
+    grid = grids.uniform(3)
+    third = float(grid[1]), float(grid[2])
+    assert solvers.dpmpp_2m(VPLinear(), grid).times == (1.0, *third, 0.0)
+    assert solvers.heun(VPLinear(), grid).times == (1.0, third[0], third[0], third[1], third[1], 0.0)
+    assert solvers.langevin(VPLinear(), grid).times == (1.0, third[0], third[0], third[1], third[1], 0.0)
+    middle = solvers.midpoint(VPLinear(), grid).times
+    assert middle == pytest.approx((1.0, 5 / 6, third[0], 0.5, third[1], 0.0), abs=1e-15)
+    two = solvers.dpmpp_2s(VPLinear(), grid).times
+    lam = VPLinear().log_snr(torch.tensor(two[:-1], dtype=torch.float64)).tolist()
+    assert (lam[1], lam[3]) == pytest.approx(((lam[0] + lam[2]) / 2, (lam[2] + lam[4]) / 2), rel=1e-12)
+
+
 def same(one: Plan, other: Plan) -> None:
     assert one.times == pytest.approx(other.times, rel=1e-14)
     torch.testing.assert_close(one.table(), other.table(), rtol=1e-9, atol=1e-12)

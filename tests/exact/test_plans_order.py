@@ -48,6 +48,20 @@ def test_moments_are_reached_at_least_at_the_claimed_weak_order(name: str, sched
         assert solvers.observed_order(solver, SCHEDULES[schedule], grid, finest=256) > order - 0.1
 
 
+def uneven(n: int) -> torch.Tensor:
+    """Steps of 1 and 3 by turns, after a start as gentle as the cosine grid's."""
+    return grids.cosine(2 * n, end=0.3)[torch.arange(n + 1) * 2 - torch.arange(n + 1) % 2]
+
+
+MULTISTEP = [name for name, (_, order) in DETERMINISTIC.items() if order > 1] + ["dpmpp_sde_2m", "sa_solver 1, 2"]
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_order_holds_on_grids_of_uneven_steps(name: str) -> None:
+    solver, order = (DETERMINISTIC | STOCHASTIC)[name]
+    solvers.check_order(solver, SCHEDULES["VPLinear"], uneven, order=order, finest=512)
+
+
 def test_third_order_multistep_methods_lose_their_order_to_a_long_first_step() -> None:
     for solver in (solvers.dpmpp_3m, partial(solvers.deis, order=3)):
         observed = solvers.observed_order(solver, RectifiedFlow(), partial(grids.uniform, end=0.3), finest=512)
