@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Fit the solvers of `scidiff.solvers.recommended` and write their table.
+
+    python workflows/fit_recommended.py [--calls 1 2 3 ...] [--out scidiff/solvers/recommended.json] [--seed N]
+
+They are fitted to many random Gaussian mixtures at once, of 1 to 24 dimensions, 1 to 12 components, even and uneven
+spectra, wide and narrow, near and far: no problem that `benchmarks/solvers.py` judges on is among them. Each number of
+calls begins at the fit of the one before. The whole table takes about half an hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scidiff import atomic
+from scidiff.noise import Noise
+from scidiff.processes.gaussian import GaussianProcess
+from scidiff.processes.parametrisations import Data
+from scidiff.schedules import VPLinear
+from scidiff.solvers.fitted import Fitted, Problem, fit_plan
+from scidiff.solvers.mixture import GaussianMixture
+from scidiff.state import Layout
+
+SCHEDULE = VPLinear()
+CALLS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40)
+PARTS = {1: 8, 2: 24, 3: 16, 6: 12, 12: 8, 24: 6}  # dimension: mixtures
+COMPONENTS = 12
+STARTS = 32  # a mixture
+
+
+def mixture(dimension: int, random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, means and deviations of a random mixture with mean 0 and variance 1 in the mean over coordinates."""
+    count = int(random.integers(1, COMPONENTS + 1))
+    weights = random.uniform(0.3, 1.3, COMPONENTS) * (np.arange(COMPONENTS) < count)
+    weights /= weights.sum()
+    spectrum = np.arange(1, dimension + 1) ** -random.uniform(0, 0.5)
+    narrow = 10 ** random.uniform(-1.7, -0.1)
+    between = random.uniform(0.2, 0.97) if count > 1 else 0.0
+    means = random.standard_normal((COMPONENTS, dimension)) * spectrum
+    means -= weights @ means
+    stds = narrow ** random.uniform(0, 1, (COMPONENTS, dimension)) * spectrum
+    scale_means = math.sqrt(between / max((weights @ means**2).mean(), 1e-12))
+    scale_stds = math.sqrt((1 - between) / (weights @ stds**2).mean())
+    return torch.tensor(weights), torch.tensor(means * scale_means), torch.tensor(stds * scale_stds)
+
+
+def problems(seed: int) -> list[Problem]:
+    """The problems, those of one dimension together."""
+    found = []
+    process = GaussianProcess(schedule=SCHEDULE, parametrisation=Data(), dtype=torch.float64)
+    for dimension, parts in PARTS.items():
+        random = np.random.default_rng((seed, dimension))
+        columns = zip(*(mixture(dimension, random) for _ in range(parts)), strict=True)
+        weights, means, stds = (torch.stack(column).repeat_interleave(STARTS, 0) for column in columns)
+        denoiser = GaussianMixture(SCHEDULE, weights=weights, means=means, stds=stds)
+        batch = parts * STARTS
+        layout = Layout.dense(batch, {"x": (dimension,)})
+        noise = Noise(seed=seed, index=torch.arange(batch))
+        found.append(Problem.solve(denoiser, process, layout, noise, parts=parts))
+    return found
+
+
+def stretched(fitted: Fitted, calls: int) -> Fitted:
+    """A fit for another number of calls to begin at: as a function of k / n."""
+
+    def at(values: Sequence[float], known: np.ndarray, wanted: np.ndarray) -> tuple[float, ...]:
+        return tuple(np.interp(wanted, known, values).tolist()) if len(values) else (0.0,) * len(wanted)
+
+    old, new = (np.arange(n + 1) / n for n in (fitted.calls, calls))
+    return Fitted(
+        places=at([1.0, *fitted.places, 0.0], old, new)[1:-1],
+        slopes=at(fitted.slopes, old[1:-1], new[1:-1]),
+        bends=at(fitted.bends, old[2:-1], new[2:-1]),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "scidiff/solvers/recommended.json")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--iterations", type=int, default=150)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    fitted_to = problems(chosen.seed)
+    table: dict[str, dict[str, list[float]]] = {}
+    current = Fitted(places=(), slopes=(), bends=())
+    for calls in chosen.calls:
+        began = time.process_time()
+        current = fit_plan(fitted_to, stretched(current, calls), iterations=chosen.iterations)
+        plan = current.plan(SCHEDULE)
+        numbers = torch.tensor([term.coefficient for row in plan.rows for term in row], dtype=torch.float64)
+        with torch.no_grad():
+            ends = [each.run(plan, torch.tensor(plan.times[:-1], dtype=torch.float64), numbers) for each in fitted_to]
+            loss = sum(float(each.loss(end)) for each, end in zip(fitted_to, ends, strict=True)) / sum(PARTS.values())
+        print(f"{calls:3d} calls: loss {loss:.3f}, {time.process_time() - began:.0f} s of processor time", flush=True)
+        columns = {"places": current.places, "slopes": current.slopes, "bends": current.bends}
+        table[str(calls)] = {name: [round(value, 5) for value in values] for name, values in columns.items()}
+        atomic.write_text(chosen.out, json.dumps(table) + "\n")
+
+
+if __name__ == "__main__":
+    main()
