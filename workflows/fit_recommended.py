@@ -3,7 +3,7 @@
 
     python workflows/fit_recommended.py [--calls 1 2 3 ...] [--out scidiff/solvers/recommended.json] [--seed N]
 
-They are fitted to many random Gaussian mixtures at once, of 1 to 24 dimensions, 1 to 12 components, even and uneven
+They are fitted to many random Gaussian mixtures at once, of 1 to 24 dimensions, 2 to 12 components, even and uneven
 spectra, wide and narrow, near and far: no problem that `benchmarks/solvers.py` judges on is among them. Each number of
 calls begins at the fit of the one before. The whole table takes about half an hour on one core.
 """
@@ -39,16 +39,16 @@ STARTS = 32  # a mixture
 
 def mixture(dimension: int, random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, means and deviations of a random mixture with mean 0 and variance 1 in the mean over coordinates."""
-    count = int(random.integers(1, COMPONENTS + 1))
+    count = int(random.integers(2, COMPONENTS + 1))
     weights = random.uniform(0.3, 1.3, COMPONENTS) * (np.arange(COMPONENTS) < count)
     weights /= weights.sum()
     spectrum = np.arange(1, dimension + 1) ** -random.uniform(0, 0.5)
     narrow = 10 ** random.uniform(-1.7, -0.1)
-    between = random.uniform(0.2, 0.97) if count > 1 else 0.0
+    between = random.uniform(0.2, 0.97)
     means = random.standard_normal((COMPONENTS, dimension)) * spectrum
     means -= weights @ means
     stds = narrow ** random.uniform(0, 1, (COMPONENTS, dimension)) * spectrum
-    scale_means = math.sqrt(between / max((weights @ means**2).mean(), 1e-12))
+    scale_means = math.sqrt(between / (weights @ means**2).mean())
     scale_stds = math.sqrt((1 - between) / (weights @ stds**2).mean())
     return torch.tensor(weights), torch.tensor(means * scale_means), torch.tensor(stds * scale_stds)
 

@@ -35,6 +35,9 @@ Family = Callable[[np.ndarray], Plan]
 REACH = 3.0
 """How far `fit` looks from where it begins, in every entry."""
 
+TOLERANCE = 1e-5
+"""An error that is as good as none."""
+
 FINE = Control(relative=1e-6, absolute=1e-6, attempts=600, look_every=20)
 
 
@@ -124,8 +127,8 @@ class Problem:
         return series["x"][-1]
 
     def errors(self, end: Tensor) -> Tensor:
-        """Root mean square over the elements of each sample: [B]."""
-        return (self.layout.rows(self.leaf).mean((end - self.end).square()) + 1e-24).sqrt()
+        """Root mean square over the elements of each sample, with `TOLERANCE` besides: [B]."""
+        return (self.layout.rows(self.leaf).mean((end - self.end).square()) + TOLERANCE**2).sqrt()
 
     def loss(self, end: Tensor) -> Tensor:
         """The sum over the parts of what is minimised."""
