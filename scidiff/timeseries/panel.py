@@ -27,8 +27,11 @@ class Source:
         table: the DataFrame or Dataset, untouched; cells of a CSV file are text.
         id, time: columns of identity and time; None if the table has none.
         variable, value: columns of a long table.
-        index: names of the columns that were levels of the DataFrame's index.
-        row: [rows of the table] the panel's row that each belongs to; -1 for rows that the panel does not hold.
+        levels: columns that were levels of the DataFrame's index.
+        index: that index; None if the index was left alone.
+        row: [N rows of the table] the panel's row that each belongs to; -1 for rows that the panel does not hold.
+        series, at: [N] series and time of each; NaN for rows without a time. Empty for an array.
+        code: [N] the variable of each row of a long table, -1 for those not asked for; empty for others.
         text: how a text file was written (`csv_text.Dialect`); None if the cells are not text.
         notes: what the reader decided and the user may want to know, one line each.
     """
@@ -39,8 +42,12 @@ class Source:
     time: str | None
     variable: str | None = None
     value: str | None = None
-    index: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    index: pd.Index | None = None
     row: Ints
+    series: Ints
+    at: Floats
+    code: Ints
     text: Any = None
     notes: tuple[str, ...] = ()
 
@@ -112,7 +119,7 @@ class Panel:
         )
 
     def regular_step(self) -> float | None:
-        """The step of a panel whose times are all multiples of one step apart, which is also the smallest gap.
+        """The step of a panel whose times are whole steps apart, at least half of them just one.
 
         None if there is no such step: give one, or keep the times as they are.
         """
@@ -121,7 +128,9 @@ class Panel:
         if not len(gaps):
             return None
         step = float(gaps.min())
-        return step if np.allclose(gaps / step, np.round(gaps / step), rtol=0, atol=1e-6) else None
+        steps = gaps / step
+        whole = bool((np.abs(steps - np.round(steps)) < 1e-6).all())
+        return step if whole and bool(np.median(steps) < 1.5) else None
 
 
 def _offsets(counts: Ints) -> Ints:

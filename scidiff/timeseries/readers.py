@@ -8,7 +8,10 @@ import pandas as pd
 
 from scidiff.errors import UserError, one_line
 from scidiff.timeseries import csv_text
+from scidiff.timeseries.arrays import read_netcdf
 from scidiff.timeseries.columns import Options
+from scidiff.timeseries.frames import read_frame
+from scidiff.timeseries.memory import check_fits
 from scidiff.timeseries.panel import Panel
 from scidiff.timeseries.parse import Where
 from scidiff.timeseries.tables import read_table
@@ -31,12 +34,15 @@ def read_panel(path: str | Path, options: Options | None = None) -> Panel:
     path, options = Path(path), options or Options()
     name = path.name.lower()
     check_file(path)
+    check_fits(path)
     if name.endswith(TEXT):
         dialect = csv_text.sniff(path, delimiter=options.delimiter, encoding=options.encoding, decimal=options.decimal)
         table = csv_text.read_text(path, dialect)
         return read_table(table, options, Where(name=str(path), path=path), text=dialect)
     if name.endswith(PARQUET):
-        return read_table(read_parquet(path), options, Where(name=str(path)))
+        return read_frame(read_parquet(path), options, name=str(path))
+    if name.endswith(NETCDF):
+        return read_netcdf(path, options)
     known = ", ".join((*TEXT, *PARQUET, *NETCDF))
     raise UserError(f"expected a file ending in {known}, got {str(path)!r}")
 

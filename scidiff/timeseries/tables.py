@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,14 @@ _SCALE = 1e9  # a value so much larger than half of its variable's is an error o
 
 
 def read_table(
-    table: pd.DataFrame, options: Options, where: Where, *, text: Dialect | None = None, index: tuple[str, ...] = ()
+    table: pd.DataFrame,
+    options: Options,
+    where: Where,
+    *,
+    text: Dialect | None = None,
+    levels: tuple[str, ...] = (),
+    index: pd.Index | None = None,
+    variables: tuple[str, ...] | None = None,
 ) -> Panel:
     """A panel of a table.
 
@@ -31,7 +38,9 @@ def read_table(
         options: what the user says about it.
         where: where it came from, for messages.
         text: how the text file was written that it came from.
-        index: columns that were levels of the index.
+        levels: columns that were levels of the index.
+        index: that index.
+        variables: those of a larger table that this one is a piece of, which may lack some of them.
 
     Raises:
         UserError: anything in the table that a user must mend, with row and column.
@@ -56,7 +65,9 @@ def read_table(
             clock=clock,
             ids=ids,
             text=text,
+            levels=levels,
             index=index,
+            variables=variables,
         )
     )
 
@@ -75,12 +86,14 @@ class _Table:
     clock: Clock
     ids: pd.Index
     text: Dialect | None
-    index: tuple[str, ...]
+    levels: tuple[str, ...]
+    index: pd.Index | None
+    variables: tuple[str, ...] | None
 
     def cell(self, row: int, column: object) -> str:
         return self.where.cell(row, column)
 
-    def source(self, row: Ints, notes: list[str]) -> Source:
+    def source(self, row: Ints, code: Ints, notes: list[str]) -> Source:
         return Source(
             layout="long" if self.roles.long else "wide",
             table=self.table,
@@ -88,8 +101,12 @@ class _Table:
             time=self.roles.time,
             variable=self.roles.variable,
             value=self.roles.value,
+            levels=self.levels,
             index=self.index,
             row=row,
+            series=self.series,
+            at=self.time,
+            code=code,
             text=self.text,
             notes=(*self.roles.notes, *notes),
         )
@@ -132,7 +149,7 @@ def _wide(t: _Table) -> Panel:
             value[:, v] = collapse(row[some], found[v][some], len(time), _how(t.options))
         else:
             value[row, v] = found[v]
-    _check_scale(t, names, value, lambda r, v: t.cell(int(np.flatnonzero(row == r)[0]), names[v]))
+    check_scale(names, value, lambda r, v: t.cell(int(np.flatnonzero(row == r)[0]), names[v]))
     return build(
         ids=t.ids,
         variables=tuple(names),
@@ -140,28 +157,32 @@ def _wide(t: _Table) -> Panel:
         time=time,
         value=value,
         clock=t.clock,
-        source=t.source(row, notes),
+        source=t.source(row, np.empty(0, dtype=np.int64), notes),
     )
 
 
 def _wide_variables(t: _Table) -> tuple[list[str], list[Floats], list[str]]:
     """Names and numbers [N] of the variables; columns of texts are carried along, which a note says."""
-    others = [name for name in t.table.columns if name not in t.roles.all]
-    wanted = t.options.variables
-    for name in wanted or ():
-        known(name, others, what="--variables", where=t.where.name)
-    names, found, carried = [], [], []
-    for name in wanted or others:
-        column = t.table[name]
-        if wanted is None and _is_carried(column, t.options.decimal):
-            carried.append(name)
-            continue
-        names.append(name)
-        found.append(measurements(column, t.where, t.options.decimal))
+    names = t.variables or wide_names(t.table, t.roles, t.options, t.where)
+    found = [measurements(t.table[name], t.where, t.options.decimal) for name in names]
+    carried = [name for name in t.table.columns if name not in (*t.roles.all, *names)]
+    note = f"{t.where.name}: carried along as they are: {', '.join(carried)}"
+    return list(names), found, [note] if carried else []
+
+
+def wide_names(table: pd.DataFrame, columns: Roles, options: Options, where: Where) -> tuple[str, ...]:
+    """The variables of a wide table: those asked for, else all columns in which there may be numbers.
+
+    Raises:
+        UserError: one that was asked for is not there, or there is none.
+    """
+    others = [name for name in table.columns if name not in columns.all]
+    for name in options.variables or ():
+        known(name, others, what="--variables", where=where.name)
+    names = options.variables or tuple(name for name in others if not _is_carried(table[name], options.decimal))
     if not names:
-        raise UserError(f"{t.where.name}: expected a column of numbers besides {t.roles.time}, got none")
-    note = f"{t.where.name}: no numbers in {', '.join(carried)}: carried along as they are"
-    return names, found, [note] if carried else []
+        raise UserError(f"{where.name}: expected a column of numbers besides {columns.time}, got none")
+    return names
 
 
 def _is_carried(column: pd.Series[Any], decimal: str) -> bool:
@@ -199,9 +220,9 @@ def _long(t: _Table) -> Panel:
     def cell(r: int, v: int) -> str:
         return t.cell(int(np.flatnonzero((row == r) & (variable == v))[0]), value_column)
 
-    _check_scale(t, names, value, cell)
+    check_scale(names, value, cell)
     notes = [] if t.kept.all() else [f"{t.where.name}: {int((~t.kept).sum()):,} rows without a time are left alone"]
-    source = t.source(row, notes)
+    source = t.source(row, variable, notes)
     return build(
         ids=t.ids,
         variables=tuple(names),
@@ -221,13 +242,18 @@ def _long_variables(t: _Table, found: Floats) -> tuple[Ints, list[str]]:
         row = int(np.argmax((code < 0) | (column == "").to_numpy(dtype=bool, na_value=False)))
         raise UserError(f"{t.cell(row, column.name)}: expected the name of a variable, got an empty cell")
     there = [str(name) for name in distinct]
-    names = list(t.options.variables) if t.options.variables is not None else there
-    if t.options.variables is None and t.roles.meds:
+    if t.variables is not None:
+        names = list(t.variables)
+    elif t.options.variables is not None:
+        names = list(t.options.variables)
+        for name in names:
+            known(name, there, what="--variables", where=t.where.name)
+    elif t.roles.meds:
         # codes of MEDS that never come with a number are events, no variables
         with_number = np.bincount(code, weights=~np.isnan(found), minlength=len(there)) > 0
         names = [name for name, some in zip(there, with_number, strict=True) if some]
-    for name in names:
-        known(name, there, what="--variables", where=t.where.name)
+    else:
+        names = there
     place = {name: k for k, name in enumerate(names)}
     return np.array([place.get(name, -1) for name in there], dtype=np.int64)[code], names
 
@@ -283,7 +309,7 @@ def _check_size(rows: int, width: int, where: Where) -> None:
         )
 
 
-def _check_scale(t: _Table, names: list[str], value: Floats, cell: Callable[[int, int], str]) -> None:
+def check_scale(names: Sequence[str], value: Floats, cell: Callable[[int, int], str]) -> None:
     """UserError if a value [R, V] is too large to reckon with, by itself or beside the others of its variable."""
     for v, name in enumerate(names):
         size = np.abs(value[:, v])

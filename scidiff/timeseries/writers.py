@@ -1,0 +1,162 @@
+"""Imputed tables and draws as files: `.csv` (`.csv.gz`), `.parquet` and `.nc`; whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+import xarray as xr
+from pyarrow import parquet
+
+from scidiff import atomic
+from scidiff.errors import UserError, one_line
+from scidiff.timeseries.csv_text import Dialect
+
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+ARRAYS = (".nc",)
+
+
+def format_of(path: str | Path) -> str:
+    """The suffix, among `TABLES` and `ARRAYS`, that a file name ends in. UserError if it is none of these."""
+    name = Path(path).name.lower()
+    for suffix in (*TABLES, *ARRAYS):
+        if name.endswith(suffix):
+            return suffix
+    raise UserError(f"expected a file name ending in {', '.join((*TABLES, *ARRAYS))}, got {str(path)!r}")
+
+
+def check_writable(path: str | Path) -> None:
+    """Try, before any work starts, whether a file can be made at this place. Leaves nothing behind.
+
+    Raises:
+        UserError: the folder is missing or cannot be written to, or the path is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def write_table(
+    tables: pd.DataFrame | Iterable[pd.DataFrame], path: str | Path, dialect: Dialect | None = None
+) -> None:
+    """Write a table, or one that comes in pieces with the same columns, in the format of the file name.
+
+    Args:
+        tables: the table; its index is written if it has a name.
+        path: .csv, .tsv (also .gz) or .parquet.
+        dialect: how a text file is to be written, that of the file that was read. Default: by the name, UTF-8.
+
+    Raises:
+        UserError: another format, a full disk, or a place that cannot be written.
+    """
+    path = Path(path)
+    kind = format_of(path)
+    if kind not in TABLES:
+        raise UserError(f"expected a file name ending in {', '.join(TABLES)} for a table, got {str(path)!r}")
+    pieces = [tables] if isinstance(tables, pd.DataFrame) else tables
+    dialect = dialect or Dialect(delimiter="\t" if kind.startswith(".tsv") else ",")
+
+    def save(temporary: Path) -> None:
+        if kind == ".parquet":
+            _write_parquet(pieces, temporary)
+        else:
+            _write_text(pieces, temporary, dialect, compressed=kind.endswith(".gz"))
+
+    _replace(path, save)
+
+
+def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
+    """Write a Dataset as netCDF, with h5netcdf or netCDF4 (compressed) or else SciPy.
+
+    Raises:
+        UserError: another format, a full disk, or a place that cannot be written.
+    """
+    path = Path(path)
+    if format_of(path) not in ARRAYS:
+        raise UserError(f"expected a file name ending in {', '.join(ARRAYS)} for draws, got {str(path)!r}")
+    engine = netcdf_engine()
+    packed: Mapping[str, Any] = {"zlib": True, "complevel": 1} if engine != "scipy" else {}
+    encoding: dict[Hashable, Mapping[str, Any]] = {
+        name: packed for name, array in dataset.data_vars.items() if array.dtype.kind == "f"
+    }
+    _replace(path, lambda temporary: dataset.to_netcdf(temporary, engine=engine, encoding=encoding))
+
+
+def netcdf_engine() -> Literal["h5netcdf", "netcdf4", "scipy"]:
+    """The first of h5netcdf, netCDF4 and SciPy (netCDF 3) that is installed."""
+    from importlib.util import find_spec
+
+    if find_spec("h5netcdf") and find_spec("h5py"):
+        return "h5netcdf"
+    return "netcdf4" if find_spec("netCDF4") else "scipy"
+
+
+def _replace(path: Path, save: Callable[[Path], object]) -> None:
+    try:
+        atomic.write(path, save)
+    except (OSError, RuntimeError) as error:  # HDF5 tells of a full disk by a RuntimeError
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def _write_parquet(pieces: Iterable[pd.DataFrame], path: Path) -> None:
+    writer = None
+    try:
+        for piece in pieces:
+            named = any(name is not None for name in piece.index.names)
+            schema = writer.schema if writer is not None else None
+            table = pa.Table.from_pandas(piece, schema=schema, preserve_index=True if named else None)
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _write_text(pieces: Iterable[pd.DataFrame], path: Path, dialect: Dialect, *, compressed: bool) -> None:
+    first = True
+    with path.open("wb") as raw:
+        # mtime=0: the same bytes whenever it is written
+        packed = gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) if compressed else None
+        stream = cast(IO[bytes], packed or raw)
+        try:
+            for piece in pieces:
+                table = piece.reset_index() if any(name is not None for name in piece.index.names) else piece
+                _write_piece(table, stream, dialect, header=first)
+                first = False
+        finally:
+            if packed is not None:
+                packed.close()
+
+
+def _write_piece(table: pd.DataFrame, stream: IO[bytes], dialect: Dialect, *, header: bool) -> None:
+    encoding = dialect.encoding if header else dialect.encoding.removesuffix("-sig")
+    if header:
+        line = io.StringIO()
+        csv.writer(line, delimiter=dialect.delimiter, lineterminator=dialect.newline).writerow(table.columns)
+        stream.write(line.getvalue().encode(encoding))
+    all_text = all(isinstance(dtype, pd.ArrowDtype) for dtype in table.dtypes)
+    if all_text and dialect.newline == "\n" and encoding.startswith("utf-8"):
+        body = io.BytesIO()
+        options = arrow_csv.WriteOptions(include_header=False, delimiter=dialect.delimiter, quoting_style="none")
+        try:
+            arrow_csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), body, options)
+            stream.write(body.getbuffer())
+            return
+        except pa.ArrowInvalid:  # a cell needs quotes
+            pass
+    text = table.to_csv(None, header=False, index=False, sep=dialect.delimiter, lineterminator=dialect.newline)
+    stream.write(text.encode(encoding.removesuffix("-sig")))
