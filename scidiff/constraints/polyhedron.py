@@ -130,7 +130,8 @@ def _interior(p: Polyhedron, c: Tensor, covariance: Tensor) -> tuple[Tensor, Ten
             ],
             1,
         )
-        factor = torch.linalg.lu_factor(matrix)
+        # a matrix that is singular to rounding gives infinities, and the row stays where it is
+        factor = torch.linalg.lu_factor_ex(matrix)[:2]
 
         def move(centre: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             top = -dual - (weight * inside - centre / s) @ below  # noqa: B023
