@@ -54,15 +54,20 @@ class Clock:
         return stamps if self.zone is None else stamps.tz_localize("UTC").tz_convert(self.zone)
 
     def back(self, seconds: npt.ArrayLike) -> Any:
-        """Times as the user's column holds them: an array [N] of its dtype, or texts like those that came."""
+        """Times as the user's column holds them: an array [N] of its dtype, or texts like those that came.
+
+        Floats for a column of whole numbers, and microseconds for one of coarser stamps, if those cannot hold them.
+        """
         numbers = np.asarray(seconds, dtype=np.float64)
         if self.dtype is None:
             return self._text(numbers)
-        if self.kind == "date":
-            return self.dates(numbers).astype(self.dtype).array
-        if self.kind == "duration":
-            return pd.to_timedelta(np.round(numbers * 1e6).astype("int64"), unit="us").astype(self.dtype).array
-        return pd.array(np.rint(numbers) if self.integer else numbers).astype(self.dtype)
+        if self.kind != "number":
+            spans = pd.to_timedelta(np.round(numbers * 1e6).astype("int64"), unit="us")
+            exact = self.dates(numbers) if self.kind == "date" else spans
+            held = exact.astype(self.dtype)
+            return (held if bool((held == exact).all()) else exact).array
+        whole = self.integer and bool(np.all(numbers == np.rint(numbers)))
+        return pd.array(numbers).astype(self.dtype if whole or not self.integer else "float64")
 
     def _text(self, numbers: npt.NDArray[np.float64]) -> Any:
         if self.kind == "number":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from scidiff.timeseries.columns import Options
@@ -32,6 +34,9 @@ def read_frame(frame: pd.DataFrame, options: Options | None = None, *, name: str
     taken = set(map(str, frame.columns))
     levels = [_free(str(level) if level is not None else "time", taken) for level in index.names]
     table = frame.reset_index(names=levels)
+    dated = [level for level in levels if table[level].dtype.kind in "mM"]
+    if options.time is None and len(dated) == 1:
+        options = replace(options, time=dated[0])
     return read_table(table, options, Where(name=name), levels=tuple(levels), index=index)
 
 

@@ -67,6 +67,8 @@ class Grid:
 
     def cells(self, dense: Array) -> Array:
         """One number a cell from windows: [W, L, ...] -> [C, ...]; of overlapping windows the owner's."""
+        if dense.shape[:2] != self.mask.shape[:2]:
+            raise ValueError(f"expected windows {self.mask.shape[:2]}, got {dense.shape[:2]}")
         return dense.reshape(-1, *dense.shape[2:])[self.owner]
 
     def rows(self, dense: Array) -> Array:

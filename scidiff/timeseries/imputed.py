@@ -216,7 +216,9 @@ class _New:
         if column.name == source.id:
             return self.concatenated(column, pd.Series(panel.ids[self.series]))
         if column.name == source.time:
-            return self.concatenated(column, pd.Series(_times_like(column, panel, self.time, source.text)))
+            new = pd.Series(_times_like(column, panel, self.time, source.text))
+            exact = bool((new.astype(column.dtype) == new).all())
+            return self.concatenated(column if exact else column.astype(new.dtype), new)
         if source.text is not None:
             return self.concatenated(column, pd.Series([""] * len(self.series), dtype=object))
         if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iub":
@@ -233,11 +235,9 @@ def _times_like(column: pd.Series[Any], panel: Panel, time: Floats, text: Dialec
     if text is not None:
         found = panel.clock.back(time)
         return [t.replace(".", text.decimal) for t in found] if text.decimal != "." else found
-    if panel.clock.kind == "date":
+    if panel.clock.kind == "date" and panel.clock.dtype is None:
         return panel.clock.dates(time)
-    if panel.clock.dtype is None or column.dtype == np.float64:
-        return np.rint(time) if panel.clock.integer else time
-    return panel.clock.back(time)
+    return time if panel.clock.dtype is None else panel.clock.back(time)
 
 
 def _column_of(found: Array, text: Dialect | None) -> pd.Series[Any]:
