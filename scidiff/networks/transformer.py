@@ -32,6 +32,15 @@ def rotary(length: int, width: int, *, device: torch.device) -> tuple[Tensor, Te
     return angle.cos(), angle.sin()
 
 
+def rotary_at(times: Tensor, width: int, periods: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary times [..., L]: [..., L, width / 2] each, periods geometric between two."""
+    first, last = (math.log(period) for period in periods)
+    spread = torch.linspace(first, last, width // 2, device=times.device, dtype=torch.float32)
+    rates = 2 * math.pi * torch.exp(-spread)
+    angle = times.float()[..., None] * rates
+    return angle.cos(), angle.sin()
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the two halves of the last axis of x [..., L, width] into each other by the position's angles."""
     a, b = x.chunk(2, dim=-1)
@@ -53,17 +62,18 @@ class Block(nn.Module):
         for layer in (self.attend_out, self.feed_out):
             nn.init.zeros_(layer.weight)
 
-    def attention(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def attention(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.attend_in(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q = rotate(F.rms_norm(q, q.shape[-1:]), cos, sin)
         k = rotate(F.rms_norm(k, k.shape[-1:]), cos, sin)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.attend_out(mixed.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`mask` bool, broadcastable to [B, heads, L, L]: which positions each one looks at."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (modulation + self.offset).unsqueeze(2).unbind(1)
         h = F.rms_norm(x, x.shape[-1:]) * (1 + scale_a) + shift_a
-        x = x + (1 + gate_a) * self.attention(h, cos, sin)
+        x = x + (1 + gate_a) * self.attention(h, cos, sin, mask)
         h = F.rms_norm(x, x.shape[-1:]) * (1 + scale_f) + shift_f
         return x + (1 + gate_f) * self.feed_out(F.relu(self.feed_in(h)).square())
 
