@@ -52,8 +52,11 @@ def sniff(path: Path, *, delimiter: str | None, encoding: str | None, decimal: s
     Raises:
         UserError: the file is empty or no text of this encoding, or no delimiter explains its header.
     """
-    with open_bytes(path) as stream:
-        head = stream.read(_SNIFFED)
+    try:
+        with open_bytes(path) as stream:
+            head = stream.read(_SNIFFED)
+    except (OSError, EOFError) as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}") from None
     if not head.strip():
         raise UserError(f"expected a table in {path}, got an empty file")
     encoding = encoding or _encoding(head)

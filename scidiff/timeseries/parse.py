@@ -155,6 +155,8 @@ def times(column: pd.Series[Any], where: Where, decimal: str = ".") -> tuple[Flo
         check_finite(found, lambda row: where.cell(row, column.name))
         whole = bool(np.all(np.isnan(found) | (found == np.rint(found))))
         return found, Clock(kind="number", dtype=None if is_text(column) else dtype, integer=whole)
+    if bad.sum() < np.count_nonzero(~np.isnan(found)):
+        raise UserError(_no_time(column, where, int(np.argmax(bad))))
     return _from_text(column, where)
 
 
@@ -167,11 +169,7 @@ def _from_text(column: pd.Series[Any], where: Where) -> tuple[Floats, Clock]:
     index = np.asarray(coded.indices.fill_null(0))
     unread = np.asarray(dates.isna())[index] & ~missing
     if unread.any():
-        row = int(np.argmax(unread))
-        raise UserError(
-            f"{where.cell(row, column.name)}: expected a number or an ISO date (2020-01-31 08:00, "
-            f"2020-01-31T08:00:00+01:00), got {_short(str(column.iloc[row]))}"
-        )
+        raise UserError(_no_time(column, where, int(np.argmax(unread))))
     zoned = np.asarray(distinct.str.contains(_HAS_ZONE, regex=True), dtype=bool)
     if zoned.any() and not zoned.all():
         row = int(np.argmax((zoned[index] != zoned[index[np.argmin(missing)]]) & ~missing))
@@ -185,6 +183,13 @@ def _from_text(column: pd.Series[Any], where: Where) -> tuple[Floats, Clock]:
     zone = pd.Timestamp(example).tzinfo if zoned.any() else None
     held = object if column.dtype == object and not _all_text(column) else None
     return seconds, Clock(kind="date", dtype=held, zone=zone, example=example)
+
+
+def _no_time(column: pd.Series[Any], where: Where, row: int) -> str:
+    return (
+        f"{where.cell(row, column.name)}: expected a number or an ISO date (2020-01-31 08:00, "
+        f"2020-01-31T08:00:00+01:00), got {_short(str(column.iloc[row]))}"
+    )
 
 
 def _all_text(column: pd.Series[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -132,31 +133,39 @@ def _write_text(pieces: Iterable[pd.DataFrame], path: Path, dialect: Dialect, *,
         # mtime=0: the same bytes whenever it is written
         packed = gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) if compressed else None
         stream = cast(IO[bytes], packed or raw)
+        encode = codecs.getincrementalencoder(dialect.encoding)().encode  # one byte order mark, at the start
         try:
             for piece in pieces:
                 table = piece.reset_index() if any(name is not None for name in piece.index.names) else piece
-                _write_piece(table, stream, dialect, header=first)
+                if first:
+                    stream.write(encode(_header(table, dialect)))
+                stream.write(_body(table, dialect) or encode(_quoted(table, dialect)))
                 first = False
         finally:
             if packed is not None:
                 packed.close()
 
 
-def _write_piece(table: pd.DataFrame, stream: IO[bytes], dialect: Dialect, *, header: bool) -> None:
-    encoding = dialect.encoding if header else dialect.encoding.removesuffix("-sig")
-    if header:
-        line = io.StringIO()
-        csv.writer(line, delimiter=dialect.delimiter, lineterminator=dialect.newline).writerow(table.columns)
-        stream.write(line.getvalue().encode(encoding))
-    all_text = all(isinstance(dtype, pd.ArrowDtype) for dtype in table.dtypes)
-    if all_text and dialect.newline == "\n" and encoding.startswith("utf-8"):
-        body = io.BytesIO()
-        options = arrow_csv.WriteOptions(include_header=False, delimiter=dialect.delimiter, quoting_style="none")
-        try:
-            arrow_csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), body, options)
-            stream.write(body.getbuffer())
-            return
-        except pa.ArrowInvalid:  # a cell needs quotes
-            pass
-    text = table.to_csv(None, header=False, index=False, sep=dialect.delimiter, lineterminator=dialect.newline)
-    stream.write(text.encode(encoding.removesuffix("-sig")))
+def _header(table: pd.DataFrame, dialect: Dialect) -> str:
+    line = io.StringIO()
+    csv.writer(line, delimiter=dialect.delimiter, lineterminator=dialect.newline).writerow(table.columns)
+    return line.getvalue()
+
+
+def _body(table: pd.DataFrame, dialect: Dialect) -> bytes:
+    """The rows, fast; nothing if a cell needs quotes, or the dialect is not one that Arrow writes."""
+    all_text = all(isinstance(dtype, pd.ArrowDtype) and dtype.kind == "O" for dtype in table.dtypes)
+    if not all_text or dialect.newline != "\n" or not dialect.encoding.startswith("utf-8"):
+        return b""
+    out = io.BytesIO()
+    options = arrow_csv.WriteOptions(include_header=False, delimiter=dialect.delimiter, quoting_style="none")
+    try:
+        arrow_csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), out, options)
+    except pa.ArrowInvalid:
+        return b""
+    return out.getvalue()
+
+
+def _quoted(table: pd.DataFrame, dialect: Dialect) -> str:
+    """The rows, with quotes where they are needed."""
+    return str(table.to_csv(None, header=False, index=False, sep=dialect.delimiter, lineterminator=dialect.newline))
