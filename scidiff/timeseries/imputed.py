@@ -62,7 +62,7 @@ def imputed_table(
         if len(table) > len(index):
             index = table.set_index(list(source.levels)).index.set_names(index.names)
         table = table.drop(columns=list(source.levels)).set_index(index)
-    return table
+    return table.rename(columns={str(name): name for name in ([] if source.names is None else source.names)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

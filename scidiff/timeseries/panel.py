@@ -29,6 +29,7 @@ class Source:
         variable, value: columns of a long table.
         levels: columns that were levels of the DataFrame's index.
         index: that index; None if the index was left alone.
+        names: of the columns as they came, which need not be texts.
         row: [N rows of the table] the panel's row that each belongs to; -1 for rows that the panel does not hold.
         series, at: [N] series and time of each; NaN for rows without a time. Empty for an array.
         code: [N] the variable of each row of a long table, -1 for those not asked for; empty for others.
@@ -44,6 +45,7 @@ class Source:
     value: str | None = None
     levels: tuple[str, ...] = ()
     index: pd.Index | None = None
+    names: pd.Index | None = None
     row: Ints
     series: Ints
     at: Floats

@@ -47,7 +47,12 @@ def read_table(
     """
     if not len(table):
         raise UserError(f"expected rows in {where.name}, got a table without any")
-    table = table.rename(columns=str) if not all(isinstance(name, str) for name in table.columns) else table
+    names = table.columns
+    if not all(isinstance(name, str) for name in names):
+        table = table.rename(columns=str)
+    if not table.columns.is_unique:
+        again = table.columns[table.columns.duplicated()][0]
+        raise UserError(f"{where.name}: expected names of columns that differ, got {again!r} more than once")
     columns = roles(list(table.columns), options, where.name)
     time, clock = times(table[columns.time], where, options.decimal)
     series, ids = _identities(table, columns, where)
@@ -67,6 +72,7 @@ def read_table(
             text=text,
             levels=levels,
             index=index,
+            names=names,
             variables=variables,
         )
     )
@@ -88,6 +94,7 @@ class _Table:
     text: Dialect | None
     levels: tuple[str, ...]
     index: pd.Index | None
+    names: pd.Index
     variables: tuple[str, ...] | None
 
     def cell(self, row: int, column: object) -> str:
@@ -103,6 +110,7 @@ class _Table:
             value=self.roles.value,
             levels=self.levels,
             index=self.index,
+            names=self.names,
             row=row,
             series=self.series,
             at=self.time,
@@ -179,7 +187,9 @@ def wide_names(table: pd.DataFrame, columns: Roles, options: Options, where: Whe
     others = [name for name in table.columns if name not in columns.all]
     for name in options.variables or ():
         known(name, others, what="--variables", where=where.name)
-    names = options.variables or tuple(name for name in others if not _is_carried(table[name], options.decimal))
+    # a column without a name holds the numbers of the rows
+    able = (name for name in others if name not in ("", "Unnamed: 0"))
+    names = options.variables or tuple(name for name in able if not _is_carried(table[name], options.decimal))
     if not names:
         raise UserError(f"{where.name}: expected a column of numbers besides {columns.time}, got none")
     return names

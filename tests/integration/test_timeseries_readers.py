@@ -14,7 +14,8 @@ import pytest
 import xarray as xr
 
 from scidiff.errors import UserError
-from scidiff.timeseries import memory
+from scidiff.timeseries import memory, writers
+from scidiff.timeseries.arrays import draws_dataset
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.grid import irregular, regular
@@ -259,6 +260,42 @@ def test_sorting_on_request_keeps_the_order_of_the_file(tmp_path: Path) -> None:
     grid = irregular(panel)
     out = imputed_table(panel, grid, np.full(grid.values.shape, 20.0), text=True)
     assert list(out["x"]) == ["30", "10", "20"]
+
+
+def test_columns_of_a_frame_whatever_their_names() -> None:
+    frame = pd.DataFrame({"": [0, 1], "t": [0, 1], 7: [1.0, np.nan], ("a", 1): ["x", "y"]})
+    panel = read_frame(frame)
+    assert panel.variables == ("7",)
+    grid = irregular(panel)
+    out = imputed_table(panel, grid, np.full(grid.values.shape, 2.0))
+    pd.testing.assert_frame_equal(out, frame.fillna({7: 2.0}))
+    with pytest.raises(UserError, match="expected names of columns that differ, got '7' more than once"):
+        read_frame(frame.rename(columns={"": "7"}))
+
+
+def test_a_value_a_billion_times_its_median_is_refused() -> None:
+    frame = pd.DataFrame({"t": range(20), "x": [1.0] * 19 + [2e9], "y": [1e12] * 19 + [1e3], "z": [1.0] * 19 + [9e8]})
+    with pytest.raises(UserError, match=r"row 19, column 'x': expected x of at most 1e\+09 .*, got 2e\+09"):
+        read_frame(frame)
+    assert len(read_frame(frame.drop(columns="x")).time) == 20
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
+def test_draws_are_written_with_what_is_installed(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "netcdf_engine", lambda: engine)
+    stamps = pd.date_range("2020", periods=3, freq="h", tz="Asia/Kolkata")
+    frame = pd.DataFrame({"id": ["a", "a", "ä"], "time": stamps, "x": [1.0, np.nan, 3.0]})
+    panel = read_frame(frame)
+    grid = irregular(panel)
+    draws = draws_dataset(panel, grid, np.arange(8.0).reshape(2, 2, 2, 1), attributes={"seed": 3})
+    write_dataset(draws, tmp_path / "draws.nc")
+    back = xr.load_dataset(tmp_path / "draws.nc")
+    np.testing.assert_array_equal(back["value"], draws["value"])
+    np.testing.assert_array_equal(back["observed"], draws["observed"])
+    assert list(back["series"].to_numpy()) == ["a", "ä"]
+    assert back["stamp"].to_numpy()[0, 0] == np.datetime64("2019-12-31T18:30")
+    assert np.isnat(back["stamp"].to_numpy()[1, 1])
+    assert back.attrs == {"seed": 3, "time_zone": "UTC"}
 
 
 def test_static_covariates_are_matched_by_identity(tmp_path: Path) -> None:
