@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scidiff.constraints.base import Infeasible, RowConstraint
-from scidiff.constraints.rounding import kept
+from scidiff.constraints.rounding import kept, worst
 from scidiff.constraints.secular import onto_quadric
 
 
@@ -38,7 +38,7 @@ class Ball(RowConstraint):
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         off, scale = _off_sphere(x, torch.as_tensor(self.centre).to(x), self.radius)
-        return off.clamp_min(0), scale
+        return worst(off.clamp_min(0)[:, None], scale[:, None])
 
     def residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """No equality, [N, 0], and (|x - centre|^2 - radius^2) / (2 radius) <= 0, [N, 1], in the leaf's units."""
@@ -77,7 +77,7 @@ class Sphere(RowConstraint):
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         off, scale = _off_sphere(x, torch.as_tensor(self.centre).to(x), self.radius)
-        return off.abs(), scale
+        return worst(off.abs()[:, None], scale[:, None])
 
     def residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(|x - centre|^2 - radius^2) / (2 radius) = 0, [N, 1], in the leaf's units; no inequality, [N, 0]."""
@@ -117,7 +117,7 @@ def _onto_sphere(d: Tensor, radius: float, metric: Tensor | None) -> Tensor:
         d = d + (way if turn is None else way @ turn.T)
     norm = torch.linalg.vector_norm(d, dim=-1, keepdim=True)
     first = (torch.arange(d.shape[-1], device=d.device) == 0).to(d.dtype)
-    return torch.where(norm > 0, d / norm, first) * radius
+    return torch.where(norm == 0, first, d / norm) * radius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +241,7 @@ class QuadraticInequality(RowConstraint):
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         off, size = self._form.off(x)
-        return off.clamp_min(0), size
+        return worst(off.clamp_min(0)[:, None], size[:, None])
 
     def residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """No equality, [N, 0], and x^T matrix x + slope . x - level <= 0, [N, 1]."""
@@ -284,7 +284,7 @@ class QuadraticEquality(RowConstraint):
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         off, size = self._form.off(x)
-        return off.abs(), size
+        return worst(off.abs()[:, None], size[:, None])
 
     def residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x^T matrix x + slope . x - level = 0, [N, 1], and no inequality, [N, 0]."""
