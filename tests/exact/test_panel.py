@@ -69,7 +69,7 @@ def test_times_of_one_phase_are_the_times_of_the_cells() -> None:
 
 
 def test_a_time_that_rounding_puts_below_the_edge_belongs_above_it() -> None:
-    rows = [("a", 0.1 * k, "HR", float(k)) for k in range(31)] + [("a", 3.05, "HR", 31.0)]
+    rows = [("a", k / 10, "HR", float(k)) for k in range(31)] + [("a", 3.05, "HR", 31.0)]
     grid = regular(panel(rows), step=0.1, how="last")
     np.testing.assert_array_equal(grid.values[0, :30, 0], np.arange(30))
 
@@ -126,6 +126,8 @@ def test_seconds_of_dates_and_the_regular_step() -> None:
     assert found.time[0] == pd.Timestamp("2020-03-28 23:00").timestamp()
     assert found.regular_step() == 3600
     assert panel(TWO).regular_step() is None
+    assert panel([("a", t, "HR", 1.0) for t in (0.0, 1.0, 2.0, 3.0, 4.5)]).regular_step() is None
+    assert panel([("a", t, "HR", 1.0) for t in (0.0, 0.5, 1.0, 1.5, 4.0)]).regular_step() == 0.5
     assert list(found.clock.back(found.time)) == list(stamps)
 
 

@@ -118,6 +118,29 @@ def test_new_rows_are_written_like_those_that_came(tmp_path: Path) -> None:
     )
 
 
+def test_an_empty_cell_of_a_long_table_is_filled_where_it_stands(tmp_path: Path) -> None:
+    panel = read_panel(put(tmp_path, LONG))
+    assert panel.source is not None
+    for grid in (irregular(panel), regular(panel, step=1.0)):
+        out = imputed_table(
+            panel, grid, np.full(grid.values.shape, 0.25), {0.1: np.zeros(grid.values.shape)}, text=True
+        )
+        assert not out.duplicated(["RecordID", "minute", "variable"]).any()
+        assert len(out) == 2 * len(grid.owner)
+        row = out[(out["RecordID"] == "2") & (out["minute"] == "5") & (out["variable"] == "HR")]
+        assert row["value"].tolist() == ["0.25"]
+        assert row["value_p10"].tolist() == ["0"]
+
+
+def test_new_rows_stand_at_the_end_of_a_table_in_another_order(tmp_path: Path) -> None:
+    by_variable = "id,t,variable,value\n1,0,HR,7.0\n1,2,HR,8\n1,1,Temp,37\n"
+    panel = read_panel(put(tmp_path, by_variable))
+    assert panel.source is not None
+    grid = irregular(panel)
+    write_table(imputed_table(panel, grid, np.zeros(grid.values.shape), text=True), tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == by_variable + "1,0,Temp,0\n1,1,HR,0\n1,2,Temp,0\n"
+
+
 def test_every_format_is_the_same_panel(tmp_path: Path) -> None:
     frame = pd.read_csv(put(tmp_path, LONG))
     panel = read_panel(tmp_path / "in.csv")
