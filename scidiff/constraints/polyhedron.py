@@ -2,10 +2,9 @@ r"""Projection onto a polyhedron, all its faces at once.
 
     min_x 1/2 (x - c)^T S^-1 (x - c)    subject to    A x = b,  G x <= h
 
-Equalities alone have a closed form, x = c - S A^T (A S A^T)^-1 (A c - b). With inequalities, a primal-dual
-interior-point method (Nocedal & Wright, "Numerical Optimization", 2006, sec. 16.6), batched and of a fixed number of
-steps, finds which faces are active; the equalities of those faces are then solved once more, which makes the answer
-exact to rounding.
+Equalities alone have a closed form, x = c - S A^T (A S A^T)^-1 (A c - b). With inequalities, an interior-point method
+finds which faces are active; the equalities of those faces are then solved once more, which makes the answer exact to
+rounding.
 """
 
 from __future__ import annotations
@@ -14,12 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from scidiff.constraints.base import spread
-
-STEPS = 40  # of the interior-point method; it takes 10 to 25 to reach rounding
+from scidiff.constraints.interior import quadratic_program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +61,19 @@ class Polyhedron:
             bound=torch.cat([self.bound, other.bound]),
         )
 
+    def to(self, like: Tensor) -> Polyhedron:
+        """The same set, of the type and on the device of a tensor."""
+        return Polyhedron(
+            equal=self.equal.to(like),
+            target=self.target.to(like),
+            below=self.below.to(like),
+            bound=self.bound.to(like),
+        )
+
     def is_empty(self) -> bool:
         """Whether no point lies in it, by linear programming on the host."""
+        from scipy.optimize import linprog
+
         equal, target, below, bound = (part.cpu().numpy() for part in (self.equal, self.target, self.below, self.bound))
         found = linprog(
             np.zeros(equal.shape[1]),
@@ -91,7 +99,10 @@ class Polyhedron:
         if len(self.below) == 0:
             return onto_affine(c, self.equal, self.target, metric)
         covariance = _dense(metric, c)
-        x, multiplier, slack = _interior(self, c, covariance)
+        target, bound = self.target.expand(len(c), -1), self.bound.expand(len(c), -1)
+        x, multiplier, slack = quadratic_program(
+            c, torch.linalg.inv(covariance)[None], self.equal[None], target, self.below[None], bound
+        )
         return _polish(self, c, covariance, x, multiplier > slack)
 
 
@@ -106,57 +117,6 @@ def _dense(metric: Tensor | None, c: Tensor) -> Tensor:
     if metric is None:
         return torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
     return torch.diag(metric) if metric.ndim == 1 else metric
-
-
-def _interior(p: Polyhedron, c: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The interior-point iteration: x [N, D], multipliers and slacks [N, K] of the inequalities."""
-    precision = torch.linalg.inv(covariance)
-    equal, below = p.equal, p.below
-    batch, rows, faces = len(c), len(equal), len(below)
-    x, y = c.clone(), c.new_zeros(batch, rows)
-    scale = 1 + (c @ below.T - p.bound).abs().amax(-1, keepdim=True)
-    z, s = scale.expand(batch, faces).clone(), scale.expand(batch, faces).clone()
-    corner = c.new_zeros(batch, rows, rows)
-    for _ in range(STEPS):
-        dual = (x - c) @ precision + y @ equal + z @ below
-        primal, inside = x @ equal.T - p.target, x @ below.T + s - p.bound
-        mean = (s * z).mean(-1, keepdim=True)
-        weight = z / s
-        block = precision + below.T @ (weight[:, :, None] * below)
-        matrix = torch.cat(
-            [
-                torch.cat([block, equal.T.expand(batch, -1, -1)], 2),
-                torch.cat([equal.expand(batch, -1, -1), corner], 2),
-            ],
-            1,
-        )
-        # a matrix that is singular to rounding gives infinities, and the row stays where it is
-        factor = torch.linalg.lu_factor_ex(matrix)[:2]
-
-        def move(centre: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            top = -dual - (weight * inside - centre / s) @ below  # noqa: B023
-            step = torch.linalg.lu_solve(*factor, torch.cat([top, -primal], 1)[:, :, None])[:, :, 0]  # noqa: B023
-            dx, dy = step[:, : x.shape[1]], step[:, x.shape[1] :]  # noqa: B023
-            ds = -inside - dx @ below.T  # noqa: B023
-            return dx, dy, ds, -(centre + z * ds) / s  # noqa: B023
-
-        _, _, ds, dz = move(s * z)
-        affine = ((s + _length(s, ds) * ds) * (z + _length(z, dz) * dz)).mean(-1, keepdim=True)
-        target = (affine / mean.clamp_min(1e-300)) ** 3 * mean
-        dx, dy, ds, dz = move(s * z + ds * dz - target)
-        step = 0.995 * torch.minimum(_length(s, ds), _length(z, dz))
-        done = (mean < 1e-15 * scale) | ~torch.isfinite(dx).all(-1, keepdim=True)
-        step = torch.where(done, 0, step)
-        x, y = x + step * torch.nan_to_num(dx), y + step * torch.nan_to_num(dy)
-        s = (s + step * torch.nan_to_num(ds)).clamp_min(1e-150)
-        z = (z + step * torch.nan_to_num(dz)).clamp_min(1e-150)
-    return x, z, s
-
-
-def _length(value: Tensor, change: Tensor) -> Tensor:
-    """The longest step in [0, 1] that keeps value + step * change >= 0: [N, 1]."""
-    limit = torch.where(change < 0, -value / change, torch.inf)
-    return limit.amin(-1, keepdim=True).clamp_max(1.0)
 
 
 def _polish(p: Polyhedron, c: Tensor, covariance: Tensor, x: Tensor, active: Tensor) -> Tensor:
