@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 
 from scidiff.errors import UserError
-from scidiff.timeseries import memory, writers
-from scidiff.timeseries.arrays import draws_dataset
+from scidiff.timeseries import memory
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.grid import irregular, regular
@@ -24,7 +20,7 @@ from scidiff.timeseries.panel import Panel
 from scidiff.timeseries.readers import read_panel
 from scidiff.timeseries.static import with_static
 from scidiff.timeseries.stream import stream_panels
-from scidiff.timeseries.writers import check_writable, write_dataset, write_table
+from scidiff.timeseries.writers import write_table
 
 LONG = """RecordID,minute,variable,value
 1,0,HR,73
@@ -303,24 +299,6 @@ def test_a_value_a_billion_times_its_median_is_refused() -> None:
     assert len(read_frame(frame.drop(columns="x")).time) == 20
 
 
-@pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
-def test_draws_are_written_with_what_is_installed(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "netcdf_engine", lambda: engine)
-    stamps = pd.date_range("2020", periods=3, freq="h", tz="Asia/Kolkata")
-    frame = pd.DataFrame({"id": ["a", "a", "ä"], "time": stamps, "x": [1.0, np.nan, 3.0]})
-    panel = read_frame(frame)
-    grid = irregular(panel)
-    draws = draws_dataset(panel, grid, np.arange(8.0).reshape(2, 2, 2, 1), attributes={"seed": 3})
-    write_dataset(draws, tmp_path / "draws.nc")
-    back = xr.load_dataset(tmp_path / "draws.nc")
-    np.testing.assert_array_equal(back["value"], draws["value"])
-    np.testing.assert_array_equal(back["observed"], draws["observed"])
-    assert list(back["series"].to_numpy()) == ["a", "ä"]
-    assert back["stamp"].to_numpy()[0, 0] == np.datetime64("2019-12-31T18:30")
-    assert np.isnat(back["stamp"].to_numpy()[1, 1])
-    assert back.attrs == {"seed": 3, "time_zone": "UTC"}
-
-
 def test_static_covariates_are_matched_by_identity(tmp_path: Path) -> None:
     panel = read_panel(put(tmp_path, LONG))
     static = put(tmp_path, "RecordID,Age\n2,70\n9,20\n", "static.csv")
@@ -401,36 +379,3 @@ def test_a_long_series_is_cut_into_windows() -> None:
     grid = regular(panel, step=1.0, window=72, overlap=12)
     assert grid.values.shape[1] == 72
     np.testing.assert_array_equal(grid.rows(grid.values)[:, 0], np.arange(5000))
-
-
-def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = pd.DataFrame({"t": [1], "x": [2.0]})
-    for path in (tmp_path / "no" / "out.csv", tmp_path):
-        with pytest.raises(UserError, match="cannot write"):
-            check_writable(path)
-    with pytest.raises(UserError, match=r"expected a file name ending in \.csv"):
-        write_table(table, tmp_path / "out.xlsx")
-    old = put(tmp_path, "old", "out.csv")
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    for name in ("out.csv", "out.csv.gz", "out.parquet"):
-        with pytest.raises(UserError, match=rf"cannot write .*{name}: No space left on device"):
-            write_table(table, tmp_path / name)
-    with pytest.raises(UserError, match=r"out\.nc: No space left on device"):
-        write_dataset(xr.Dataset({"x": ("t", [1.0])}), tmp_path / "out.nc")
-    assert old.read_text() == "old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("name", ["out.csv", "out.csv.gz", "out.parquet", "out.nc"])
-def test_a_full_disk(tmp_path: Path, name: str) -> None:
-    (tmp_path / f".{name}.{os.getpid()}.part").symlink_to("/dev/full")
-    many = np.random.default_rng(0).normal(size=100_000)
-    frame, dataset = pd.DataFrame({"t": many, "x": many}), xr.Dataset({"x": ("t", many)})
-    with pytest.raises(UserError, match=rf"cannot write .*{name}"):
-        write_dataset(dataset, tmp_path / name) if name == "out.nc" else write_table(frame, tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
