@@ -18,10 +18,12 @@ class Neighbours:
     Attributes:
         between: [S, L, V], the line through the nearest known values before and after; the nearest one where there is
             one alone; 0 where there is none.
+        fresh: [S, L, V] in [0, 1), how near the nearest one is: 0 where there is none.
         features: [S, L, V, FEATURES], all within about [-3, 3].
     """
 
     between: Tensor
+    fresh: Tensor
     features: Tensor
 
 
@@ -44,11 +46,12 @@ def neighbours(values: Tensor, visible: Tensor, times: Tensor) -> Neighbours:
     between = weight * left + (1 - weight) * right * has_right
     count = visible.sum(1, keepdim=True)
     mean = values.sum(1, keepdim=True) / count.clamp_min(1)
+    fresh = torch.maximum(torch.exp(-left_gap / _REACH[1]) * has_left, torch.exp(-right_gap / _REACH[1]) * has_right)
     features = [left.asinh(), right.asinh(), between.asinh(), mean.asinh().expand_as(values)]
     features += [torch.exp(-left_gap / reach) * has_left for reach in _REACH]
     features += [torch.exp(-right_gap / reach) * has_right for reach in _REACH]
     features += [torch.log1p(count.to(values.dtype)).expand_as(values) / 2, (has_left & has_right).to(values.dtype)]
-    return Neighbours(between=between, features=torch.stack(features, dim=-1))
+    return Neighbours(between=between, fresh=fresh, features=torch.stack(features, dim=-1))
 
 
 def _last(visible: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class ImputerModel:
             row_width=config.row_width,
             row_depth=config.row_depth,
         )
-        process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.8))
+        process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
         return cls(config=config, denoiser=NetworkDenoiser(network, {LEAF: process}), card=card or {})
 
     @property
