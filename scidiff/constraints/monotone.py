@@ -132,7 +132,7 @@ def _join(left: Tensor, right: Tensor, weight_left: Tensor, weight_right: Tensor
         middle = (first + last) // 2
         v = knots.gather(-1, middle)
         surplus = weight_left * (left - v).clamp_min(0) - weight_right * (v - right).clamp_min(0)
-        falls_later = (surplus.sum(-1, keepdim=True) >= 0) | (middle == first)
+        falls_later = surplus.sum(-1, keepdim=True) >= 0
         first, last = torch.where(falls_later, middle, first), torch.where(falls_later, last, middle)
     low, high = knots.gather(-1, first), knots.gather(-1, last)
     in_left, in_right = weight_left * (left >= high), weight_right * (right <= low)

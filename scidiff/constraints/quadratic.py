@@ -44,6 +44,11 @@ class Ball(RowConstraint):
         """No equality, [N, 0], and (|x - centre|^2 - radius^2) / (2 radius) <= 0, [N, 1], in the leaf's units."""
         return x[:, :0], _smooth_off_sphere(x, torch.as_tensor(self.centre).to(x), self.radius)
 
+    def sizes(self, x: Tensor) -> Tensor:
+        """The size of the terms of the inequality, [N, 1]."""
+        centre = torch.as_tensor(self.centre).to(x)
+        return _smooth_off_sphere(x.abs(), -centre.abs(), self.radius) + self.radius
+
     def polyhedron(self, size: int) -> None:
         return None
 
@@ -82,6 +87,10 @@ class Sphere(RowConstraint):
     def residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(|x - centre|^2 - radius^2) / (2 radius) = 0, [N, 1], in the leaf's units; no inequality, [N, 0]."""
         return _smooth_off_sphere(x, torch.as_tensor(self.centre).to(x), self.radius), x[:, :0]
+
+    def sizes(self, x: Tensor) -> Tensor:
+        """Of no inequality, [N, 0]."""
+        return x[:, :0]
 
     def polyhedron(self, size: int) -> None:
         return None
@@ -247,6 +256,10 @@ class QuadraticInequality(RowConstraint):
         """No equality, [N, 0], and x^T matrix x + slope . x - level <= 0, [N, 1]."""
         return x[:, :0], self._form.off(x)[0][:, None]
 
+    def sizes(self, x: Tensor) -> Tensor:
+        """The size of the terms of the inequality, [N, 1]."""
+        return self._form.off(x)[1][:, None]
+
     def polyhedron(self, size: int) -> None:
         return None
 
@@ -289,6 +302,10 @@ class QuadraticEquality(RowConstraint):
     def residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x^T matrix x + slope . x - level = 0, [N, 1], and no inequality, [N, 0]."""
         return self._form.off(x)[0][:, None], x[:, :0]
+
+    def sizes(self, x: Tensor) -> Tensor:
+        """Of no inequality, [N, 0]."""
+        return x[:, :0]
 
     def polyhedron(self, size: int) -> None:
         return None

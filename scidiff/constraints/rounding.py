@@ -16,8 +16,8 @@ def worst(amount: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         scale: size of the terms that each is the difference of, [N, K] >= 0.
 
     Returns:
-        The greatest amount, [N], and the scale, [N], at which it counts as rounding just if every entry does; 0 where an
-        amount is infinite, which is never rounding.
+        The greatest amount, [N], and the scale, [N], at which it counts as rounding just if every entry does; 0 where
+        an amount is infinite, which is never rounding.
     """
     tiny = torch.finfo(amount.dtype).tiny
     most = amount.amax(-1)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 STEPS = 20  # of Newton's method; it takes 3 to 14 to reach rounding, whatever the magnitudes
-FARTHEST = 1e150  # 1 + m max q of a quadric that has shrunk to a point
+FARTHEST = 1e100  # 1 + m max q of a quadric that has shrunk to a point
 
 
 def onto_quadric(h: Tensor, q: Tensor, f: Tensor, g: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def onto_quadric(h: Tensor, q: Tensor, f: Tensor, g: Tensor) -> Tensor:
     Args:
         h: half the gradient, [N, D].
         q: curvature of each axis, [D] >= 0, not all 0.
-        f: the value, [N, 1]. The quadric must not be empty.
+        f: the value, [N, 1]. The quadric must not be empty, else the displacement leads nowhere.
         g: how deep the curved part alone goes below the value 0, [N, 1] or []; >= 0 if there are no slopes.
     """
     most = q.amax()
@@ -58,6 +58,7 @@ def onto_quadric(h: Tensor, q: Tensor, f: Tensor, g: Tensor) -> Tensor:
     tau = torch.maximum(tau, 1 + bottom).clamp(tiny, FARTHEST)
     # kept beside tau, which has no digits left for it where slopes outweigh curvature
     past = torch.maximum(tau - 1, bottom).clamp_max(FARTHEST)
+    lowest = tau / 2  # lower than rounding can lead, but not where the equation has no root
     for _ in range(STEPS):
         thick, m = 1 - share + tau * share, past / most
         e, level = (depth / thick**2).sum(-1, keepdim=True), g + m * rise
@@ -70,5 +71,6 @@ def onto_quadric(h: Tensor, q: Tensor, f: Tensor, g: Tensor) -> Tensor:
         bent = 2 * phi / (root_e * root_g * (root_e + root_g)) / bend
         plain = phi / falls.clamp_min(tiny)
         step = most * torch.where((level > tiny) & bent.isfinite(), torch.maximum(plain, bent), plain)
-        tau, past = (tau + step).clamp(tiny, FARTHEST), (past + step).clamp(-1, FARTHEST)
+        tau = torch.maximum(tau + step, lowest).clamp_max(FARTHEST)
+        past = torch.maximum(past + step, lowest - 1).clamp_max(FARTHEST)
     return -past / most * h / (1 - share + tau * share)

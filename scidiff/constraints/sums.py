@@ -166,8 +166,7 @@ def _fill_once(c: Tensor, variance: Tensor, low: Tensor, high: Tensor, target: T
     over = torch.where(free, c, fixed).sum(-1, keepdim=True) - target
     slope = torch.where(free, variance, 0).sum(-1, keepdim=True)
     between = torch.minimum(torch.maximum(over / slope, start), end)
-    flat = torch.where(start.isfinite(), start, end)
-    return _at(torch.where(free.any(-1, keepdim=True), between, flat), c, variance, low, high)
+    return _at(torch.where(free.any(-1, keepdim=True), between, start), c, variance, low, high)
 
 
 def _at(level: Tensor, c: Tensor, variance: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -185,6 +185,9 @@ def test_residuals_are_zero_on_the_surface_and_are_smooth(name: str) -> None:
         assert torch.equal(CONVEX[name].excess(x)[0] > 0, outside) or part == 0
         assert torch.autograd.gradcheck(lambda y, c=constraint, k=part: c.residuals(y)[k], x.clone().requires_grad_())
         assert constraint.polyhedron(4) is None
+        size = constraint.sizes(x)
+        assert size.shape == constraint.residuals(x)[1].shape
+        assert (size >= constraint.residuals(x)[1].abs()).all()
 
 
 @pytest.mark.parametrize("kind", METRICS)

@@ -44,6 +44,7 @@ convex = st.one_of(
     st.builds(lambda top: QuadraticInequality(leaf="x", matrix=MATRIX, level=top), level),
     st.builds(lambda top: QuadraticInequality(leaf="x", matrix=MATRIX, slope=torch.arange(6.0), level=top), magnitudes),
 )
+polyhedral = convex.filter(lambda constraint: constraint.polyhedron(SIZE) is not None)
 surfaces = st.one_of(
     st.builds(lambda centre, radius: Sphere(leaf="x", centre=centre, radius=radius), magnitudes, level),
     st.builds(lambda top: QuadraticEquality(leaf="x", matrix=MATRIX, level=top), level),
@@ -82,6 +83,18 @@ def test_no_point_of_the_set_is_nearer(
     z = project(constraint, other, metric)
     size = ((x.abs() + other.abs() + z.abs() + near.abs()) ** 2 * weight).sum()
     assert ((near - z) ** 2 * weight).sum() <= ((x - other) ** 2 * weight).sum() + 1e-7 * size
+
+
+@given(polyhedral, rows, rows, dense)
+def test_no_point_is_nearer_in_a_dense_metric(
+    constraint: RowConstraint, x: Tensor, other: Tensor, metric: Tensor
+) -> None:
+    """(x - Px)' S^-1 (z - Px) <= 0, also for the z that are as near as the point and its Euclidean projection."""
+    near = project(constraint, x, metric)
+    force = torch.linalg.solve(metric, (x - near).T).T
+    for z in (project(constraint, x, None), project(constraint, other, None)):
+        size = force.abs().max() * torch.stack([x.abs(), z.abs(), near.abs()]).max()
+        assert (force * (z - near)).sum() <= 1e-7 * size
 
 
 @given(surfaces, rows, rows)
