@@ -91,14 +91,22 @@ class RowConstraint(Constraint):
         return x @ described.equal.T - described.target, x @ described.below.T - described.bound
 
     def sizes(self, x: Tensor) -> Tensor:
-        """The size of the terms that each inequality of `residuals` is the difference of: [N, D] -> [N, K]."""
+        """The size of the terms that each inequality of `residuals` is the difference of: [N, D] -> [N, K].
+
+        For sets that are no polyhedra what the derivatives tell of it, sum_d |dg_k / dx_d| |x_d|.
+        """
+        if self.polyhedron(x.shape[-1]) is None:
+            from scidiff.constraints.smooth import linearise
+
+            _, gradient = linearise(lambda x: self.residuals(x)[1], x)
+            return (gradient.abs() @ x.abs()[:, :, None])[:, :, 0]
         described = self._described(x)
         return x.abs() @ described.below.abs().T + described.bound.abs()
 
     def _described(self, x: Tensor) -> Polyhedron:
         described = self.polyhedron(x.shape[-1])
         if described is None:
-            raise TypeError(f"expected a polyhedron, or residuals and sizes of its own, got {type(self).__name__}")
+            raise TypeError(f"expected a polyhedron, or residuals of its own, got {type(self).__name__}")
         return described.to(x)
 
     def project(self, clean: State, layout: Layout, metric: Metric = None) -> State:

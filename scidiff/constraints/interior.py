@@ -16,14 +16,14 @@ STEPS = 40  # it takes 10 to 25 to reach rounding
 def quadratic_program(
     c: Tensor,
     weight: Tensor,
+    *,
     equal: Tensor,
     target: Tensor,
     below: Tensor,
     bound: Tensor,
-    *,
     relax: float = 0.0,
     steps: int = STEPS,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The iteration, each program on its own; those that are solved rest.
 
     Args:
@@ -37,6 +37,7 @@ def quadratic_program(
 
     Returns:
         x: [N, D].
+        pull: multipliers of the equalities, [N, M].
         multiplier, slack: of the inequalities, [N, K] > 0; those whose multiplier is the greater are active.
     """
     batch, rows, faces = len(c), equal.shape[1], below.shape[1]
@@ -71,7 +72,7 @@ def quadratic_program(
         x, y = x + step * torch.nan_to_num(dx), y + step * torch.nan_to_num(dy)
         s = (s + step * torch.nan_to_num(ds)).clamp_min(1e-150)
         z = (z + step * torch.nan_to_num(dz)).clamp_min(1e-150)
-    return x, z, s
+    return x, y, z, s
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -99,9 +99,13 @@ class Polyhedron:
         if len(self.below) == 0:
             return onto_affine(c, self.equal, self.target, metric)
         covariance = _dense(metric, c)
-        target, bound = self.target.expand(len(c), -1), self.bound.expand(len(c), -1)
-        x, multiplier, slack = quadratic_program(
-            c, torch.linalg.inv(covariance)[None], self.equal[None], target, self.below[None], bound
+        x, _, multiplier, slack = quadratic_program(
+            c,
+            torch.linalg.inv(covariance)[None],
+            equal=self.equal[None],
+            target=self.target.expand(len(c), -1),
+            below=self.below[None],
+            bound=self.bound.expand(len(c), -1),
         )
         return _polish(self, c, covariance, x, multiplier > slack)
 

@@ -1,0 +1,343 @@
+r"""The nearest point of a smooth set, by sequential quadratic programming.
+
+    min_x 1/2 (x - c)^T S^-1 (x - c)    subject to    h(x) = 0,  g(x) <= 0
+
+In u with x = c + R u, R R^T = S, the objective is 1/2 |u|^2, and a variance of 0 needs no inverse. Each step solves
+
+    min_d 1/2 d^T W d + u^T d    subject to    h + J_h d = 0,  g + J_g d <= 0
+
+where W = 1 + sum_m lambda_m h_m'' + sum_k mu_k g_k'' is the Hessian of the Lagrangian, with the multipliers of least
+squares, made positive definite where that does not change the step on the surface (a multiple of the projector onto the
+constraints' gradients) and else by raising its eigenvalues. The merit 1/2 |u|^2 + nu (sum |h| + sum max(g, 0)) decides
+how much of a step is taken, after a correction for the curvature of the constraints (Nocedal and Wright, "Numerical
+Optimization", 2006, ch. 18). Near the answer the whole step is, and the error is squared each time.
+
+Constraints are measured in units of their gradient at the point, so that their own units do not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scidiff.constraints.base import ROUNDING
+from scidiff.constraints.interior import quadratic_program
+from scidiff.constraints.smooth import Functions, curvature, linearise
+
+STEPS = 24  # most problems take 4 to 10
+POLISH = 4  # Newton steps on the faces found active; the error is squared in each
+PROGRAM_STEPS = 25  # of the interior-point method
+GROWTH = 1e4  # a point farther away than this many times the first step has run off
+RELAX = 1e-9  # how much a linearised constraint gives way for each unit of its multiplier
+FLATTEST = 0.01  # eigenvalue of W up to which the surface's own curvature is trusted
+FAR = 1e6  # constraints are not seen beyond this many times the distance to go
+HALVINGS = 9  # of a step
+CLOSE = 1e-10  # of the distance: what counts as none of it
+RANK = 1e-12  # singular values of J J^T, of the greatest, that count as none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """What a projection came to, row by row.
+
+    Attributes:
+        x: [N, D] the nearest points found; the very rows that came in, where it tripped.
+        steps: [N] int64, how many steps were taken.
+        error: [N] how far the answer is from the conditions of Karush, Kuhn and Tucker, in units of the distance: the
+            part of the gradient that no constraint holds up, and what is left of the constraints.
+        tripped: [N] bool, whether no point of the set was found: the linearised constraints lost their rank or
+            contradict each other, the point ran off, or the steps ran out.
+    """
+
+    x: Tensor
+    steps: Tensor
+    error: Tensor
+    tripped: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """M equalities, then K inequalities.
+
+    Attributes:
+        functions: their values, [N, D] -> [N, M + K].
+        equalities: M.
+        c: the centre, [N, D].
+        root: R, [D, D].
+    """
+
+    functions: Functions
+    equalities: int
+    c: Tensor
+    root: Tensor
+
+    def equal(self, value: Tensor) -> Tensor:
+        """[M + K] bool, which are equalities."""
+        return torch.arange(value.shape[1], device=value.device) < self.equalities
+
+    def at(self, u: Tensor) -> Tensor:
+        return self.c + u @ self.root.T
+
+    def linearise(self, x: Tensor) -> _Linear:
+        value, gradient = linearise(self.functions, x)
+        gradient = gradient @ self.root
+        whole = value.isfinite() & gradient.isfinite().all(-1)
+        value, gradient = torch.where(whole, value, 0), torch.where(whole[:, :, None], gradient, 0)
+        unit = torch.linalg.vector_norm(gradient, dim=-1)
+        unit = torch.where(unit > 0, unit, 1)
+        return _Linear(value=value / unit, gradient=gradient / unit[:, :, None], unit=unit)
+
+    def off(self, value: Tensor) -> Tensor:
+        """How far each constraint is from holding, >= 0."""
+        return torch.where(self.equal(value), value.abs(), value.clamp_min(0))
+
+    def hessian(self, u: Tensor, linear: _Linear, pull: Tensor) -> Tensor:
+        """W of the Lagrangian, [N, D, D], before it is made positive definite."""
+        bend = self.root.T @ curvature(self.functions, self.at(u), pull / linear.unit) @ self.root
+        bend = torch.where(bend.isfinite().all(-1).all(-1)[:, None, None], bend, 0)
+        return torch.eye(u.shape[-1], dtype=u.dtype, device=u.device) + (bend + bend.mT) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Linear:
+    """Values [N, M + K] and gradients [N, M + K, D] in u, of length 1: both in units [N, M + K] of what they were."""
+
+    value: Tensor
+    gradient: Tensor
+    unit: Tensor
+
+    def of(self, active: Tensor) -> _Linear:
+        """The same, 0 for what is not active [N, M + K]."""
+        return _Linear(value=self.value * active, gradient=self.gradient * active[:, :, None], unit=self.unit)
+
+    def least(self) -> Tensor:
+        """The shortest move to where the linearised constraints are 0: [N, D]."""
+        return -_times(self.gradient.mT, _solve(self.gradient @ self.gradient.mT, self.value))
+
+    def pull(self, u: Tensor, equal: Tensor) -> Tensor:
+        """The multipliers that hold up most of the gradient u, [N, M + K]; none of an inequality is negative."""
+        pull = -_solve(self.gradient @ self.gradient.mT, _times(self.gradient, u))
+        return torch.where(equal, pull, pull.clamp_min(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """One step to the next.
+
+    Attributes:
+        u: [N, D].
+        active: [N, M + K] which constraints hold with equality.
+        reach: [N, 1] the length of the first step.
+        steps: [N].
+        done, lost: [N, 1] bool, no step is left to take; the point ran off.
+    """
+
+    u: Tensor
+    active: Tensor
+    reach: Tensor
+    steps: Tensor
+    done: Tensor
+    lost: Tensor
+
+
+def nearest_on(
+    functions: Functions,
+    equalities: int,
+    c: Tensor,
+    metric: Tensor | None,
+    excess: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> Projection:
+    """The nearest point, from c; of a set that is not convex, a point that is stationary and usually the nearest.
+
+    Args:
+        functions: equalities = 0, then inequalities <= 0, [N, D] -> [N, M + K], twice differentiable.
+        equalities: M.
+        c: float64 [N, D].
+        metric: covariance, [D] or [D, D].
+        excess: what decides whether a row holds: its violation and the size of the terms, [N] each.
+    """
+
+    def holds(x: Tensor) -> Tensor:
+        amount, scale = excess(x)
+        return (amount <= ROUNDING * torch.finfo(x.dtype).eps * scale)[:, None] & x.isfinite().all(-1, keepdim=True)
+
+    whole = c.isfinite().all(-1, keepdim=True)
+    problem = _Problem(functions=functions, equalities=equalities, c=torch.where(whole, c, 0), root=_root(metric, c))
+    value = functions(problem.c)
+    no = torch.zeros_like(c[:, :1], dtype=torch.bool)
+    state = _State(
+        u=torch.zeros_like(c),
+        active=problem.equal(value).expand(len(c), -1),
+        reach=torch.full_like(c[:, :1], torch.inf),
+        steps=torch.zeros_like(c[:, 0], dtype=torch.int64),
+        done=holds(problem.c),
+        lost=no,
+    )
+    for count in range(STEPS):
+        state = _advance(problem, state, first=count == 0)
+    u = state.u
+    for _ in range(POLISH):
+        u = u + _newton(problem, u, state.active)
+    u = torch.where(_error(problem, u, state.active) <= _error(problem, state.u, state.active), u, state.u)
+    error = _error(problem, u, state.active)
+    x = problem.at(u)
+    x = torch.where(holds(x), x, onto_touching(functions, equalities, problem.c, x, metric))
+    tripped = ~(holds(x) & whole & ~state.lost)
+    return Projection(x=torch.where(tripped, c, x), steps=state.steps, error=error[:, 0], tripped=tripped[:, 0])
+
+
+def onto_touching(functions: Functions, equalities: int, c: Tensor, x: Tensor, metric: Tensor | None) -> Tensor:
+    """The last digits of a nearest point x to c: the shortest way back onto the equalities and the inequalities that
+    hold with equality, whatever rounding of a far c is left in x. All [N, D]; arguments as of `nearest_on`."""
+    problem = _Problem(functions=functions, equalities=equalities, c=c, root=_root(metric, c))
+    inverse = torch.linalg.pinv(problem.root)
+    for _ in range(3):
+        linear = problem.linearise(x)
+        near = -CLOSE * torch.linalg.vector_norm((x - c) @ inverse.T, dim=-1, keepdim=True)
+        x = x + linear.of(problem.equal(linear.value) | (linear.value >= near)).least() @ problem.root.T
+    return x
+
+
+def _advance(problem: _Problem, state: _State, *, first: bool) -> _State:
+    """One step, of those rows that still move."""
+    u = state.u
+    linear = problem.linearise(problem.at(u))
+    held = linear.of(state.active)
+    pull = held.pull(u, problem.equal(held.value))
+    inverse, weight = _definite(problem.hessian(u, linear, pull), held.gradient)
+    step, force, active = _program(problem, linear, u, inverse, weight)
+    rests = ~step.isfinite().all(-1, keepdim=True)
+    step = torch.where(rests, 0, step)
+    reach = torch.linalg.vector_norm(step, dim=-1, keepdim=True) if first else state.reach
+    moved = _search(problem, linear, u, step=step, active=active, force=force.abs().amax(-1, keepdim=True))
+    x, way = problem.at(u), step @ problem.root.T
+    tiny = (way.abs() <= 4 * torch.finfo(u.dtype).eps * (x.abs() + problem.c.abs())).all(-1, keepdim=True)
+    lost = state.lost | (torch.linalg.vector_norm(moved, dim=-1, keepdim=True) > GROWTH * reach)
+    still = state.done | state.lost
+    return _State(
+        u=torch.where(still | lost, u, moved),
+        active=torch.where(still, state.active, active),
+        reach=torch.where(still, state.reach, reach),
+        steps=state.steps + ~still[:, 0],
+        done=state.done | tiny | rests,
+        lost=lost & ~state.done,
+    )
+
+
+def _program(
+    problem: _Problem, linear: _Linear, u: Tensor, inverse: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The step, multipliers, and which constraints are active, of the quadratic program at u."""
+    rows = problem.equalities
+    if rows == linear.value.shape[1]:
+        step, force = _onto(linear, u, inverse)
+        return step, force, torch.ones_like(force, dtype=torch.bool)
+    value, gradient = linear.value, linear.gradient
+    length = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+    length = length + problem.off(value).amax(-1, keepdim=True)
+    length = torch.where(length > 0, length, 1)
+    step, pull, push, slack = quadratic_program(
+        -_times(inverse, u / length),
+        weight,
+        equal=gradient[:, :rows],
+        target=-(value / length)[:, :rows],
+        below=gradient[:, rows:],
+        bound=-(value / length)[:, rows:].clamp_max(FAR),
+        relax=RELAX,
+        steps=PROGRAM_STEPS,
+    )
+    force = torch.cat([pull, push], 1) * length
+    active = torch.cat([torch.ones_like(pull, dtype=torch.bool), push > slack], 1)
+    step = step * length
+    exact, exact_force = _onto(linear.of(active), u, inverse)
+    over = problem.off(value + _times(gradient, exact)).amax(-1, keepdim=True)
+    under = torch.where(problem.equal(value), 0, -exact_force).amax(-1, keepdim=True)
+    fits = torch.maximum(over, under) <= CLOSE * length
+    return torch.where(fits, exact, step), torch.where(fits, exact_force, force), active
+
+
+def _search(problem: _Problem, linear: _Linear, u: Tensor, *, step: Tensor, active: Tensor, force: Tensor) -> Tensor:
+    """How far to go: the first of ever shorter steps that lowers the merit enough; u itself if none does.
+
+    The whole step is tried with a correction first, which moves back to the active constraints.
+    """
+    nu = 2 * force
+
+    def value(u: Tensor) -> Tensor:
+        return problem.functions(problem.at(u)) / linear.unit
+
+    def merit(u: Tensor) -> Tensor:
+        found = u.square().sum(-1, keepdim=True) / 2 + nu * problem.off(value(u)).sum(-1, keepdim=True)
+        return torch.where(found.isfinite(), found, torch.inf)
+
+    bent = value(u + step)
+    back = _Linear(value=torch.where(bent.isfinite(), bent, 0), gradient=linear.gradient, unit=linear.unit)
+    start = merit(u)
+    slope = (u * step).sum(-1, keepdim=True) - nu * problem.off(linear.value).sum(-1, keepdim=True)
+    slack = 16 * torch.finfo(u.dtype).eps * (start + u.square().sum(-1, keepdim=True))
+    best, found = u, torch.zeros_like(start, dtype=torch.bool)
+    shares = [1.0, *(0.5**halvings for halvings in range(HALVINGS))]
+    for share, trial in zip(
+        shares, [u + step + back.of(active).least(), *(u + s * step for s in shares[1:])], strict=True
+    ):
+        good = ~found & (merit(trial) <= start + 1e-4 * share * slope.clamp_max(0) + slack)
+        best, found = torch.where(good, trial, best), found | good
+    return best
+
+
+def _newton(problem: _Problem, u: Tensor, active: Tensor) -> Tensor:
+    """The step to the nearest point of the active constraints, as equalities."""
+    linear = problem.linearise(problem.at(u)).of(active)
+    inverse, _ = _definite(problem.hessian(u, linear, linear.pull(u, problem.equal(active))), linear.gradient)
+    step, _ = _onto(linear, u, inverse)
+    return torch.where(step.isfinite().all(-1, keepdim=True), step, 0)
+
+
+def _onto(linear: _Linear, u: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """argmin_d 1/2 d^T W d + u^T d where the linearised constraints are 0, and their multipliers."""
+    toward = linear.gradient @ inverse
+    force = _solve(toward @ linear.gradient.mT, linear.value - _times(toward, u))
+    return -_times(inverse, u + _times(linear.gradient.mT, force)), force
+
+
+def _definite(weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of a positive definite matrix that agrees with `weight` on what the gradients leave free, and it."""
+    bend = torch.linalg.matrix_norm(weight)[:, None, None]
+    least = torch.linalg.eigvalsh(weight)[:, :1, None]
+    normal = gradient.mT @ torch.linalg.pinv(gradient @ gradient.mT, hermitian=True, rtol=RANK) @ gradient
+    weight = weight + torch.where(least < FLATTEST, bend + bend**2 / FLATTEST, 0) * normal
+    value, axes = torch.linalg.eigh((weight + weight.mT) / 2)
+    value = value.abs().clamp_min(FLATTEST)[:, None, :]
+    return (axes / value) @ axes.mT, (axes * value) @ axes.mT
+
+
+def _error(problem: _Problem, u: Tensor, active: Tensor) -> Tensor:
+    """How far u is from the conditions of Karush, Kuhn and Tucker, in units of u: [N, 1]; inf for what is no number."""
+    linear = problem.linearise(problem.at(u))
+    held = linear.of(active)
+    left = torch.linalg.vector_norm(
+        u + _times(held.gradient.mT, held.pull(u, problem.equal(active))), dim=-1, keepdim=True
+    )
+    error = torch.maximum(left, problem.off(linear.value).amax(-1, keepdim=True))
+    return torch.where(error.isfinite(), error, torch.inf)
+
+
+def _root(metric: Tensor | None, c: Tensor) -> Tensor:
+    if metric is None:
+        return torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
+    if metric.ndim == 1:
+        return torch.diag(metric.sqrt())
+    variance, axes = torch.linalg.eigh(metric)
+    return axes * variance.clamp_min(0).sqrt()
+
+
+def _solve(gram: Tensor, value: Tensor) -> Tensor:
+    """The least solution for matrices that may have lost rank: [N, M, M], [N, M] -> [N, M]."""
+    return _times(torch.linalg.pinv(gram, hermitian=True, rtol=RANK), value)
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector[:, :, None])[:, :, 0]
