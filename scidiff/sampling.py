@@ -125,9 +125,9 @@ def sample(
     traces = {leaf: Trace() for leaf in processes}
     log_weight = torch.zeros(layout.batch, dtype=torch.float64, device=noise.index.device)
     x = dict(initial) if initial else {leaf: processes[leaf].prior(rows[leaf], draws[leaf](0)) for leaf in processes}
+    calls = torch.tensor(times[:-1], dtype=torch.float64, device=noise.index.device)[:, None].repeat(1, layout.batch)
 
-    for k, time in enumerate(times[:-1]):
-        t = torch.full((layout.batch,), time, dtype=torch.float64, device=noise.index.device)
+    for k, t in enumerate(calls.unbind()):  # [B] each, made once rather than one a step
         for leaf, value in known.values.items():
             observed = processes[leaf].observed(value, t, rows[leaf], draws[leaf](0))
             x[leaf] = torch.where(known.mask[leaf], observed, x[leaf])
