@@ -1,0 +1,234 @@
+"""The rules about one series, with what was observed put in: a set that the unknown cells must lie in.
+
+Rules link few cells each, so the set falls apart into small polyhedra, which are projected onto side by side; most
+cells have bounds alone. All numbers are in the units of the table.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from scidiff.constraints.programs import nearest_each
+from scidiff.timeseries.rules import Term
+
+ROUNDING = 64 * torch.finfo(torch.float64).eps
+_SIZES = (4, 16, 64, 256, 1024, 4096)  # small polyhedra are padded to these numbers of cells and of faces
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """P polyhedra of D cells (some of them padding), M equalities and K inequalities.
+
+    Attributes:
+        cells: [P, D] int64; padding points one past the last cell.
+        equal, target: [P, M, D], [P, M].
+        below, bound: [P, K, D], [P, K].
+    """
+
+    cells: Tensor
+    equal: Tensor
+    target: Tensor
+    below: Tensor
+    bound: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restriction:
+    """What the unknown cells of one series must satisfy.
+
+    Attributes:
+        low, high: [L * V], bounds of each cell; infinite where there are none.
+        groups: cells that are linked.
+        matrix, limit, equality: every rule with an unknown cell, for the certificate: [J, L * V] sparse, [J], [J].
+        unit: [J], the standard deviations that the terms of a rule sum up to.
+        broken: what the observed values break among themselves, in words.
+        contradictory: rules that no value of the unknown cells can satisfy, given what was observed, in words.
+    """
+
+    low: Tensor
+    high: Tensor
+    groups: tuple[Group, ...]
+    matrix: Tensor
+    limit: Tensor
+    equality: Tensor
+    unit: Tensor
+    broken: tuple[str, ...]
+    contradictory: tuple[str, ...]
+
+    def project(self, x: Tensor, variance: Tensor) -> Tensor:
+        """The nearest draws that hold: float64 [K, L * V].
+
+        Args:
+            x: draws.
+            variance: [L * V], how uncertain each cell is: what is uncertain moves most.
+        """
+        padded = torch.cat([x, x.new_zeros(len(x), 1)], dim=1)
+        spread = torch.cat([variance, variance.new_ones(1)])
+        for group in self.groups:
+            count, size = group.cells.shape
+            each = {name: getattr(group, name).repeat(len(x), *[1] * (getattr(group, name).ndim - 1))
+                    for name in ("equal", "target", "below", "bound")}  # fmt: skip
+            c = padded[:, group.cells].reshape(len(x) * count, size)
+            moved = nearest_each(c, spread[group.cells].repeat(len(x), 1), **each)
+            padded[:, group.cells] = moved.reshape(len(x), count, size)
+        return torch.minimum(torch.maximum(padded[:, :-1], self.low), self.high)
+
+    def violation(self, x: Tensor) -> Tensor:
+        """The greatest violation of each draw, in standard deviations: float64 [K], exactly 0 where all rules hold."""
+        reached = (self.matrix @ x.T).T
+        scale = (self.matrix.abs() @ x.abs().T).T + self.limit.abs() + self.unit
+        over = reached - self.limit
+        over = torch.where(self.equality, over.abs(), over.clamp_min(0))
+        over = torch.where(over <= ROUNDING * scale, 0, over / self.unit).nan_to_num(nan=torch.inf)
+        return torch.cat([over, x.new_zeros(len(x), 1)], dim=1).amax(1)
+
+
+def restrict(
+    stated: Iterable[Term],
+    *,
+    values: np.ndarray,
+    asked: np.ndarray,
+    stds: np.ndarray,
+) -> Restriction:
+    """Put the observed values of one series into its rules.
+
+    Args:
+        stated: the rules, by cell.
+        values: float64 [L, V], the table's own values where observed.
+        asked: bool [L, V], the unknown cells.
+        stds: [V], the standard deviation of each variable, the unit of violations.
+    """
+    size, width = asked.size, asked.shape[1]
+    known, free = values.reshape(-1), asked.reshape(-1)
+    low, high = np.full(size, -np.inf), np.full(size, np.inf)
+    broken: list[str] = []
+    single: list[Term] = []
+    linked: list[Term] = []
+    for term in stated:
+        bound, scale = term.bound, abs(term.bound)
+        cells, coefficients = [], []
+        for cell, coefficient in zip(term.cells, term.coefficients, strict=True):
+            if free[cell]:
+                cells.append(cell)
+                coefficients.append(coefficient)
+            else:
+                bound -= coefficient * known[cell]
+                scale += abs(coefficient * known[cell])
+        left = Term(
+            cells=tuple(cells), coefficients=tuple(coefficients), bound=bound, equality=term.equality, rule=term.rule
+        )
+        if not cells:
+            if bound < -ROUNDING * scale or (term.equality and bound > ROUNDING * scale):
+                broken.append(f"row {min(term.cells) // width + 1}: {term.rule}")
+        elif len(cells) == 1:
+            single.append(left)
+            edge = bound / coefficients[0]
+            if term.equality or coefficients[0] > 0:
+                high[cells[0]] = min(high[cells[0]], edge)
+            if term.equality or coefficients[0] < 0:
+                low[cells[0]] = max(low[cells[0]], edge)
+        else:
+            linked.append(left)
+    crossed = low > high + ROUNDING * np.maximum(np.abs(low), np.abs(high))
+    contradictory = [f"row {cell // width + 1}: {_rules_of(cell, single)}" for cell in np.flatnonzero(crossed).tolist()]
+    low[crossed], high[crossed] = -np.inf, np.inf  # nothing can hold there: told, and left as it is
+    high = np.maximum(low, high)
+    return Restriction(
+        low=torch.from_numpy(low),
+        high=torch.from_numpy(high),
+        groups=_groups(linked, low, high),
+        broken=tuple(broken),
+        contradictory=tuple(contradictory),
+        **_certificate([*single, *linked], np.tile(stds, len(asked))),
+    )
+
+
+def _rules_of(cell: int, single: Sequence[Term]) -> str:
+    return " and ".join(dict.fromkeys(term.rule for term in single if term.cells[0] == cell))
+
+
+def _certificate(stated: Sequence[Term], unit: np.ndarray) -> dict[str, Tensor]:
+    """Every term as a row of a sparse matrix."""
+    rows = [k for k, term in enumerate(stated) for _ in term.cells]
+    columns = [cell for term in stated for cell in term.cells]
+    entries = [coefficient for term in stated for coefficient in term.coefficients]
+    return {
+        "matrix": torch.sparse_coo_tensor(
+            torch.tensor([rows, columns], dtype=torch.int64).reshape(2, -1),
+            torch.tensor(entries, dtype=torch.float64),
+            (len(stated), len(unit)),
+            check_invariants=False,
+        ).coalesce(),
+        "limit": torch.tensor([term.bound for term in stated], dtype=torch.float64),
+        "equality": torch.tensor([term.equality for term in stated], dtype=torch.bool),
+        "unit": torch.tensor(
+            [np.abs(term.coefficients) @ unit[list(term.cells)] for term in stated], dtype=torch.float64
+        ),
+    }
+
+
+def _groups(linked: Sequence[Term], low: np.ndarray, high: np.ndarray) -> tuple[Group, ...]:
+    """The terms that link cells, by connected component, components of about one size together."""
+    if not linked:
+        return ()
+    pairs = [(term.cells[0], cell) for term in linked for cell in term.cells[1:]]
+    first, second = np.array(pairs).T
+    graph = coo_matrix((np.ones(len(pairs)), (first, second)), shape=(len(low), len(low)))
+    _, label = connected_components(graph, directed=False)
+    members: dict[int, list[Term]] = defaultdict(list)
+    for term in linked:
+        members[label[term.cells[0]]].append(term)
+    sized: dict[tuple[int, int, int], list[tuple[list[int], list[Term]]]] = defaultdict(list)
+    for linking in members.values():
+        cells = sorted({cell for term in linking for cell in term.cells})
+        stated = [*linking, *_bounds(cells, low, high)]
+        equalities = sum(term.equality for term in stated)
+        sized[_padded(len(cells)), equalities, _padded(len(stated) - equalities)].append((cells, stated))
+    return tuple(_group(shape, parts, len(low)) for shape, parts in sized.items())
+
+
+def _bounds(cells: Sequence[int], low: np.ndarray, high: np.ndarray) -> list[Term]:
+    above = [
+        Term(cells=(c,), coefficients=(1.0,), bound=float(high[c]), equality=False, rule="")
+        for c in cells
+        if np.isfinite(high[c])
+    ]
+    below = [
+        Term(cells=(c,), coefficients=(-1.0,), bound=-float(low[c]), equality=False, rule="")
+        for c in cells
+        if np.isfinite(low[c])
+    ]
+    return above + below
+
+
+def _padded(count: int) -> int:
+    return next(size for size in _SIZES if size >= count)
+
+
+def _group(shape: tuple[int, int, int], parts: Sequence[tuple[list[int], list[Term]]], last: int) -> Group:
+    size, equalities, faces = shape
+    cells = torch.full((len(parts), size), last, dtype=torch.int64)
+    equal = torch.zeros(len(parts), equalities, size, dtype=torch.float64)
+    below = torch.zeros(len(parts), faces, size, dtype=torch.float64)
+    target = torch.zeros(len(parts), equalities, dtype=torch.float64)
+    bound = torch.ones(len(parts), faces, dtype=torch.float64)  # a padded face is 0 x <= 1
+    for p, (chosen, stated) in enumerate(parts):
+        cells[p, : len(chosen)] = torch.tensor(chosen)
+        place = {cell: k for k, cell in enumerate(chosen)}
+        count = {True: 0, False: 0}
+        for term in stated:
+            row = count[term.equality]
+            count[term.equality] += 1
+            matrix, limit = (equal, target) if term.equality else (below, bound)
+            for cell, coefficient in zip(term.cells, term.coefficients, strict=True):
+                matrix[p, row, place[cell]] = coefficient
+            limit[p, row] = term.bound
+    return Group(cells=cells, equal=equal, target=target, below=below, bound=bound)
