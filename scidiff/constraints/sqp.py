@@ -8,7 +8,7 @@ In u with x = c + R u, R R^T = S, the objective is 1/2 |u|^2, and a variance of 
 
 where W = 1 + sum_m lambda_m h_m'' + sum_k mu_k g_k'' is the Hessian of the Lagrangian, with the multipliers of least
 squares, made positive definite where that does not change the step on the surface (a multiple of the projector onto the
-constraints' gradients) and else by raising its eigenvalues. The merit 1/2 |u|^2 + nu (sum |h| + sum max(g, 0)) decides
+constraints' gradients) and else by raising its eigenvalues. The merit 1/2 |u|^2 + sum nu |h| + sum nu max(g, 0) decides
 how much of a step is taken, after a correction for the curvature of the constraints (Nocedal and Wright, "Numerical
 Optimization", 2006, ch. 18). Near the answer the whole step is, and the error is squared each time.
 
@@ -18,7 +18,7 @@ Constraints are measured in units of their gradient at the point, so that their 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,13 +28,14 @@ from scidiff.constraints.interior import quadratic_program
 from scidiff.constraints.smooth import Functions, curvature, linearise
 
 STEPS = 24  # most problems take 4 to 10
+APPROACH = 5  # Gauss-Newton steps before
 POLISH = 4  # Newton steps on the faces found active; the error is squared in each
-PROGRAM_STEPS = 25  # of the interior-point method
-GROWTH = 1e4  # a point farther away than this many times the first step has run off
+PROGRAM_STEPS = 12  # of the interior-point method; the active constraints it finds are then solved as equalities
+GROWTH = 1e4  # a point farther away than this many times the start has run off
 RELAX = 1e-9  # how much a linearised constraint gives way for each unit of its multiplier
 FLATTEST = 0.01  # eigenvalue of W up to which the surface's own curvature is trusted
 FAR = 1e6  # constraints are not seen beyond this many times the distance to go
-HALVINGS = 9  # of a step
+SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)  # of a step, the first that does
 CLOSE = 1e-10  # of the distance: what counts as none of it
 RANK = 1e-12  # singular values of J J^T, of the greatest, that count as none
 
@@ -130,8 +131,9 @@ class _State:
     Attributes:
         u: [N, D].
         active: [N, M + K] which constraints hold with equality.
-        reach: [N, 1] the length of the first step.
+        reach: [N, 1] how far the first steps went.
         steps: [N].
+        price: [N, M + K] of a violation in the merit, in the constraints' own units.
         done, lost: [N, 1] bool, no step is left to take; the point ran off.
     """
 
@@ -139,6 +141,7 @@ class _State:
     active: Tensor
     reach: Tensor
     steps: Tensor
+    price: Tensor
     done: Tensor
     lost: Tensor
 
@@ -171,13 +174,15 @@ def nearest_on(
     state = _State(
         u=torch.zeros_like(c),
         active=problem.equal(value).expand(len(c), -1),
-        reach=torch.full_like(c[:, :1], torch.inf),
+        reach=torch.zeros_like(c[:, :1]),
         steps=torch.zeros_like(c[:, 0], dtype=torch.int64),
+        price=torch.zeros_like(value),
         done=holds(problem.c),
         lost=no,
     )
-    for count in range(STEPS):
-        state = _advance(problem, state, first=count == 0)
+    state = _approach(problem, state)
+    for _ in range(STEPS):
+        state = _advance(problem, state)
     u = state.u
     for _ in range(POLISH):
         u = u + _newton(problem, u, state.active)
@@ -201,27 +206,47 @@ def onto_touching(functions: Functions, equalities: int, c: Tensor, x: Tensor, m
     return x
 
 
-def _advance(problem: _Problem, state: _State, *, first: bool) -> _State:
+def _approach(problem: _Problem, state: _State) -> _State:
+    """A start near the set: Gauss-Newton steps onto what is violated, as far as they lessen that."""
+    u, reach = state.u, state.reach
+    for count in range(APPROACH):
+        linear = problem.linearise(problem.at(u))
+        step = linear.of(problem.off(linear.value) > 0).least()
+        best, least = u, problem.off(linear.value).sum(-1, keepdim=True)
+        for share in SHARES[:5]:
+            trial = u + share * torch.where(step.isfinite(), step, 0)
+            off = problem.off(problem.functions(problem.at(trial)) / linear.unit).sum(-1, keepdim=True)
+            better = off < least
+            best, least = torch.where(better, trial, best), torch.where(better, off, least)
+        u = best
+        far = torch.linalg.vector_norm(step if count == 0 else u, dim=-1, keepdim=True)
+        reach = torch.maximum(reach, torch.where(far.isfinite(), far, 0))
+    return replace(state, u=torch.where(state.done, state.u, u), reach=reach)
+
+
+def _advance(problem: _Problem, state: _State) -> _State:
     """One step, of those rows that still move."""
     u = state.u
     linear = problem.linearise(problem.at(u))
     held = linear.of(state.active)
     pull = held.pull(u, problem.equal(held.value))
-    inverse, weight = _definite(problem.hessian(u, linear, pull), held.gradient)
+    inverse, weight, fall = _definite(problem.hessian(u, linear, pull), held.gradient)
     step, force, active = _program(problem, linear, u, inverse, weight)
     rests = ~step.isfinite().all(-1, keepdim=True)
-    step = torch.where(rests, 0, step)
-    reach = torch.linalg.vector_norm(step, dim=-1, keepdim=True) if first else state.reach
-    moved = _search(problem, linear, u, step=step, active=active, force=force.abs().amax(-1, keepdim=True))
+    step = torch.where(rests, 0, step) + _off_the_ridge(u, step, fall)
+    asked = 2 * force.abs() / linear.unit
+    price = torch.maximum(asked, 0.9 * state.price)
+    moved = _search(problem, linear, u, step=step, active=active, price=price)
     x, way = problem.at(u), step @ problem.root.T
     tiny = (way.abs() <= 4 * torch.finfo(u.dtype).eps * (x.abs() + problem.c.abs())).all(-1, keepdim=True)
-    lost = state.lost | (torch.linalg.vector_norm(moved, dim=-1, keepdim=True) > GROWTH * reach)
+    lost = state.lost | (torch.linalg.vector_norm(moved, dim=-1, keepdim=True) > GROWTH * state.reach)
     still = state.done | state.lost
     return _State(
         u=torch.where(still | lost, u, moved),
         active=torch.where(still, state.active, active),
-        reach=torch.where(still, state.reach, reach),
+        reach=state.reach,
         steps=state.steps + ~still[:, 0],
+        price=price,
         done=state.done | tiny | rests,
         lost=lost & ~state.done,
     )
@@ -259,29 +284,26 @@ def _program(
     return torch.where(fits, exact, step), torch.where(fits, exact_force, force), active
 
 
-def _search(problem: _Problem, linear: _Linear, u: Tensor, *, step: Tensor, active: Tensor, force: Tensor) -> Tensor:
+def _search(problem: _Problem, linear: _Linear, u: Tensor, *, step: Tensor, active: Tensor, price: Tensor) -> Tensor:
     """How far to go: the first of ever shorter steps that lowers the merit enough; u itself if none does.
 
     The whole step is tried with a correction first, which moves back to the active constraints.
     """
-    nu = 2 * force
-
-    def value(u: Tensor) -> Tensor:
-        return problem.functions(problem.at(u)) / linear.unit
 
     def merit(u: Tensor) -> Tensor:
-        found = u.square().sum(-1, keepdim=True) / 2 + nu * problem.off(value(u)).sum(-1, keepdim=True)
+        off = problem.off(problem.functions(problem.at(u)))
+        found = u.square().sum(-1, keepdim=True) / 2 + (price * off).sum(-1, keepdim=True)
         return torch.where(found.isfinite(), found, torch.inf)
 
-    bent = value(u + step)
+    bent = problem.functions(problem.at(u + step)) / linear.unit
     back = _Linear(value=torch.where(bent.isfinite(), bent, 0), gradient=linear.gradient, unit=linear.unit)
     start = merit(u)
-    slope = (u * step).sum(-1, keepdim=True) - nu * problem.off(linear.value).sum(-1, keepdim=True)
+    slope = (u * step).sum(-1, keepdim=True) - (price * linear.unit * problem.off(linear.value)).sum(-1, keepdim=True)
     slack = 16 * torch.finfo(u.dtype).eps * (start + u.square().sum(-1, keepdim=True))
     best, found = u, torch.zeros_like(start, dtype=torch.bool)
-    shares = [1.0, *(0.5**halvings for halvings in range(HALVINGS))]
+    shares = [1.0, *SHARES]
     for share, trial in zip(
-        shares, [u + step + back.of(active).least(), *(u + s * step for s in shares[1:])], strict=True
+        shares, [u + step + back.of(active).least(), *(u + share * step for share in SHARES)], strict=True
     ):
         good = ~found & (merit(trial) <= start + 1e-4 * share * slope.clamp_max(0) + slack)
         best, found = torch.where(good, trial, best), found | good
@@ -291,7 +313,7 @@ def _search(problem: _Problem, linear: _Linear, u: Tensor, *, step: Tensor, acti
 def _newton(problem: _Problem, u: Tensor, active: Tensor) -> Tensor:
     """The step to the nearest point of the active constraints, as equalities."""
     linear = problem.linearise(problem.at(u)).of(active)
-    inverse, _ = _definite(problem.hessian(u, linear, linear.pull(u, problem.equal(active))), linear.gradient)
+    inverse, _, _ = _definite(problem.hessian(u, linear, linear.pull(u, problem.equal(active))), linear.gradient)
     step, _ = _onto(linear, u, inverse)
     return torch.where(step.isfinite().all(-1, keepdim=True), step, 0)
 
@@ -303,15 +325,30 @@ def _onto(linear: _Linear, u: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
     return -_times(inverse, u + _times(linear.gradient.mT, force)), force
 
 
-def _definite(weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of a positive definite matrix that agrees with `weight` on what the gradients leave free, and it."""
-    bend = torch.linalg.matrix_norm(weight)[:, None, None]
-    least = torch.linalg.eigvalsh(weight)[:, :1, None]
+def _off_the_ridge(u: Tensor, step: Tensor, fall: Tensor) -> Tensor:
+    """Where no step is left, but the surface bends down along `fall`: a tenth of the distance that way."""
+    far = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+    rests = torch.linalg.vector_norm(step, dim=-1, keepdim=True) < 1e-3 * far
+    down = torch.where((u * fall).sum(-1, keepdim=True) > 0, -fall, fall)
+    return torch.where(rests, 0.1 * far * down, 0)
+
+
+def _definite(weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The inverse of a positive definite matrix that agrees with `weight` on what the gradients leave free, and it.
+
+    Where `weight` bends down there, the objective's own curvature of 1 takes the place of all that is less, and the
+    direction in which it does so most is the third to be returned, [N, D]; else 0.
+    """
+    curved, along = torch.linalg.eigh(weight)
+    bend = curved.abs().amax(-1)[:, None, None]
     normal = gradient.mT @ torch.linalg.pinv(gradient @ gradient.mT, hermitian=True, rtol=RANK) @ gradient
-    weight = weight + torch.where(least < FLATTEST, bend + bend**2 / FLATTEST, 0) * normal
-    value, axes = torch.linalg.eigh((weight + weight.mT) / 2)
-    value = value.abs().clamp_min(FLATTEST)[:, None, :]
-    return (axes / value) @ axes.mT, (axes * value) @ axes.mT
+    stiff = weight + torch.where(curved[:, :1, None] < FLATTEST, bend + bend**2 / FLATTEST, 0) * normal
+    value, axes = torch.linalg.eigh((stiff + stiff.mT) / 2)
+    falls = value[:, :1] < FLATTEST
+    most = torch.where(value[:, :1] < -FLATTEST, axes[:, :, 0], 0)
+    value = torch.where(falls, curved.clamp_min(1), value)[:, None, :]
+    axes = torch.where(falls[:, :, None], along, axes)
+    return (axes / value) @ axes.mT, (axes * value) @ axes.mT, most
 
 
 def _error(problem: _Problem, u: Tensor, active: Tensor) -> Tensor:
