@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from scidiff.constraints import languages
 from scidiff.noise import Draw
 from scidiff.state import Rows
 
@@ -48,6 +49,25 @@ class Automaton:
             )
         if self.accepting.shape != (states,) or not 0 <= self.start < states:
             raise ValueError(f"expected {states} states, got {tuple(self.accepting.shape)} and start {self.start}")
+
+    @property
+    def states(self) -> int:
+        """Their number."""
+        return len(self.accepting)
+
+    def __and__(self, other: Automaton) -> Automaton:
+        """The automaton of the sequences that both accept; `Infeasible` if there are none of any length."""
+        name = f"both of two automata of {self.states} and {other.states} states"
+        return languages.product(self, other, torch.logical_and, name)
+
+    def __or__(self, other: Automaton) -> Automaton:
+        """The automaton of the sequences that either accepts."""
+        name = f"either of two automata of {self.states} and {other.states} states"
+        return languages.product(self, other, torch.logical_or, name)
+
+    def __invert__(self) -> Automaton:
+        """The automaton of the sequences that this one refuses; `Infeasible` if it refuses none."""
+        return languages.complement(self)
 
     def to(self, device: torch.device | str) -> Automaton:
         """The same automaton on another device."""
