@@ -2,9 +2,10 @@ r"""Adams-Bashforth methods: past estimates are continued by a polynomial, and t
 
 They differ in what is interpolated and in which variable:
 
-    adams_bashforth_clean   d(x / sigma) / d(alpha / sigma) = clean estimate, in alpha / sigma
-    adams_bashforth_noise   d(x / alpha) / d(sigma / alpha) = noise estimate, in sigma / alpha
-    exponential_ab          the clean estimate in lambda = log(alpha / sigma)
+    adams_bashforth_clean      d(x / sigma) / d(alpha / sigma) = clean estimate, in alpha / sigma
+    adams_bashforth_noise      d(x / alpha) / d(sigma / alpha) = noise estimate, in sigma / alpha
+    adams_bashforth_velocity   d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = noise - clean estimate
+    exponential_ab             the clean estimate in lambda = log(alpha / sigma)
 
 The first steps use as many estimates as there are; a step with infinite h is of first order. Order `order` where the
 first steps are short (`grids.cosine`); on grids with equal steps the first one, of first order, limits any order
@@ -14,6 +15,7 @@ above 2 to 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -117,6 +119,27 @@ def adams_bashforth_noise(schedule: Schedule, grid: Tensor, *, order: int = 2) -
         return _with_unused(found, len(nodes))
 
     return multistep_noise(schedule, grid, order=order, weights=weights)
+
+
+def adams_bashforth_velocity(schedule: Schedule, grid: Tensor, *, order: int = 2) -> Plan:
+    r"""Adams-Bashforth on the velocity of straight paths ("in v"), whatever the schedule's own paths are.
+
+    x_s / (alpha_s + sigma_s) = x_t / (alpha_t + sigma_t) + sum_j v_j int_t^s ell_j du,   v = noise - clean,
+
+    u = sigma / (alpha + sigma), which is finite at both ends: no step is of first order but the first.
+    """
+    check_order_given(order)
+    tape = Tape()
+    x = tape.start
+    past: History = []
+    for t, s in steps(schedule, grid):
+        x, clean = tape.denoise(x, t.t)
+        past = [(t, noise_estimate(x, clean, t) - clean), *past][:order]
+        places = [node.sigma / (node.alpha + node.sigma) for node, _ in past]
+        weights = integrate(partial(lagrange, places), places[0], s.sigma / (s.alpha + s.sigma))
+        change = combine(weights, [velocity for _, velocity in past])
+        x = (s.alpha + s.sigma) * (x / (t.alpha + t.sigma) + change)
+    return tape.plan(x, s.t)
 
 
 def exponential_ab(schedule: Schedule, grid: Tensor, *, order: int = 2) -> Plan:
