@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scidiff.constraints.base import RowConstraint, spread
+from scidiff.constraints.monotone import Monotone
 from scidiff.constraints.polyhedron import Polyhedron
 from scidiff.constraints.rounding import kept, worst
 from scidiff.constraints.sqp import Projection, nearest_on, onto_touching
@@ -28,6 +29,7 @@ class Joint(RowConstraint):
     leaf: str
     parts: tuple[RowConstraint, ...]
     _merged: dict[int, Polyhedron] = field(init=False, repr=False, default_factory=dict)
+    _bounds: dict[int, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
 
     def _gathered(self, size: int) -> Polyhedron:
         none = torch.zeros(0, size, dtype=torch.float64)
@@ -47,6 +49,17 @@ class Joint(RowConstraint):
             self._merged[size] = _of_unit_rows(self._gathered(size)).independent()
         return self._merged[size]
 
+    def settle(self, x: Tensor) -> Tensor:
+        """Rows that hold but for rounding, with bounds on single entries, and orders of entries, met to the last bit:
+        next to 0 no rounding is allowed for."""
+        size = x.shape[-1]
+        if size not in self._bounds:
+            self._bounds[size] = _of_entries(self._gathered(size))
+        for part in self.parts:
+            x = part.nearest(x, None) if isinstance(part, Monotone) else x
+        low, high = (bound.to(x) for bound in self._bounds[size])
+        return torch.minimum(torch.maximum(x, low), high)
+
     def _smooth(self, size: int) -> list[RowConstraint]:
         return [part for part in self.parts if part.polyhedron(size) is None]
 
@@ -60,11 +73,14 @@ class Joint(RowConstraint):
             return kept(self, x, self.solve(x, metric).x)
         linear = self.linear(x.shape[-1]).to(x)
         found = _onto_polyhedron(linear, x, metric)
-        return kept(self, x, kept(self, found, onto_touching(self._functions, len(linear.equal), x, found, metric)))
+        touching = onto_touching(self._functions, len(linear.equal), x, found, metric)
+        return kept(self, x, kept(self, found, kept(self, touching, self.settle(touching))))
 
     def solve(self, x: Tensor, metric: Tensor | None) -> Projection:
         """The nearest points of rows float64 [N, D] by the nonlinear program, and how the search for them went."""
-        return nearest_on(self._functions, self.residuals(x)[0].shape[1], x, metric, self.excess)
+        return nearest_on(
+            self._functions, self.residuals(x)[0].shape[1], x, metric, excess=self.excess, settle=self.settle
+        )
 
     def _functions(self, x: Tensor) -> Tensor:
         return torch.cat(self.residuals(x), 1)
@@ -99,6 +115,17 @@ def _of_unit_rows(p: Polyhedron) -> Polyhedron:
         below=p.below[bounded] / below[bounded, None],
         bound=p.bound[bounded] / below[bounded],
     )
+
+
+def _of_entries(p: Polyhedron) -> tuple[Tensor, Tensor]:
+    """The bounds [D] that a polyhedron sets to single entries."""
+    rows, bounds = torch.cat([p.below, p.equal, -p.equal]), torch.cat([p.bound, p.target, -p.target])
+    single = (rows != 0).sum(1) == 1
+    rows, bounds = rows[single], bounds[single]
+    most = torch.where(rows > 0, bounds[:, None] / rows, torch.inf)
+    least = torch.where(rows < 0, bounds[:, None] / rows, -torch.inf)
+    none = rows.new_full((1, rows.shape[1]), torch.inf)
+    return torch.cat([least, -none]).amax(0), torch.cat([most, none]).amin(0)
 
 
 def _onto_polyhedron(p: Polyhedron, x: Tensor, metric: Tensor | None) -> Tensor:

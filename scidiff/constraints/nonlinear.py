@@ -67,7 +67,7 @@ class NonlinearEquality(_Smooth):
     size: float = 1.0
 
     def solve(self, x: Tensor, metric: Tensor | None) -> Projection:
-        return nearest_on(self.values, self.values(x).shape[1], x, metric, self.excess)
+        return nearest_on(self.values, self.values(x).shape[1], x, metric, excess=self.excess)
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return worst(self.values(x).abs(), self.sizes(x))
@@ -93,7 +93,7 @@ class NonlinearInequality(_Smooth):
     size: float = 1.0
 
     def solve(self, x: Tensor, metric: Tensor | None) -> Projection:
-        return nearest_on(self.values, 0, x, metric, self.excess)
+        return nearest_on(self.values, 0, x, metric, excess=self.excess)
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value = self.values(x)

@@ -70,7 +70,7 @@ class Side(RowConstraint):
 
     def solve(self, x: Tensor, metric: Tensor | None) -> Projection:
         """The nearest points of rows float64 [N, D], and how the search for them went."""
-        return nearest_on(lambda x: self.residuals(x)[1], 0, x, metric, self.excess)
+        return nearest_on(lambda x: self.residuals(x)[1], 0, x, metric, excess=self.excess)
 
     def nearest(self, x: Tensor, metric: Tensor | None) -> Tensor:
         return kept(self, x, self.solve(x, metric).x)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from scidiff.constraints.base import ROUNDING
-from scidiff.constraints.interior import quadratic_program
+from scidiff.constraints.interior import all_rest, quadratic_program
 from scidiff.constraints.smooth import Functions, curvature, linearise
 
 STEPS = 24  # most problems take 4 to 10
@@ -77,10 +77,10 @@ class _Problem:
 
     def equal(self, value: Tensor) -> Tensor:
         """[M + K] bool, which are equalities."""
-        return torch.arange(value.shape[1], device=value.device) < self.equalities
+        return torch.arange(value.shape[-1], device=value.device) < self.equalities
 
     def at(self, u: Tensor) -> Tensor:
-        return self.c + u @ self.root.T
+        return self.c.repeat(len(u) // len(self.c), 1) + u @ self.root.T
 
     def linearise(self, x: Tensor) -> _Linear:
         value, gradient = linearise(self.functions, x)
@@ -151,7 +151,9 @@ def nearest_on(
     equalities: int,
     c: Tensor,
     metric: Tensor | None,
+    *,
     excess: Callable[[Tensor], tuple[Tensor, Tensor]],
+    settle: Callable[[Tensor], Tensor] | None = None,
 ) -> Projection:
     """The nearest point, from c; of a set that is not convex, a point that is stationary and usually the nearest.
 
@@ -161,6 +163,7 @@ def nearest_on(
         c: float64 [N, D].
         metric: covariance, [D] or [D, D].
         excess: what decides whether a row holds: its violation and the size of the terms, [N] each.
+        settle: mends the last bits of rows that do not hold yet.
     """
 
     def holds(x: Tensor) -> Tensor:
@@ -182,6 +185,8 @@ def nearest_on(
     )
     state = _approach(problem, state)
     for _ in range(STEPS):
+        if all_rest(state.done | state.lost):
+            break
         state = _advance(problem, state)
     u = state.u
     for _ in range(POLISH):
@@ -190,6 +195,7 @@ def nearest_on(
     error = _error(problem, u, state.active)
     x = problem.at(u)
     x = torch.where(holds(x), x, onto_touching(functions, equalities, problem.c, x, metric))
+    x = x if settle is None else torch.where(holds(x), x, settle(x))
     tripped = ~(holds(x) & whole & ~state.lost)
     return Projection(x=torch.where(tripped, c, x), steps=state.steps, error=error[:, 0], tripped=tripped[:, 0])
 
@@ -212,13 +218,14 @@ def _approach(problem: _Problem, state: _State) -> _State:
     for count in range(APPROACH):
         linear = problem.linearise(problem.at(u))
         step = linear.of(problem.off(linear.value) > 0).least()
-        best, least = u, problem.off(linear.value).sum(-1, keepdim=True)
-        for share in SHARES[:5]:
-            trial = u + share * torch.where(step.isfinite(), step, 0)
-            off = problem.off(problem.functions(problem.at(trial)) / linear.unit).sum(-1, keepdim=True)
-            better = off < least
-            best, least = torch.where(better, trial, best), torch.where(better, off, least)
-        u = best
+        trials = u + torch.tensor(SHARES[:5], dtype=u.dtype, device=u.device)[:, None, None] * torch.where(
+            step.isfinite(), step, 0
+        )
+        values = problem.functions(problem.at(trials.flatten(0, 1))).unflatten(0, trials.shape[:2])
+        off = problem.off(values / linear.unit).sum(-1, keepdim=True)
+        off = torch.where(off.isnan(), torch.inf, off)
+        less = off < problem.off(linear.value).sum(-1, keepdim=True)
+        u = _pick(trials, less & (off == off.amin(0)), u)
         far = torch.linalg.vector_norm(step if count == 0 else u, dim=-1, keepdim=True)
         reach = torch.maximum(reach, torch.where(far.isfinite(), far, 0))
     return replace(state, u=torch.where(state.done, state.u, u), reach=reach)
@@ -237,8 +244,8 @@ def _advance(problem: _Problem, state: _State) -> _State:
     asked = 2 * force.abs() / linear.unit
     price = torch.maximum(asked, 0.9 * state.price)
     moved = _search(problem, linear, u, step=step, active=active, price=price)
-    x, way = problem.at(u), step @ problem.root.T
-    tiny = (way.abs() <= 4 * torch.finfo(u.dtype).eps * (x.abs() + problem.c.abs())).all(-1, keepdim=True)
+    way, size = step @ problem.root.T, problem.at(u).abs() + problem.c.abs()
+    tiny = way.abs().amax(-1, keepdim=True) <= ROUNDING * torch.finfo(u.dtype).eps * size.amax(-1, keepdim=True)
     lost = state.lost | (torch.linalg.vector_norm(moved, dim=-1, keepdim=True) > GROWTH * state.reach)
     still = state.done | state.lost
     return _State(
@@ -292,7 +299,9 @@ def _search(problem: _Problem, linear: _Linear, u: Tensor, *, step: Tensor, acti
 
     def merit(u: Tensor) -> Tensor:
         off = problem.off(problem.functions(problem.at(u)))
-        found = u.square().sum(-1, keepdim=True) / 2 + (price * off).sum(-1, keepdim=True)
+        found = u.square().sum(-1, keepdim=True) / 2 + (price.repeat(len(u) // len(price), 1) * off).sum(
+            -1, keepdim=True
+        )
         return torch.where(found.isfinite(), found, torch.inf)
 
     bent = problem.functions(problem.at(u + step)) / linear.unit
@@ -300,14 +309,18 @@ def _search(problem: _Problem, linear: _Linear, u: Tensor, *, step: Tensor, acti
     start = merit(u)
     slope = (u * step).sum(-1, keepdim=True) - (price * linear.unit * problem.off(linear.value)).sum(-1, keepdim=True)
     slack = 16 * torch.finfo(u.dtype).eps * (start + u.square().sum(-1, keepdim=True))
-    best, found = u, torch.zeros_like(start, dtype=torch.bool)
-    shares = [1.0, *SHARES]
-    for share, trial in zip(
-        shares, [u + step + back.of(active).least(), *(u + share * step for share in SHARES)], strict=True
-    ):
-        good = ~found & (merit(trial) <= start + 1e-4 * share * slope.clamp_max(0) + slack)
-        best, found = torch.where(good, trial, best), found | good
-    return best
+    shares = torch.tensor([1.0, *SHARES], dtype=u.dtype, device=u.device)[:, None, None]
+    trials = u + shares * step
+    trials = torch.cat([trials[:1] + back.of(active).least(), trials[1:]])
+    tried = merit(trials.flatten(0, 1)).unflatten(0, trials.shape[:2])
+    good = tried <= start + 1e-4 * shares * slope.clamp_max(0) + slack
+    return _pick(trials, good, u)
+
+
+def _pick(trials: Tensor, good: Tensor, u: Tensor) -> Tensor:
+    """The first good one of trials [T, N, D], good being [T, N, 1]; u [N, D] if none is."""
+    first = good.to(torch.uint8).argmax(0, keepdim=True).expand(1, *u.shape)
+    return torch.where(good.any(0), trials.gather(0, first)[0], u)
 
 
 def _newton(problem: _Problem, u: Tensor, active: Tensor) -> Tensor:
