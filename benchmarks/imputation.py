@@ -1,0 +1,307 @@
+"""Imputation of clinical time series: PhysioNet 2012 as in CSDI, against baselines and PyPOTS, with quality and speed.
+
+    python benchmarks/imputation.py [--quick] [--seed N] [--json FILE] [--data FOLDER] [--model FOLDER] [--csdi FOLDER]
+                                    [--part quality|steps|speed|tables ...] [--stays N] [--seeds N] [--budget SECONDS]
+
+Trained on set a and judged on set b: 48 hours of 35 variables, the last value of an hour, a share of the observed
+values of every stay hidden at random, values in units of the standard deviation of set a. CRPS-19 is CSDI's: 19
+quantiles, divided by the mean size of the values; it overstates by 6 % at 100 draws. The fair CRPS is unbiased, whatever
+the number of draws, and not divided. For a point forecast CRPS is the absolute error. Intervals are of 1,000 samples of
+the stays with replacement; every seed has other stays and hides other values. `--budget` is the training time of each
+contestant.
+
+* quality: all contestants.
+* steps: scidiff at several numbers of network calls a draw, from the same noise; differences to 50 calls are paired.
+* speed: whole tables, every missing cell; each contestant in a process of its own; time, processor time, peak memory.
+* tables: other data, where linear interpolation is what must be reached.
+
+`--quick` trains and tests on the 163 stays that travel with the package. The shipped weights have seen those stays, so
+its numbers say that it runs and nothing else. Without it the data come from datasets/physionet2012.py, or `--data`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _imputation_data import Stays, Units, folder_of, hide, read_sample, read_set
+from _imputation_methods import SIMPLE, Method, Ours, sklearn_methods
+from _imputation_peers import PyPOTS
+from _imputation_peers import missing as missing_peers
+from _imputation_steps import CALLS, beyond, curve, plot
+from _imputation_steps import table as steps_table
+
+import scidiff
+from scidiff import atomic
+from scidiff.errors import UserError
+from scidiff.timeseries.draws import STEPS
+from scidiff.timeseries.model import ImputerModel
+from scidiff.timeseries.scores import ALL, Judged, scores
+from scidiff.timeseries.scores import judge as judged_by
+
+RATIOS = (0.1, 0.5, 0.9)
+SHIPPED = Path(scidiff.__file__).parent / "timeseries" / "weights" / "physionet2012"
+MAE_BARS = {0.1: 0.217, 0.5: 0.301, 0.9: 0.481}
+CRPS_BARS = {0.1: 0.238, 0.5: 0.330, 0.9: 0.522}
+COVERAGE_BAR = 0.02
+METRICS = ("MAE", "RMSE", "CRPS (19 quantiles, normalised)", "CRPS (fair)")
+COVERAGES = {f"coverage {100 * level:g} %": level for level in (0.5, 0.8, 0.9)}
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def tests(test: Stays, arguments: argparse.Namespace) -> list[tuple[int, Stays]]:
+    """Seed and stays of each repetition: other stays while there are enough."""
+    order = np.random.default_rng(arguments.seed).permutation(len(test))
+    order = np.resize(order, arguments.seeds * arguments.stays).reshape(arguments.seeds, -1)
+    return [(arguments.seed + k, test[np.unique(one)]) for k, one in enumerate(order)]
+
+
+def judge(method: Method, repetitions: Sequence[tuple[int, Stays]], ratio: float, draws: int) -> Judged:
+    """What becomes of the hidden values of all repetitions."""
+    found, truth, owner, variable = [], [], [], []
+    for seed, stays in repetitions:
+        hidden = hide(stays.observed, ratio, seed)
+        given = stays.replace(np.where(hidden, np.nan, stays.values))
+        found.append(method.impute(given, hidden, draws).astype(np.float32))
+        truth.append(stays.values[hidden])
+        series, _, place = np.nonzero(hidden)
+        owner.append(stays.ids[series])
+        variable.append(place)
+    return judged_by(
+        np.concatenate(found, axis=1),
+        np.concatenate(truth),
+        series=np.concatenate(owner),
+        variable=np.concatenate(variable),
+        variables=repetitions[0][1].variables,
+    )
+
+
+def models(arguments: argparse.Namespace, units: Units) -> tuple[list[Method], list[str]]:
+    """Rows of scidiff's own networks, and what is not there."""
+    found: list[Method] = []
+    missing = []
+    folder = arguments.model or SHIPPED
+    for name, path in (("scidiff", folder), ("scidiff, network of CSDI", arguments.csdi)):
+        if path is None or not (path / "weights.json").exists():
+            missing.append(f"{name}: no weights" + ("" if path is None else f" in {path.name}"))
+            continue
+        model = ImputerModel.load(path)
+        found.append(
+            Ours(f"{name} ({arguments.steps} calls)", model, units, steps=arguments.steps, seed=arguments.seed)
+        )
+        if path == folder:
+            found.append(Ours(f"{name}, first guess alone", model, units, steps=0, seed=arguments.seed))
+    return found, missing
+
+
+def contestants(arguments: argparse.Namespace, train: Stays, units: Units) -> tuple[list[Method], list[str]]:
+    """All that take part, and what is missing."""
+    own, missing = models(arguments, units)
+    methods = [*own, *SIMPLE]
+    try:
+        methods += sklearn_methods()
+    except ImportError:
+        missing.append("scikit-learn: k-NN, iterative and gradient boosting are left out (pip install scikit-learn)")
+    missing += missing_peers()
+    if not missing_peers():
+        shape = {"hours": train.values.shape[1], "variables": train.values.shape[2]}
+        part = 4 if arguments.quick else 320
+        methods += [PyPOTS(kind, part=part, **shape) for kind in ("BRITS", "SAITS", "CSDI")]
+    return methods, missing
+
+
+def quality(arguments: argparse.Namespace, train: Stays, test: Stays, units: Units) -> dict[str, Any]:
+    """All contestants at all shares of hidden values."""
+    methods, missing = contestants(arguments, train, units)
+    repetitions = tests(test, arguments)
+    lines: list[list[Any]] = []
+    raw: list[dict[str, Any]] = []
+    misses: list[str] = []
+    for method in methods:
+        began = time.monotonic()
+        method.fit(train, arguments.budget)
+        trained = time.monotonic() - began
+        slow = isinstance(method, PyPOTS) and method.kind == "CSDI"  # judged on fewer stays, as its row says
+        some = [(seed, stays[: arguments.peer_stays] if slow else stays) for seed, stays in repetitions]
+        for ratio in RATIOS:
+            began = time.monotonic()
+            judged = judge(method, some, ratio, arguments.peer_draws if slow else arguments.draws)
+            seconds = time.monotonic() - began
+            found = scores(judged, seed=arguments.seed).loc[ALL]
+            one = {"method": method.name, "hidden": ratio, "draws": judged.draws, "stays": len(judged.series),
+                   "train_seconds": round(trained, 1), "impute_seconds": round(seconds, 1),
+                   "metrics": found.to_dict("index")}  # fmt: skip
+            raw.append(one)
+            lines.append(_line(one))
+            say("  ".join(map(str, lines[-1])))
+            if method is methods[0] and isinstance(method, Ours):
+                misses += missed(found["value"], ratio, judged.draws)
+    columns = ["method", "hidden", "draws", "stays", "MAE", "RMSE", "CRPS-19", "fair CRPS", "50 %", "80 %", "90 %",
+               "training s"]  # fmt: skip
+    where = "163 vendored stays, quick" if arguments.quick else "train on set a, test on set b"
+    title = f"PhysioNet 2012, hourly, z-units, {where}; [95 % interval over stays]"
+    return {"tables": [{"title": title, "columns": columns, "rows": lines}], "quality": raw, "missing": missing,
+            "bars_missed": misses}  # fmt: skip
+
+
+def _line(one: dict[str, Any]) -> list[Any]:
+    found = one["metrics"]
+    draws = one["draws"] if one["draws"] > 1 else "point"
+    cells: list[Any] = [one["method"], f"{one['hidden']:.0%}", draws, one["stays"]]
+    cells += ["{value:.3f} [{low:.3f}, {high:.3f}]".format(**found[metric]) for metric in METRICS]
+    cells += [f"{100 * found[k]['value']:.1f}" if k in found else None for k in COVERAGES]
+    return [*cells, f"{one['train_seconds']:.0f}"]
+
+
+def missed(found: Mapping[str, float], ratio: float, draws: int) -> list[str]:
+    """The bars that the model misses at one share of hidden values."""
+    misses = []
+    if found["MAE"] > MAE_BARS[ratio]:
+        misses.append(f"MAE, {ratio:.0%} hidden: expected at most {MAE_BARS[ratio]}, got {found['MAE']:.4f}")
+    crps = found[METRICS[2]]
+    if draws == 100 and crps > CRPS_BARS[ratio]:
+        misses.append(f"CRPS-19, {ratio:.0%} hidden: expected at most {CRPS_BARS[ratio]}, got {crps:.4f}")
+    for name, level in COVERAGES.items():
+        if abs(found[name] - level) > COVERAGE_BAR:
+            misses.append(f"{name}, {ratio:.0%} hidden: expected within 2 points, got {100 * found[name]:.1f}")
+    return misses
+
+
+def steps(arguments: argparse.Namespace, train: Stays, test: Stays, units: Units) -> dict[str, Any]:
+    """Quality against the number of network calls a draw."""
+    own, missing = models(arguments, units)
+    repetitions = tests(test, arguments)
+    ratios = RATIOS[1:2] if arguments.quick else RATIOS
+    counts = sorted({*((2, 50) if arguments.quick else CALLS), arguments.steps})
+    curves = []
+    for method in own:
+        if not isinstance(method, Ours) or not method.steps:
+            continue
+        for ratio in ratios:
+            runs = {}
+            for count in counts:
+                runs[count] = judge(method.with_steps(count), repetitions, ratio, arguments.draws)
+                say(f"{method.name}, {ratio:.0%} hidden, {count} calls")
+            curves.append(curve(method.name, ratio, runs, seed=arguments.seed))
+    if arguments.json is not None and curves:
+        plot(curves, arguments.json.with_name("imputation_steps.png"))
+    return {"tables": [steps_table(curves)] if curves else [], "steps": curves, "missing": missing,
+            "bars_missed": beyond(curves, arguments.steps)}  # fmt: skip
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Stays, Stays, Units], dict[str, Any]]] = {
+    "quality": quality,
+    "steps": steps,
+}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the vendored stays, few draws, seconds of training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the plot goes beside it")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="PhysioNet 2012 as datasets/physionet2012.py takes it"
+    )
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="weights instead of the shipped ones")
+    parser.add_argument("--csdi", type=Path, metavar="FOLDER", help="weights of the network of CSDI")
+    parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--stays", type=int, help="a seed; default 200")
+    parser.add_argument("--peer-stays", type=int, help="a seed, for PyPOTS' CSDI, which is slow; default 2")
+    parser.add_argument("--peer-draws", type=int, help="of PyPOTS' CSDI; default 100")
+    parser.add_argument("--seeds", type=int, help="default 5")
+    parser.add_argument("--draws", type=int, help="default 100")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="training of each contestant; default 600")
+    parser.add_argument("--steps", type=int, default=STEPS, help="network calls a draw")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    chosen = parser.parse_args(arguments)
+    quick = {"stays": 12, "peer_stays": 1, "peer_draws": 2, "seeds": 1, "draws": 20, "budget": 2.0}
+    full = {"stays": 200, "peer_stays": 2, "peer_draws": 100, "seeds": 5, "draws": 100, "budget": 600.0}
+    for name, value in (quick if chosen.quick else full).items():
+        if getattr(chosen, name) is None:
+            setattr(chosen, name, value)
+    return chosen
+
+
+def run(arguments: argparse.Namespace) -> int:
+    began = time.perf_counter()
+    torch.set_num_threads(arguments.threads)
+    if arguments.quick:
+        train, test = read_sample()
+    else:
+        folder = folder_of(arguments.data)
+        train, test = read_set(folder, "a"), read_set(folder, "b")
+    units = Units.of(train)
+    train, test = (stays.replace(units.z(stays.values)) for stays in (train, test))
+    document: dict[str, Any] = {
+        "benchmark": "imputation",
+        "quick": arguments.quick,
+        "seed": arguments.seed,
+        "tables": [],
+    }
+    missing: list[str] = []
+    misses: list[str] = []
+    for name in arguments.part:
+        found = PARTS[name](arguments, train, test, units)
+        document["tables"] += found.pop("tables")
+        missing += [one for one in found.pop("missing") if one not in missing]
+        misses += found.pop("bars_missed")
+        document |= found
+    for one in document["tables"]:
+        show(one)
+    for text in missing:
+        say(f"missing: {text}")
+    misses = [] if arguments.quick else misses
+    for text in misses:
+        say(f"bar missed: {text}")
+    if arguments.json is not None:
+        seconds = round(time.perf_counter() - began, 1)
+        document |= {"seconds": seconds, "stays": arguments.stays, "seeds": arguments.seeds, "draws": arguments.draws,
+                     "budget": arguments.budget, "threads": arguments.threads, "bars_missed": misses,
+                     "missing": missing, "versions": versions()}  # fmt: skip
+        atomic.write_json(arguments.json, document)
+    return 1 if misses else 0
+
+
+def versions() -> dict[str, str]:
+    """Of all that took part."""
+    found = {"scidiff": scidiff.__version__}
+    for name in ("torch", "scikit-learn", "pypots"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def show(one: dict[str, Any]) -> None:
+    """Print a table."""
+    lines = [one["columns"], *([str("-" if cell is None else cell) for cell in line] for line in one["rows"])]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print(f"\n{one['title']}")
+    for first, *cells in lines:
+        print("  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))]))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        return run(parse(arguments))
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
