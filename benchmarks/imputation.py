@@ -5,8 +5,8 @@
 
 Trained on set a and judged on set b: 48 hours of 35 variables, the last value of an hour, a share of the observed
 values of every stay hidden at random, values in units of the standard deviation of set a. CRPS-19 is CSDI's: 19
-quantiles, divided by the mean size of the values; it overstates by 6 % at 100 draws. The fair CRPS is unbiased, whatever
-the number of draws, and not divided. For a point forecast CRPS is the absolute error. Intervals are of 1,000 samples of
+quantiles, divided by the mean size of the values; it overstates by 6 % at 100 draws. The fair CRPS is unbiased and not
+divided, whatever the number of draws. For a point forecast CRPS is the absolute error. Intervals are of 1,000 samples of
 the stays with replacement; every seed has other stays and hides other values. `--budget` is the training time of each
 contestant.
 

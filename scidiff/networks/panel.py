@@ -5,22 +5,20 @@ Two halves, so that what is known is read once a series and not once a draw and 
     context = encode(series)                       attention among known cells; those that are asked for look at them
     output  = forward(noisy cells, t, context)     attention among rows, which the noisy cells of a row are summed into
 
-The first half also gives a first guess of every cell, a location and a scale, and the second half works on
-
-    x = location + scale (y + y^3 / 6),
-
-in which the unknown cells of every series are about alike: a few steps take noise to data, and outliers are tame.
+The first half also gives a first guess of every cell, a location and a scale, and the second half works in the
+coordinates that they make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scidiff.networks.coordinates import Coordinates
 from scidiff.networks.neighbours import FEATURES, neighbours
 from scidiff.networks.transformer import Block, rotary_at, rotate, time_features
 from scidiff.state import Layout, State
@@ -43,22 +41,18 @@ Series = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
-    """What the denoiser is told about S series, each drawn `draws` times: sample b is of series b // draws.
+class Context(Coordinates):
+    """What the denoiser is told about S series, beside the first guess of their cells.
 
     Attributes:
-        location, scale: [S, L, V], the first guess of each cell asked for; 0 and 1 elsewhere.
         send: [S, L, V, W], how a cell's noisy value adds to its row.
         receive: [S, L, V, MESSAGES, W], what a cell reads off its row.
         hidden, out: [S, L, V, H], the cell's own offset and read-out.
         about: [S, L, W], what the cells of a row have in common.
         times: [S, L], in steps.
         rows: [S, L] bool, which rows there are.
-        draws: samples a series.
     """
 
-    location: Tensor
-    scale: Tensor
     send: Tensor
     receive: Tensor
     hidden: Tensor
@@ -66,23 +60,6 @@ class Context:
     about: Tensor
     times: Tensor
     rows: Tensor
-    draws: int = 1
-
-    def repeat(self, draws: int) -> Context:
-        """The same for so many draws of each series; nothing is copied."""
-        return replace(self, draws=draws)
-
-    def standardise(self, x: Tensor) -> Tensor:
-        """y, the one real root of y + y^3 / 6 = (x - location) / scale: [S * draws, L, V]."""
-        r = (x - self._each(self.location)) / self._each(self.scale)
-        return 8**0.5 * torch.sinh(torch.asinh(r * (3 / 8**0.5)) / 3)
-
-    def restore(self, y: Tensor) -> Tensor:
-        """x = location + scale (y + y^3 / 6): [S * draws, L, V]."""
-        return self._each(self.location) + self._each(self.scale) * (y + y**3 / 6)
-
-    def _each(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(self.draws, 0) if self.draws > 1 else x
 
 
 class LookUp(nn.Module):

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scidiff import weights as files
 from scidiff.denoiser import Denoiser, NetworkDenoiser
-from scidiff.networks.panel import Context, PanelNetwork, Series
+from scidiff.networks.coordinates import Coordinates
+from scidiff.networks.csdi import CSDINetwork
+from scidiff.networks.panel import PanelNetwork, Series
 from scidiff.noise import Noise
 from scidiff.objective import loss
 from scidiff.processes.base import Process
@@ -36,8 +38,9 @@ class ImputerConfig:
         static: names of the static covariates.
         static_means, static_stds: of each.
         step: the time between rows, in the units of the table, that the model counts in.
-        width, depth, heads: of the encoder.
-        row_width, row_depth: of the denoiser.
+        network: "panel", or "csdi" (`networks.csdi`), which has one half and no first guess.
+        width, depth, heads: of the network; of "panel" its encoder.
+        row_width, row_depth: of the denoiser of "panel".
     """
 
     variables: tuple[str, ...]
@@ -47,6 +50,7 @@ class ImputerConfig:
     static_means: tuple[float, ...] = ()
     static_stds: tuple[float, ...] = ()
     step: float = 1.0
+    network: str = "panel"
     width: int = 128
     depth: int = 5
     heads: int = 4
@@ -60,7 +64,7 @@ class ImputerModel:
 
     Attributes:
         config: names, scales and sizes.
-        denoiser: of the leaf `LEAF`, [S * draws, L, V], in the coordinates of `Context.standardise`.
+        denoiser: of the leaf `LEAF`, [S * draws, L, V], in the coordinates of `Coordinates`.
         card: the model card.
     """
 
@@ -71,16 +75,7 @@ class ImputerModel:
     @classmethod
     def create(cls, config: ImputerConfig, *, card: Mapping[str, Any] | None = None) -> ImputerModel:
         """A model with fresh weights."""
-        network = PanelNetwork(
-            leaf=LEAF,
-            variables=len(config.variables),
-            static=len(config.static),
-            width=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            row_width=config.row_width,
-            row_depth=config.row_depth,
-        )
+        network = _network(config)
         process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
         return cls(config=config, denoiser=NetworkDenoiser(network, {LEAF: process}), card=card or {})
 
@@ -105,7 +100,7 @@ class ImputerModel:
             config = ImputerConfig(**fields)
             model = cls.create(config, card=held.card)
             model.denoiser.load_state_dict({name: value.float() for name, value in held.tensors.items()})
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise files.WeightsError(f"{folder}: expected weights of an imputer, got others: {reason}") from None
         model.denoiser.eval().to(device)
@@ -115,6 +110,17 @@ class ImputerModel:
         """Write the model to a folder of safetensors and JSON."""
         tensors = {name: value.to(dtype) for name, value in self.denoiser.state_dict().items()}
         files.save(folder, files.Weights(tensors=tensors, config=self.description(), card=self.card))
+
+
+def _network(config: ImputerConfig) -> nn.Module:
+    """The network that a configuration names, with fresh weights."""
+    sizes = {"variables": len(config.variables), "static": len(config.static), "width": config.width,
+             "depth": config.depth, "heads": config.heads}  # fmt: skip
+    if config.network == "csdi":
+        return CSDINetwork(leaf=LEAF, **sizes)
+    if config.network == "panel":
+        return PanelNetwork(leaf=LEAF, **sizes, row_width=config.row_width, row_depth=config.row_depth)
+    raise ValueError(f"expected the network panel or csdi, got {config.network!r}")
 
 
 def crps_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -139,7 +145,7 @@ def imputation_loss(
 ) -> Tensor:
     """CRPS of the first guess, plus the denoising loss in its coordinates, the mean over `copies` noises: [S]."""
     rows = layout.rows(LEAF)
-    context: Context = denoiser.network.encode(condition)  # type: ignore[union-attr, operator]
+    context: Coordinates = denoiser.network.encode(condition)  # type: ignore[union-attr, operator]
     first = rows.mean(crps_normal(x_0[LEAF], context.location, context.scale))
     many = context.repeat(copies)
     with torch.no_grad():
