@@ -6,9 +6,9 @@
 Trained on set a and judged on set b: 48 hours of 35 variables, the last value of an hour, a share of the observed
 values of every stay hidden at random, values in units of the standard deviation of set a. CRPS-19 is CSDI's: 19
 quantiles, divided by the mean size of the values; it overstates by 6 % at 100 draws. The fair CRPS is unbiased and not
-divided, whatever the number of draws. For a point forecast CRPS is the absolute error. Intervals are of 1,000 samples of
-the stays with replacement; every seed has other stays and hides other values. `--budget` is the training time of each
-contestant.
+divided, whatever the number of draws. For a point forecast CRPS is the absolute error. Intervals are of 1,000 samples
+of the stays with replacement; every seed has other stays and hides other values. `--budget` is the training time of
+each contestant.
 
 * quality: all contestants.
 * steps: scidiff at several numbers of network calls a draw, from the same noise; differences to 50 calls are paired.
@@ -35,6 +35,9 @@ from _imputation_data import Stays, Units, folder_of, hide, read_sample, read_se
 from _imputation_methods import SIMPLE, Method, Ours, sklearn_methods
 from _imputation_peers import PyPOTS
 from _imputation_peers import missing as missing_peers
+from _imputation_speed import Job, measure
+from _imputation_speed import missed as missed_speed
+from _imputation_speed import table as speed_table
 from _imputation_steps import CALLS, beyond, curve, plot
 from _imputation_steps import table as steps_table
 
@@ -199,9 +202,34 @@ def steps(arguments: argparse.Namespace, train: Stays, test: Stays, units: Units
             "bars_missed": beyond(curves, arguments.steps)}  # fmt: skip
 
 
+def speed(arguments: argparse.Namespace, train: Stays, test: Stays, units: Units) -> dict[str, Any]:
+    """Time and memory of whole tables; PyPOTS' CSDI with fresh weights, on which its speed does not depend."""
+    runs: list[tuple[str, Path | None, int, int]] = []
+    missing = []
+    own = f"scidiff ({arguments.steps} calls)"
+    sizes = [(4, 10)] if arguments.quick else [(64, 10), (1000, 50)]
+    for name, path in ((own, arguments.model or SHIPPED), ("scidiff, network of CSDI", arguments.csdi)):
+        if path is not None and (path / "weights.json").exists():
+            runs += [(name, path, stays, draws) for stays, draws in sizes[: None if name == own else 1]]
+        else:
+            missing.append(f"{name}: no weights")
+    missing += missing_peers()
+    if not missing_peers():
+        runs.append(("PyPOTS CSDI (50 calls)", None, *((1, 1) if arguments.quick else sizes[0])))
+    found = []
+    for name, path, stays, draws in runs:
+        job = Job(name=name, folder=path, stays=test[:stays], units=units, draws=draws, steps=arguments.steps,
+                  threads=arguments.threads)  # fmt: skip
+        found.append(measure(job))
+        say(f"{name}, {stays} stays x {draws} draws: {found[-1]['seconds']:.1f} s")
+    return {"tables": [speed_table(found)] if found else [], "speed": found, "missing": missing,
+            "bars_missed": missed_speed(found, own)}  # fmt: skip
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Stays, Stays, Units], dict[str, Any]]] = {
     "quality": quality,
     "steps": steps,
+    "speed": speed,
 }
 
 

@@ -1,0 +1,32 @@
+"""Time series: PhysioNet 2012, and the shipped imputation model beside baselines and PyPOTS."""
+
+from pathlib import Path
+
+if config["timeseries"]["imputation"]:
+    BENCHMARKS.append("imputation")
+
+
+# The data itself stays in the user's cache; here is its record, with the SHA-256 of every table.
+rule physionet2012:
+    input:
+        "datasets/physionet2012.py",
+    output:
+        RESULTS + "/data/physionet2012.json",
+    params:
+        source=f"--folder {config['timeseries']['source']}" if config["timeseries"]["source"] else "",
+    shell:
+        'folder=$({PYTHON} {input} {params.source} --sets a b) && cp "$folder/manifest.json" {output}'
+
+
+rule imputation:
+    input:
+        "benchmarks/imputation.py",
+        sorted(str(path) for path in Path("benchmarks").glob("_imputation_*.py")),
+        [] if QUICK else RESULTS + "/data/physionet2012.json",
+        sorted(str(path) for path in Path("scidiff/timeseries").rglob("*") if path.suffix in {".py", ".safetensors"}),
+    output:
+        RESULTS + "/imputation/result.json",
+    params:
+        out=RESULTS + "/imputation",
+    shell:
+        "{RUN} imputation --out {params.out} || {ACCEPT}"
