@@ -33,7 +33,7 @@ from scidiff.solvers.mixture import GaussianMixture
 from scidiff.state import Layout
 
 SCHEDULE = VPLinear()
-CALLS = (1, 2, 3, 4, 5, 6, 8, 10, 14, 20, 28, 40)
+CALLS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40)
 PARTS = {1: 8, 2: 24, 3: 16, 6: 12, 12: 8, 24: 6}  # dimension: mixtures
 COMPONENTS = 12
 STARTS = 32  # a mixture
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "scidiff/solvers/recommended.json")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--iterations", type=int, default=100)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     fitted_to, others = problems(chosen.seed), problems(chosen.seed + 1)

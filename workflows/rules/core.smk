@@ -5,7 +5,8 @@ from pathlib import Path
 CORE = sorted(
     str(path)
     for folder in ("solvers", "processes", "networks", "guidance", "constraints")
-    for path in Path("scidiff", folder).rglob("*.py")
+    for path in Path("scidiff", folder).rglob("*")
+    if path.suffix in {".py", ".json"}
 ) + [f"scidiff/{name}.py" for name in ("state", "noise", "schedules", "grids", "denoiser", "sampling")]
 
 if config["core"]["solvers"]:
@@ -15,6 +16,8 @@ if config["core"]["solvers"]:
 rule solvers:
     input:
         "benchmarks/solvers.py",
+        "benchmarks/_solver_peers.py",
+        "benchmarks/_solver_problems.py",
         CORE,
     output:
         RESULTS + "/solvers/result.json",
