@@ -68,8 +68,8 @@ def test_vectors_are_pooled_element_by_element() -> None:
 def test_coverage_of_a_mean_with_values_missing_at_random(size: int) -> None:
     """y = z + e, missing more often where z is large; proper imputation by Bayesian regression on z.
 
-    4000 tables: the standard error of a coverage of .95 is .0034, three of them are allowed. (Of 30 values, half of them
-    missing, the intervals are too wide, .966, as the flat prior of the variance is felt.)
+    4000 tables: the standard error of a coverage of .95 is .0034, three of them are allowed. (Of 30 values, half
+    of them missing, the intervals are too wide, .966, as the flat prior of the variance is felt.)
     """
     tables, m = 4000, 10
     rng = np.random.default_rng(4)
