@@ -1,7 +1,8 @@
 """Imputation of clinical time series: PhysioNet 2012 as in CSDI, against baselines and PyPOTS, with quality and speed.
 
     python benchmarks/imputation.py [--quick] [--seed N] [--json FILE] [--data FOLDER] [--model FOLDER] [--csdi FOLDER]
-                                    [--part quality|steps|speed|tables ...] [--stays N] [--seeds N] [--budget SECONDS]
+                                    [--beijing FILE] [--part quality|steps|speed|tables ...] [--stays N] [--seeds N]
+                                    [--budget SECONDS]
 
 Trained on set a and judged on set b: 48 hours of 35 variables, the last value of an hour, a share of the observed
 values of every stay hidden at random, values in units of the standard deviation of set a. CRPS-19 is CSDI's: 19
@@ -40,6 +41,9 @@ from _imputation_speed import missed as missed_speed
 from _imputation_speed import table as speed_table
 from _imputation_steps import CALLS, beyond, curve, plot
 from _imputation_steps import table as steps_table
+from _imputation_tables import learn
+from _imputation_tables import missed as missed_tables
+from _imputation_tables import tables as other_tables
 
 import scidiff
 from scidiff import atomic
@@ -226,10 +230,44 @@ def speed(arguments: argparse.Namespace, train: Stays, test: Stays, units: Units
             "bars_missed": missed_speed(found, own)}  # fmt: skip
 
 
+def tables(arguments: argparse.Namespace, train: Stays, test: Stays, units: Units) -> dict[str, Any]:
+    """Other tables: models trained here, and the simple rules."""
+    missing: list[str] = []
+    lines: list[list[Any]] = []
+    raw: list[dict[str, Any]] = []
+    misses: list[str] = []
+    for name, learned, held in other_tables(arguments.beijing, missing, quick=arguments.quick):
+        own = Units.of(learned)
+        known, asked = (stays.replace(own.z(stays.values)) for stays in (learned, held))
+        asked = asked[np.random.default_rng(arguments.seed).permutation(len(asked))[: arguments.stays]]
+        methods: list[Method] = []
+        for label, seconds in (("scidiff, one epoch", None), ("scidiff", arguments.budget)):
+            model = learn(learned, seconds=seconds, seed=arguments.seed)
+            methods.append(Ours(label, model, own, steps=arguments.steps, seed=arguments.seed))
+        for ratio in RATIOS[1:2] if arguments.quick else RATIOS:
+            mae = {}
+            for method in [*methods, *SIMPLE]:
+                method.fit(known, arguments.budget)
+                judged = judge(method, [(arguments.seed, asked)], ratio, arguments.draws)
+                found = scores(judged, seed=arguments.seed).loc[ALL]
+                raw.append({"table": name, "method": method.name, "hidden": ratio, "draws": judged.draws,
+                            "windows": len(judged.series), "metrics": found.to_dict("index")})  # fmt: skip
+                cells = ["{value:.3f} [{low:.3f}, {high:.3f}]".format(**found.loc[m]) for m in (METRICS[0], METRICS[3])]
+                lines.append([name, method.name, f"{ratio:.0%}", len(judged.series), *cells])
+                say("  ".join(map(str, lines[-1])))
+                mae[method.name] = float(found.loc["MAE", "value"])
+            misses += missed_tables(name, ratio, mae)
+    columns = ["table", "method", "hidden", "windows", "MAE", "fair CRPS"]
+    title = f"Other tables, models trained for one epoch and for {arguments.budget:.0f} s, z-units; [95 % interval]"
+    return {"tables": [{"title": title, "columns": columns, "rows": lines}] if lines else [], "other_tables": raw,
+            "missing": missing, "bars_missed": misses}  # fmt: skip
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Stays, Stays, Units], dict[str, Any]]] = {
     "quality": quality,
     "steps": steps,
     "speed": speed,
+    "tables": tables,
 }
 
 
@@ -243,6 +281,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="weights instead of the shipped ones")
     parser.add_argument("--csdi", type=Path, metavar="FOLDER", help="weights of the network of CSDI")
+    parser.add_argument("--beijing", type=Path, metavar="FILE", help="hourly table of Beijing's stations")
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--stays", type=int, help="a seed; default 200")
     parser.add_argument("--peer-stays", type=int, help="a seed, for PyPOTS' CSDI, which is slow; default 2")
