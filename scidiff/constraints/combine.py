@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scidiff.constraints.base import ROUNDING, Constraint, Infeasible, Metric, RowConstraint
+from scidiff.constraints.box import Box
 from scidiff.constraints.outside import depth
 from scidiff.constraints.ways import MOST, Share, Way, nearest, shares, width
 from scidiff.state import Layout, State
@@ -216,6 +217,8 @@ def _is_blocked(term: tuple[Literal, ...], sizes: dict[str, int]) -> bool:
     for leaf in dict.fromkeys(_row(literal).leaf for literal in term):
         mine = [literal for literal in term if _row(literal).leaf == leaf]
         size = sizes.get(leaf) or width([_row(literal) for literal in mine])
-        if size is not None and not shares(leaf, *_sorted(mine), size):
+        if size is None:  # bounds that are the same for all entries contradict each other in one entry, too
+            mine, size = [literal for literal in mine if isinstance(_row(literal), Box)], 1
+        if mine and not shares(leaf, *_sorted(mine), size):
             return True
     return False

@@ -13,6 +13,8 @@ from scidiff.constraints.polyhedron import Polyhedron
 from scidiff.constraints.rounding import kept, worst
 from scidiff.constraints.sqp import Projection, nearest_on, onto_touching
 
+DUST = 1e-24  # of the greatest entry of a row
+
 
 @dataclass(frozen=True, kw_only=True)
 class Joint(RowConstraint):
@@ -49,10 +51,11 @@ class Joint(RowConstraint):
             self._merged[size] = _of_unit_rows(self._gathered(size)).independent()
         return self._merged[size]
 
-    def settle(self, x: Tensor) -> Tensor:
-        """Rows that hold but for rounding, with bounds on single entries, and orders of entries, met to the last bit:
-        next to 0 no rounding is allowed for."""
+    def settle(self, x: Tensor, c: Tensor) -> Tensor:
+        """The nearest points x to c that hold but for rounding, with bounds on single entries, and orders of entries,
+        met to the last bit: next to 0 no rounding is allowed for, and what is 0 but for rounding of c becomes 0."""
         size = x.shape[-1]
+        x = torch.where(x.abs() <= DUST * c.abs().amax(-1, keepdim=True), 0, x)
         if size not in self._bounds:
             self._bounds[size] = _of_entries(self._gathered(size))
         for part in self.parts:
@@ -74,7 +77,7 @@ class Joint(RowConstraint):
         linear = self.linear(x.shape[-1]).to(x)
         found = _onto_polyhedron(linear, x, metric)
         touching = onto_touching(self._functions, len(linear.equal), x, found, metric)
-        return kept(self, x, kept(self, found, kept(self, touching, self.settle(touching))))
+        return kept(self, x, kept(self, found, kept(self, touching, self.settle(touching, x))))
 
     def solve(self, x: Tensor, metric: Tensor | None) -> Projection:
         """The nearest points of rows float64 [N, D] by the nonlinear program, and how the search for them went."""

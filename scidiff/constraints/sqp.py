@@ -153,7 +153,7 @@ def nearest_on(
     metric: Tensor | None,
     *,
     excess: Callable[[Tensor], tuple[Tensor, Tensor]],
-    settle: Callable[[Tensor], Tensor] | None = None,
+    settle: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Projection:
     """The nearest point, from c; of a set that is not convex, a point that is stationary and usually the nearest.
 
@@ -163,7 +163,7 @@ def nearest_on(
         c: float64 [N, D].
         metric: covariance, [D] or [D, D].
         excess: what decides whether a row holds: its violation and the size of the terms, [N] each.
-        settle: mends the last bits of rows that do not hold yet.
+        settle: mends the last bits of rows that do not hold yet, given them and c.
     """
 
     def holds(x: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def nearest_on(
     error = _error(problem, u, state.active)
     x = problem.at(u)
     x = torch.where(holds(x), x, onto_touching(functions, equalities, problem.c, x, metric))
-    x = x if settle is None else torch.where(holds(x), x, settle(x))
+    x = x if settle is None else torch.where(holds(x), x, settle(x, problem.c))
     tripped = ~(holds(x) & whole & ~state.lost)
     return Projection(x=torch.where(tripped, c, x), steps=state.steps, error=error[:, 0], tripped=tripped[:, 0])
 

@@ -134,7 +134,7 @@ def _cost(way: Tensor, metric: Tensor | None) -> Tensor:
 
 
 def width(parts: list[RowConstraint]) -> int | None:
-    """The length of rows, if any of the parts tells; 1 for bounds that are the same for all entries."""
+    """The length of rows, if any of the parts tells."""
     for part in parts:
         match part:
             case LinearEquality() | LinearInequality():
@@ -145,4 +145,4 @@ def width(parts: list[RowConstraint]) -> int | None:
                 return prod(shape)
             case Box() if torch.as_tensor(part.low).numel() > 1:
                 return torch.as_tensor(part.low).numel()
-    return 1 if all(isinstance(part, Box) for part in parts) else None
+    return None
