@@ -84,6 +84,15 @@ class Automaton:
         return torch.nn.functional.one_hot(self.kind, self.transition.shape[1])
 
     @cached_property
+    def _tokens(self) -> Tensor:
+        """[kinds, most] the tokens of each kind, in their order; -1 after the last."""
+        order = self.kind.argsort(stable=True)
+        counts = self._members.sum(0)
+        place = torch.arange(int(counts.max()), device=self.kind.device)
+        first = (counts.cumsum(0) - counts)[:, None]
+        return torch.where(place < counts[:, None], order[(first + place).clamp_max(len(order) - 1)], -1)
+
+    @cached_property
     def _following(self) -> Tensor:
         """[states + 1, kinds] the next state; what is refused leads to one more state, which refuses everything."""
         dead = self.transition.shape[0]
@@ -102,14 +111,16 @@ class Automaton:
 
     def _backward(self, by_kind: Tensor) -> tuple[list[Tensor], Tensor]:
         """beta_1 .. beta_L, each scaled to a maximum of 1, and the logarithm of the product of the scales."""
-        batch, length, _ = by_kind.shape
-        beta = self._accepting.expand(batch, -1)
-        betas, log_scale = [beta], torch.zeros(batch, dtype=torch.float64, device=by_kind.device)
+        batch, length, kinds = by_kind.shape
+        next_state = self._following.flatten()
+        beta = self._accepting[:, None].expand(-1, batch)  # [states + 1, B]: whole rows are fetched, which is fast
+        betas, log_scale = [beta.T], torch.zeros(batch, dtype=torch.float64, device=by_kind.device)
         for place in range(length - 1, -1, -1):
-            step = (by_kind[:, place, None, :] * beta[:, self._following]).sum(-1)
-            scale = step.amax(-1)
-            beta = step / scale.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-            betas.append(beta)
+            after = beta.index_select(0, next_state).unflatten(0, (-1, kinds))
+            step = (by_kind[:, place].T * after).sum(1)
+            scale = step.amax(0)
+            beta = step / scale.clamp_min(torch.finfo(torch.float64).tiny)
+            betas.append(beta.T)
             log_scale = log_scale + scale.log()
         return betas[::-1], log_scale
 
@@ -136,8 +147,9 @@ class Automaton:
             chosen.append(kind)
             state = self._following[state].gather(1, kind[:, None]).squeeze(1)
         kinds = torch.stack(chosen, dim=1)
-        within = torch.where(self.kind == kinds[..., None], probabilities, 0)
-        return _invert(within, uniform[:, 1])
+        tokens = self._tokens[kinds]
+        within = torch.where(tokens < 0, 0, probabilities.gather(-1, tokens.clamp_min(0)))
+        return tokens.gather(-1, _invert(within, uniform[:, 1])[..., None]).squeeze(-1)
 
     def accepts(self, tokens: Tensor) -> Tensor:
         """Whether each sequence is accepted: int64 [B, L] -> bool [B]."""
@@ -151,6 +163,11 @@ class Automaton:
 def _invert(weight: Tensor, uniform: Tensor) -> Tensor:
     """The class whose share of the cumulative weight [..., K] holds the uniform number [...]."""
     cumulative = weight.cumsum(-1)
-    chosen = torch.searchsorted(cumulative, (uniform * cumulative[..., -1])[..., None], right=True).squeeze(-1)
-    last = weight.shape[-1] - 1 - (weight > 0).flip(-1).to(torch.uint8).argmax(-1)
-    return torch.minimum(chosen, last)
+    total = cumulative[..., -1:].contiguous()
+    exact = uniform[..., None] * total
+    # The greatest number of the weights' precision that is not above it: nothing lies between, so nothing is rounded.
+    near = exact.to(weight.dtype)
+    threshold = torch.where(near > exact, torch.nextafter(near, torch.zeros_like(near)), near)
+    chosen = torch.searchsorted(cumulative, threshold, right=True)
+    # The class that completes the total is the last possible one.
+    return torch.minimum(chosen, torch.searchsorted(cumulative, total)).squeeze(-1)

@@ -7,10 +7,14 @@ comes from the tile of molecules 0 to 255, whether one molecule is wanted or a m
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -45,6 +49,25 @@ class Drawn:
     smiles: str
     mol: Chem.Mol
     calls: int
+
+
+_Tile = list[tuple[Tensor, int, "Future[list[list[int]]]"]]  # of each length: samples, network calls, sequences
+
+
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[Executor]:
+    """As many threads as torch has, with one core each: small products side by side, not each one cut to pieces.
+
+    So a product is also the same to the last bit whatever the number of cores. Leaving cancels what has not begun.
+    """
+    cores = torch.get_num_threads()
+    workers = cores if device.type == "cpu" else 1
+    pool = ThreadPoolExecutor(workers, "draw", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(cores)  # of threads that are yet to come; those of the pool have had theirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,31 +112,46 @@ class Generator:
             steps: network calls a molecule at most; by default one for each fragment, which is exact unmasking.
             batch_size: how many are drawn ahead, rounded up to whole tiles; changes no molecule.
         """
-        first = start // TILE
-        while True:
-            tiles = range(first, first + -(-batch_size // TILE))
-            drawn = [molecule for tile in tiles for molecule in self.tile(tile, seed=seed, steps=steps)]
-            yield from (molecule for molecule in drawn if molecule.index >= start)
-            first = tiles.stop
+        ahead = -(-batch_size // TILE)
+        with side_by_side(self._device) as pool:
+            begun: deque[_Tile] = deque()
+            for number in count(start // TILE):
+                begun.append(self._begin(pool, number, seed=seed, steps=steps))
+                if len(begun) > ahead:  # the next tiles are drawn while the molecules of this one are looked at
+                    yield from (molecule for molecule in self._end(begun.popleft()) if molecule.index >= start)
 
     def tile(self, number: int, *, seed: int, steps: int | None = None) -> list[Drawn]:
         """The TILE molecules of one tile."""
+        with side_by_side(self._device) as pool:
+            return self._end(self._begin(pool, number, seed=seed, steps=steps))
+
+    def _begin(self, pool: Executor, number: int, *, seed: int, steps: int | None) -> _Tile:
+        """Start the computations of a tile, one for each length, the long ones first."""
         index = torch.arange(number * TILE, (number + 1) * TILE)
         lengths = self.lengths(seed, index)
-        molecules: list[Drawn] = []
-        for length in lengths.unique().tolist():
-            members = index[lengths == length]
-            calls = length if steps is None else min(length, steps)
-            for i, classes in zip(members.tolist(), self._sequences(members, length, calls, seed), strict=True):
+        automaton = self.automaton  # made once, before the threads ask for it
+        groups = {length: index[lengths == length] for length in lengths.unique().tolist()}
+        tile: _Tile = []
+        for length in sorted(groups, key=lambda length: -length * length * len(groups[length])):
+            members, calls = groups[length], length if steps is None else min(length, steps)
+            drawn = pool.submit(self._sequences, members, length, calls, seed, automaton)
+            tile.append((members, calls, drawn))
+        return tile
+
+    def _end(self, tile: _Tile) -> list[Drawn]:
+        """The molecules of a tile when they are ready."""
+        molecules = []
+        for members, calls, drawn in tile:
+            for i, classes in zip(members.tolist(), drawn.result(), strict=True):
                 mol = self.model.vocabulary.decode(classes)
                 molecules.append(Drawn(index=i, smiles=Chem.MolToSmiles(mol), mol=mol, calls=calls))
         return sorted(molecules, key=lambda molecule: molecule.index)
 
-    def _sequences(self, index: Tensor, length: int, calls: int, seed: int) -> list[list[int]]:
+    def _sequences(self, index: Tensor, length: int, calls: int, seed: int, automaton: Automaton) -> list[list[int]]:
         """Sequences of one length: classes [B][L]."""
         device = self._device
         layout = Layout.dense(len(index), {LEAF: (length,)}, device=device)
-        rule = CountedUnmasking.on(uniform(calls), joint=self.automaton)
+        rule = CountedUnmasking.on(uniform(calls), joint=automaton)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             done = sample(
                 self.model.denoiser,
