@@ -6,7 +6,8 @@ Columns a and b of a series are hidden whole, and drawn. The values x_a, x_b fit
 
 and values in a wrong unit, x = c * truth, if  sum log f_a(x / c) - n log c - sum log f_a(x) > 0.  Values of one series
 depend on each other, so that the gain's size says little: the same gain of each joint draw, taken for the data, tells
-how large it is when nothing is wrong. And what is read otherwise has to fit as well as draws do, not just less badly.
+how large it is when nothing is wrong. And what is read otherwise has to fit as well as draws do, not
+just less badly, and either column has to gain by a factor e a value.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scidiff.timeseries.tails import log_density, student
 
 FACTORS = (0.001, 0.01, 0.1, 10.0, 100.0, 1000.0)
 LEAST = 3  # values a column
+LEAST_GAIN = 1.0  # of log likelihood, by each value of either column: columns that are much alike are not accused
 GROUPS = 4  # of columns that are hidden together
 _POOR = 1e-3  # of a right reading so few fit worse
 _WORTH = 0.01  # a mistake less likely than this is taken for one while others are judged
@@ -177,21 +179,25 @@ def _exchange(
     a, b = pair
     columns = Columns(conditional, window, [np.array(pair)], suspect=suspect)
 
-    def gain(x_a: Floats, x_b: Floats) -> Floats:
-        at_a, at_b = window.observed[:, a], window.observed[:, b]
-        exchanged = columns.fit(b, x_a, at_a) + columns.fit(a, x_b, at_b)
-        return np.asarray(exchanged - columns.fit(a, x_a, at_a) - columns.fit(b, x_b, at_b))
+    at_a, at_b = window.observed[:, a], window.observed[:, b]
+
+    def gains(x_a: Floats, x_b: Floats) -> tuple[Floats, Floats]:
+        of_a = columns.fit(b, x_a, at_a) - columns.fit(a, x_a, at_a)
+        of_b = columns.fit(a, x_b, at_b) - columns.fit(b, x_b, at_b)
+        return of_a, of_b
 
     def right(x_a: Floats, x_b: Floats) -> Floats:
-        return columns.fit(a, x_a, window.observed[:, b]) + columns.fit(b, x_b, window.observed[:, a])
+        return columns.fit(a, x_a, at_b) + columns.fit(b, x_b, at_a)
 
     x_a, x_b = window.values[:, a], window.values[:, b]
-    found = float(gain(x_a, x_b))
+    of_a, of_b = map(float, gains(x_a, x_b))
+    found, p = of_a + of_b, 1.0
     draws = columns.draws(a), columns.draws(b)
-    if found <= 0 or not _plausible(right(*draws), float(right(x_b, x_a))):
-        found, p = 0.0, 1.0
+    worth = of_a >= LEAST_GAIN * at_a.sum() and of_b >= LEAST_GAIN * at_b.sum()
+    if worth and _plausible(right(*draws), float(right(x_b, x_a))):
+        p = upper_tail(sum(gains(*draws), start=np.zeros(())), found)
     else:
-        p = upper_tail(gain(*draws), found)
+        found = 0.0
     return Mistake(window=w, variable=a, other=b, factor=1.0, p=p, gain=found)
 
 
@@ -203,11 +209,12 @@ def _rescale(columns: Columns, w: int, v: int, factor: float) -> Mistake:
         return np.asarray(columns.fit(v, x / factor, at) - at.sum() * np.log(factor) - columns.fit(v, x, at))
 
     x, draws = columns.window.values[:, v], columns.draws(v)
-    found = float(gain(x))
-    if found <= 0 or not _plausible(columns.fit(v, draws, at), float(columns.fit(v, x / factor, at))):
-        found, p = 0.0, 1.0
-    else:
+    found, p = float(gain(x)), 1.0
+    worth = found >= LEAST_GAIN * at.sum()
+    if worth and _plausible(columns.fit(v, draws, at), float(columns.fit(v, x / factor, at))):
         p = upper_tail(gain(draws), found)
+    else:
+        found = 0.0
     return Mistake(window=w, variable=v, other=None, factor=factor, p=p, gain=found)
 
 

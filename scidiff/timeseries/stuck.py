@@ -58,7 +58,8 @@ def runs(windows: Sequence[Window]) -> list[Run]:
 def continuing(found: Sequence[Run]) -> Floats:
     """How often runs of 1, 2, ... values go on, of those that are followed by another value at all: [longest].
 
-    Where fewer than 30 runs tell, the largest rate of shorter ones.
+    Never less than of shorter runs, which alone tell where fewer than 30 do: a part of the series may be charted by
+    copying, and the longer a run is, the likelier it is one of theirs.
     """
     length = np.array([len(run.rows) for run in found])
     last = np.array([run.last for run in found])
@@ -68,7 +69,7 @@ def continuing(found: Sequence[Run]) -> Floats:
     rate = goes_on / np.maximum(at_risk, 1)
     told = at_risk >= _AT_RISK
     told[0] = True
-    return np.where(told, rate, np.maximum.accumulate(np.where(told, rate, 0)))
+    return np.asarray(np.maximum.accumulate(np.where(told, rate, 0)))
 
 
 def resolution(windows: Sequence[Window], variable: int) -> float:

@@ -104,18 +104,22 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
 
 
 def test_runs_and_how_often_they_go_on_by_hand() -> None:
-    values = np.array([[1, 1, np.nan, 1, 2, 2, 3]]).T
-    window = Window(values=values, time=np.arange(7.0), number=0, series=0)
+    values = np.array([[1, 1, np.nan, 1, 2, 2, 3, 4]]).T
+    window = Window(values=values, time=np.arange(8.0), number=0, series=0)
     found = runs([window])
-    assert [run.rows.tolist() for run in found] == [[0, 1, 3], [4, 5], [6]]
-    assert [run.last for run in found] == [False, False, True]
-    # of one value: the runs of 3 and 2 went on; the last may still. Two values: one of two goes on.
+    assert [run.rows.tolist() for run in found] == [[0, 1, 3], [4, 5], [6], [7]]
+    assert [run.last for run in found] == [False, False, False, True]
+    # of those with a first value: 3 and 2 went on, the third did not, the last may still. The rates after two values,
+    # 1 of 2, and after three, 0 of 1, are less than that.
     many = found * 40
-    np.testing.assert_allclose(continuing(many), [1.0, 0.5, 0.0])
+    np.testing.assert_allclose(continuing(many), [2 / 3] * 3)
     assert resolution([window], 0) == 1
+    # runs that go on ever more often
+    rising = [Run(window=0, variable=0, rows=np.arange(n), last=False) for n in (1, 1, 2, 4, 4, 4) for _ in range(40)]
+    np.testing.assert_allclose(continuing(rising), [4 / 6, 3 / 4, 1, 1])
     # too few to tell: the largest rate of shorter runs
     long = [*many, Run(window=0, variable=0, rows=np.arange(9), last=False)]
-    np.testing.assert_allclose(continuing(long), [1, 41 / 81, 1 / 41, *[1.0] * 6])
+    np.testing.assert_allclose(continuing(long), [81 / 121] * 9)
 
 
 def test_step_probabilities_are_those_of_the_conditional_distribution() -> None:
@@ -181,13 +185,16 @@ def test_exchanged_columns_and_wrong_units_are_found_and_named() -> None:
     assert said.loc[("s4", "HR"), "unique"].tolist() == ["column in another unit, factor 0.1"]
 
 
-def test_gains_of_whole_columns_are_judged_by_those_of_draws() -> None:
+def test_gains_of_whole_columns_are_judged_by_those_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     # two variables that are nearly alike: exchanging them often fits better, by chance, and is no accusation
     model = GaussianConditional(
         ("a", "b"), mean=np.array([0.0, 0.1]), covariance=np.array([[1, 0.5], [0.5, 1]]), rho=0.9, draws=60
     )
     found, tried = mistaken(model, windows(irregular(model.panel(series=80, length=8))), factors=())
     assert tried == 80
+    assert len(found) < 4
+    monkeypatch.setattr("scidiff.timeseries.mistaken.LEAST_GAIN", -100.0)  # their probabilities, of any gain at all
+    found, _ = mistaken(model, windows(irregular(model.panel(series=80, length=8))), factors=())
     assert len(found) > 15
     p = np.array([mistake.p for mistake in found])
     for level in (0.01, 0.05, 0.2):
