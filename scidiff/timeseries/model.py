@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -75,7 +76,9 @@ class ImputerModel:
     @classmethod
     def create(cls, config: ImputerConfig, *, card: Mapping[str, Any] | None = None) -> ImputerModel:
         """A model with fresh weights."""
-        network = _network(config)
+        with warnings.catch_warnings():  # a model without covariates has an empty matrix for them
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+            network = _network(config)
         process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
         return cls(config=config, denoiser=NetworkDenoiser(network, {LEAF: process}), card=card or {})
 

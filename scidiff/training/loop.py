@@ -88,6 +88,7 @@ def train(
     objective: Objective = objective_loss,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     description: Mapping[str, Any] | None = None,
+    show: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train a denoiser; start it under `torchrun` to use several processes.
 
@@ -101,6 +102,7 @@ def train(
         objective: loss of each sample.
         validate: measures the averaged denoiser.
         description: what builds the denoiser again (JSON); goes into the weights' record.
+        show: takes lines on where the run stands. Default: standard error.
 
     Raises:
         UserError: `out` holds a run and `resume` is not asked for, or is asked for with other data or settings.
@@ -119,6 +121,7 @@ def train(
             out=out,
             world=stack.enter_context(world(device)),
             stop=stack.enter_context(interrupt.kept()),
+            show=show,
         )
         run.start(resume=resume)
         stack.callback(run.close)
@@ -157,8 +160,10 @@ class _Run:
         out: Path,
         world: World,
         stop: interrupt.Stop,
+        show: Callable[[str], None] | None,
     ) -> None:
         self.batches, self.config, self.out, self.world, self.stop = batches, config, out, world, stop
+        self.show = show
         self.denoiser = loss.denoiser
         self.device = next(self.denoiser.parameters()).device
         self.state = RunState(config=config.model_dump(mode="json"), fingerprint=batches.fingerprint)
@@ -188,7 +193,7 @@ class _Run:
                 config={"training": self.config.model_dump(mode="json"), "data": self.batches.fingerprint},
                 seed=self.config.seed,
             )
-            self._progress = Progress(self.out, step=self.state.step)
+            self._progress = Progress(self.out, step=self.state.step, show=self.show)
 
     def close(self) -> None:
         """Close the log."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,22 @@ class Progress:
     Args:
         out: the run's folder.
         step: the step the run goes on from; later lines of an earlier session are dropped.
+        show: takes the lines. Default: standard error.
     """
 
-    def __init__(self, out: Path, *, step: int) -> None:
+    def __init__(self, out: Path, *, step: int, show: Callable[[str], None] | None = None) -> None:
         self._path = out / "log.jsonl"
         lines = self._path.read_text(encoding="utf-8").splitlines() if step and self._path.exists() else []
         kept = [line for line in lines if _step(line) <= step]
         atomic.write_text(self._path, "".join(f"{line}\n" for line in kept))
         self._board = _tensorboard(out, step)
-        self._drawn = False
+        self._show, self._drawn = show, False
 
     def line(self, text: str) -> None:
         """Show where the run stands; on a terminal the line replaces the one before."""
+        if self._show is not None:
+            self._show(text)
+            return
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[K{text}")
             self._drawn = True
