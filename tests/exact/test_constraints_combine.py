@@ -237,6 +237,10 @@ def test_one_row_of_a_sample_leaves_what_all_rows_were_in() -> None:
     found = (inner & outside).project({"x": x}, layout)["x"]
     exact[5, 0] = 1.5
     torch.testing.assert_close(found, exact, atol=1e-12, rtol=0)
+    # the row that has to move in any case is out then, and the other one, nearer to the boundary, stays
+    two = Layout.ragged({"x": torch.tensor([2])}, {"x": (2,)})
+    found = (inner & outside).project({"x": torch.tensor([[2.0, 0.0], [0.95, 0.0]])}, two)["x"]
+    torch.testing.assert_close(found, torch.tensor([[1.5, 0.0], [0.95, 0.0]]))
     with pytest.raises(ValueError, match="one row a sample, or only one complement"):
         (outside & ~Box(leaf="x", low=-5.0, high=5.0)).project({"x": x}, layout)
 
