@@ -134,7 +134,7 @@ class Trees:
         ratio = source.random(len(stays))[:, None, None]
         hidden = stays.observed & (source.random(stays.values.shape) < ratio)
         features = Features(np.where(hidden, np.nan, stays.values))
-        began, iterations = time.monotonic(), 200
+        began, iterations = time.monotonic(), 40
         for variable in range(hidden.shape[2]):
             place = np.argwhere(hidden[:, :, variable])
             if len(place) < 20:
