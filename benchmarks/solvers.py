@@ -16,9 +16,10 @@ number of calls by the root mean square on starts of its own; `recommended` has 
 problems. Each repeat has fresh starts, the same for all; tables give the mean of the repeats and the half-width of its
 95 % interval (Student's t). Printed are all solvers; the README shows ours and the best of each other library.
 
-**Time.** The bare loop on float32 [256, 64] with a denoiser that returns its input, one thread: processor time of 20
-steps less that of 5, over 15; repetitions of all contestants by turns; median and quartiles. Beside it the number of
-tensor operations a step. Our plans are made beforehand, as they are once for all batches.
+**Time.** The bare loop on float32 [256, 64] with a denoiser that returns its input, one thread: processor time of 40
+steps less that of 10, over 30; all contestants by turns, each warm from a run that does not count; median and
+quartiles. Beside it the number of tensor operations a step. Our plans are made beforehand, as they are once for all
+batches.
 
 Bars: `recommended` at or below the best peer's root mean square at every number of calls; at most 4 operations a step
 and at most half the time of the fastest equivalent peer.
@@ -254,7 +255,7 @@ class Count(TorchDispatchMode):
 def times(contestants: Mapping[str, Methods], repetitions: int) -> list[Record]:
     """Microseconds and tensor operations a step of every contestant of `TIMED`."""
     z = torch.ones(256, 64)
-    few, many = 5, 20
+    few, many = 10, 40
     timed = []
     for group, members in TIMED.items():
         for library, (name, grid) in members.items():
@@ -263,7 +264,8 @@ def times(contestants: Mapping[str, Methods], repetitions: int) -> list[Record]:
                 timed.append((group, library, name, method(few), method(many), []))
     for _ in range(repetitions):
         for *_, short, long, seconds in timed:
-            seconds.append(-(clock(short, z) - clock(long, z)) / (many - few))
+            clock(long, z)
+            seconds.append((clock(long, z) - clock(short, z)) / (many - few))
     found = []
     for group, library, name, short, long, seconds in timed:
         low, median, high = (1e6 * q for q in statistics.quantiles(seconds, n=4))
