@@ -1,5 +1,6 @@
 """The network of CSDI: nothing hidden leaks, padding counts for nothing, what is known is read once a series."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,19 @@ def test_padded_rows_count_for_nothing(data, model, hidden):
     one = _output(model, data, hidden, x, t)
     two = _output(model, padded, more, torch.cat([x, torch.full((S, 3, V), 5.0)], 1), t)[:, :L]
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    padded.rows[1] = True  # a longer series in the batch changes nothing for the others
+    three = _output(model, padded, more, torch.cat([x, torch.full((S, 3, V), 5.0)], 1), t)[:, :L]
+    torch.testing.assert_close(one[[0, 2]], three[[0, 2]], rtol=1e-4, atol=1e-5)
+    assert (one[1] - three[1]).abs().max() > 1e-4
+
+
+def test_attention_knows_distances_in_time(data, model, hidden):
+    x, t = _noisy()
+    network = copy.deepcopy(model)
+    with torch.no_grad():
+        network.denoiser.network.embed_time.weight.zero_()
+    one, two = (_output(network, these, hidden, x, t) for these in (data, replace(data, times=2 * data.times)))
+    assert (one - two).abs().amax((1, 2)).min() > 1e-4
 
 
 def test_cells_speak_along_time_and_along_variables_but_not_across_series(data, model, hidden):
