@@ -42,7 +42,9 @@ class Constraint(ABC):
 
     @abstractmethod
     def violation(self, sample: State, layout: Layout) -> Tensor:
-        """How far each sample is from holding: float64 [B], exactly 0 where it holds up to rounding, inf for NaN."""
+        """How far each sample is from holding: float64 [B], exactly 0 where it holds up to rounding.
+
+        Infinite for a sample with numbers that are not finite."""
 
     def describe(self) -> str:
         """The set in a few words, for messages."""
@@ -116,9 +118,10 @@ class RowConstraint(Constraint):
 
     def violation(self, sample: State, layout: Layout) -> Tensor:
         x = sample[self.leaf]
-        amount, scale = self.excess(x.double().flatten(1))
+        flat = x.double().flatten(1)
+        amount, scale = self.excess(flat)
         amount = torch.where(amount <= ROUNDING * torch.finfo(x.dtype).eps * scale, 0, amount)
-        amount = torch.where(amount.isnan(), torch.inf, amount)
+        amount = torch.where(flat.isfinite().all(1), amount, torch.inf)
         none = torch.zeros(layout.batch, dtype=torch.float64, device=x.device)
         return none.scatter_reduce(0, layout.rows(self.leaf).owner, amount, "amax")
 

@@ -86,3 +86,10 @@ def test_what_contradicts_itself_is_refused() -> None:
 def test_not_a_number_is_no_sample() -> None:
     constraint = LinearEquality(leaf="x", matrix=torch.ones(1, 5), target=torch.zeros(1))
     assert (constraint.violation({"x": torch.full((6, 5), torch.nan)}, LAYOUT) == torch.inf).all()
+
+
+def test_infinite_numbers_are_never_certified():
+    x = torch.tensor([[float("inf"), 0.0], [float("-inf"), 1.0], [0.5, 0.0]])
+    layout = Layout.dense(3, {"x": (2,)})
+    below = LinearInequality(leaf="x", matrix=torch.tensor([[1.0, 0.0]]), bound=torch.tensor([1.0]))
+    assert below.violation({"x": x}, layout).tolist() == [torch.inf, torch.inf, 0.0]
