@@ -136,16 +136,16 @@ def test_the_two_steps_learn_from_different_series() -> None:
     # Whatever a value's series is for, changing the series of one step leaves the other step's result alone.
     data = forecasts(60, 2)
     before = fit(**data, variables=("a", "b"))
-    moved_spread, moved_widening = set(), set()
+    moved_spread, only_widening = set(), set()
     for s in range(60):
         x = np.where(data["series"] == s, data["x"] + 1000, data["x"])
         after = fit(**(data | {"x": x}), variables=("a", "b"))
         if after.spread != before.spread:
             moved_spread.add(s)
-        else:
-            moved_widening.add(s)
+        elif after.widening != before.widening:
+            only_widening.add(s)
     assert len(moved_spread) == 30
-    assert len(moved_widening) == 30
+    assert len(only_widening) > 15  # of 30: a value that is far out already may go farther
 
 
 def test_too_few_series_of_a_variable_are_an_error_that_says_how_many() -> None:

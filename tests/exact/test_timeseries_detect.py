@@ -147,6 +147,11 @@ def test_stuck_sensors_are_found_and_coarse_or_copied_values_are_not_accused() -
     table = detect(model, replace(panel, value=copied), checks=["stuck"])
     assert set(table.index[table["flagged"]]) == {4 * (45 + i) for i in range(8)}
     assert set(table.loc[table["flagged"], "reason"]) == {"stuck"}
+    found = stuck(model, windows(irregular(panel)))
+    for v in range(4):  # no run is less likely than the table's own habits make it
+        some = [run for run in found if run.variable == v]
+        rate = continuing(some)
+        assert all(run.p >= np.prod(rate[: len(run.rows) - 1]) * (1 - 1e-9) for run in some)
 
 
 def test_a_constant_column_and_a_single_value_are_no_accusation() -> None:
@@ -169,6 +174,19 @@ def test_fit_of_a_column_is_its_log_likelihood() -> None:
     for v, law in enumerate((stats.norm(1, 2), stats.norm(-2, 3))):
         x = np.array([0.0, 1.0, 99.0, -4.0, np.nan, 3.0])
         assert columns.fit(v, x, at) == pytest.approx(law.logpdf(x[at]).sum(), abs=0.05)
+
+
+def test_gain_of_another_unit_is_the_likelihood_ratio() -> None:
+    model = GaussianConditional(("a", "b"), mean=np.array([2.5, 5.0]), covariance=np.diag([1.0, 1.0]), rho=0.0)
+    model.count = 20_000
+    panel = model.panel(series=1, length=4)
+    x = 2.0 * np.array([1.9, 2.4, 2.5, 3.3])
+    panel = changed(panel, {(i, 0): x[i] for i in range(4)})
+    found, _ = mistaken(model, windows(irregular(panel)), factors=(2.0,))
+    law = stats.norm(2.5, 1)
+    exact = (law.logpdf(x / 2) - np.log(2) - law.logpdf(x)).sum()
+    assert [m.gain for m in found if m.variable == 0] == [pytest.approx(exact, rel=0.05, abs=0.0)]
+    assert 4 * np.log(2) > 0.2 * exact  # the change of unit is more than the error allowed
 
 
 def test_exchanged_columns_and_wrong_units_are_found_and_named() -> None:
