@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from scidiff import __version__
-from scidiff.cli import molecules
+from scidiff.cli import molecules, timeseries
 from scidiff.errors import INTERRUPTED, USAGE, UserError
 
 
@@ -40,6 +40,7 @@ app = typer.Typer(
     help="Scientific diffusion models with certified samples.",
 )
 app.add_typer(molecules.app, name="molecules")
+app.add_typer(timeseries.app, name="timeseries")
 
 
 @app.command(

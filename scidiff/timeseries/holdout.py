@@ -22,6 +22,8 @@ from scidiff.training.batches import permutation
 LEAST_SERIES, LEAST_WINDOWS = 5, 8
 MOST_HELD = 64  # windows: enough to see a change of one per cent, and quick
 _PART = 0.15
+_LEAST_JUDGED = 16
+_JUDGED = {"random": 0.7, "block": 0.1, "variable": 0.1, "forecast": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,9 +78,9 @@ class Holdout:
 
     Attributes:
         train: nothing that is asked of `held` is in it.
-        held: [H, L, V].
-        asked: [H, L, V] bool, the observed cells of `held` that are hidden from the model that is judged.
-        number: [H] which windows were held out.
+        held: [H, L, V]; a window may be there several times.
+        asked: [H, L, V] bool, the observed cells of `held` that are hidden from the model that is judged; some of each.
+        number: [H] which windows these are.
         unit: `series`, `windows` or `values`.
     """
 
@@ -91,12 +93,24 @@ class Holdout:
     @classmethod
     def of(cls, data: Standardised, chosen: Split, *, seed: int = 0) -> Holdout:
         """Carry out a split of W windows; the seed is that of the hidden cells."""
-        train, held = data[chosen.train], data[chosen.held]
-        noise = Noise(seed=seed, index=chosen.held)
+        train = data[chosen.train]
         if chosen.unit == "values":
-            asked = hide(held.observed, held.observed, noise, mixture={"random": 0.7, "block": 0.3})
-            asked &= hide(held.observed, asked, Noise(seed=seed + 1, index=chosen.held), mixture={"random": 1.0})
-            train = replace(train, observed=train.observed & ~asked, values=torch.where(asked, 0, train.values))
-        else:
-            asked = hide(held.observed, held.observed.roll(1, 0), noise)
-        return cls(train=train, held=held, asked=asked, number=chosen.held, unit=chosen.unit)
+            noise, again = (Noise(seed=seed + k, index=chosen.held) for k in range(2))
+            asked = hide(train.observed, train.observed, noise, mixture={"random": 0.7, "block": 0.3})
+            asked &= hide(train.observed, asked, again, mixture={"random": 1.0})
+            if not asked.any():  # of very few values one is still asked
+                asked = _last(train.observed)
+            learned = replace(train, observed=train.observed & ~asked, values=torch.where(asked, 0, train.values))
+            return cls(train=learned, held=train, asked=asked, number=chosen.held, unit=chosen.unit)
+        times = -(-_LEAST_JUDGED // len(chosen.held))  # few windows are asked in several ways
+        number = chosen.held.repeat(times)
+        observed = data.observed[number]
+        asked = hide(observed, observed, Noise(seed=seed, index=torch.arange(len(number))), mixture=_JUDGED)
+        asked = torch.where(asked.flatten(1).any(1)[:, None, None], asked, _last(observed))
+        return cls(train=train, held=data[number], asked=asked, number=number, unit=chosen.unit)
+
+
+def _last(observed: Tensor) -> Tensor:
+    """The last observed cell of each window alone: bool [H, L, V]."""
+    flat = observed.flatten(1).long()
+    return ((flat.cumsum(1) == flat.sum(1, keepdim=True)) & (flat > 0)).view_as(observed)

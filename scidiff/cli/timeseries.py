@@ -1,0 +1,353 @@
+"""`scidiff timeseries`: fill the gaps of tables of time series, with intervals."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from scidiff.errors import INTERRUPTED, UserError
+
+if TYPE_CHECKING:
+    from scidiff.timeseries.columns import Options
+    from scidiff.timeseries.filling import Request
+    from scidiff.timeseries.panel import Panel
+    from scidiff.timeseries.report import Outcome
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Time series with gaps: imputation.")
+
+_IMPUTE = """Fill the gaps of time series, with intervals from many samples.
+
+FILE holds one row a time (wide) or one a measurement (long): CSV, Parquet or netCDF, one series or many; - reads
+standard input, and `sample` is 163 stays in intensive care that come with the package. Columns of identity, time,
+variable and value are found by their names, or named. What was observed is written back as it came; gaps get the
+median, and beside it quantiles. The same seed gives the same samples of a series, alone or among others.
+
+The packaged weights are used where they know all variables (by names such as HR, heart rate or LOINC 8867-4). Else a
+model is trained on the table first, from these weights where they know some, until it gets no better on series that
+are kept from it or the time budget is over.
+
+\b
+Examples:
+  scidiff timeseries impute sample --step 60 --out imputed.csv --report report.html
+  scidiff timeseries impute vitals.csv --id stay_id --time charttime --step 1h --samples 50 --out imputed.parquet
+  scidiff timeseries impute vitals.parquet --draws draws.nc --time-budget 10m --seed 7
+  cat vitals.csv | scidiff timeseries impute - --quantiles 0.1,0.9 > imputed.csv
+
+\b
+Exit codes: 0 done; 2 the request cannot be carried out; 130 Ctrl-C (what was finished is written).
+"""
+
+
+@app.callback()
+def _group() -> None:
+    """So that a single command keeps its name."""
+
+
+@app.command(help=_IMPUTE)
+def impute(
+    *,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The table; - for standard input; sample for a sample.")],
+    id_: Annotated[str | None, typer.Option("--id", help="Column of identities of the series.")] = None,
+    time_: Annotated[str | None, typer.Option("--time", help="Column of times.")] = None,
+    variable: Annotated[str | None, typer.Option(help="Column of variables of a long table.")] = None,
+    value: Annotated[str | None, typer.Option(help="Column of values of a long table.")] = None,
+    variables: Annotated[str | None, typer.Option(metavar="NAMES", help="Variables to use, with commas.")] = None,
+    static: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Covariates that do not change: one row a series.")
+    ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            help="Step of a regular grid: 60 in the unit of the times, or 1h. Default: the times as they are."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", help="Samples of each gap.")] = 50,
+    quantiles: Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")] = "0.05,0.95",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File to write (.csv .parquet; .nc of netCDF), or - for CSV on standard output. "
+            "Default: -, unless --draws, --report or --json is given.",
+        ),
+    ] = None,
+    draws: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all samples (.nc).")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")
+    ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete/--no-complete", help="Also write times and measurements without a row.")
+    ] = True,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder with weights. Default: the packaged ones.")
+    ] = None,
+    train: Annotated[
+        bool | None,
+        typer.Option("--train/--no-train", help="Default: if the weights do not know a variable."),
+    ] = None,
+    time_budget: Annotated[str, typer.Option(help="For training and imputing together: 90s, 10m, 2h.")] = "5m",
+    max_steps: Annotated[
+        int | None, typer.Option(help="Steps of training in place of a time: repeats to the bit.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the training here; one that was cut off goes on.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Network calls a sample. Default: 6.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    duplicates: Annotated[
+        Literal["refuse", "mean", "last"], typer.Option(help="What several values at one time become.")
+    ] = "refuse",
+    unsorted: Annotated[Literal["refuse", "sort"], typer.Option(help="What times that go back become.")] = "refuse",
+    delimiter: Annotated[str | None, typer.Option(help="Of a text file. Default: found out.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of a text file. Default: found out.")] = None,
+    decimal: Annotated[Literal[".", ","], typer.Option(help="Decimal sign of a text file.")] = ".",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
+    progress: Annotated[
+        bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
+    ] = None,
+) -> None:
+    """See `_IMPUTE`."""
+    from scidiff.timeseries import filling
+    from scidiff.timeseries.columns import Options
+    from scidiff.timeseries.draws import STEPS
+
+    places = _Places(out=_destination(out, draws, report, as_json=as_json), draws=draws, report=report)
+    places.check()
+    options = Options(
+        id=id_,
+        time=time_,
+        variable=variable,
+        value=value,
+        variables=None if variables is None else tuple(name.strip() for name in variables.split(",") if name.strip()),
+        duplicates=duplicates,
+        unsorted=unsorted,
+        delimiter=delimiter,
+        encoding=encoding,
+        decimal=decimal,
+    )
+    request = filling.Request(
+        draws=samples,
+        model=model,
+        train=train,
+        seconds=filling.seconds(time_budget, what="--time-budget"),
+        max_steps=max_steps,
+        steps=STEPS if steps is None else steps,
+        seed=seed,
+        device=device,
+        run=run,
+    )
+    request.check()
+    outcome = _run(file, options, request, static=static, step=step, levels=filling.levels(quantiles), places=places,
+                   progress=progress)  # fmt: skip
+    _finish(outcome, places, levels=filling.levels(quantiles), complete=complete, as_json=as_json)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+class _Places:
+    """Where results go; checked before any work starts."""
+
+    def __init__(self, *, out: str | None, draws: Path | None, report: Path | None) -> None:
+        self.out, self.draws, self.report = out, draws, report
+
+    def check(self) -> None:
+        """UserError for what cannot be written."""
+        from scidiff.timeseries.writers import ARRAYS, check_writable, format_of
+
+        if self.out not in (None, "-"):
+            format_of(str(self.out))
+            check_writable(str(self.out))
+        if self.draws is not None:
+            if format_of(self.draws) not in ARRAYS:
+                raise UserError(f"--draws: expected a file name ending in .nc, got {str(self.draws)!r}")
+            check_writable(self.draws)
+        if self.report is not None:
+            if not self.report.name.lower().endswith((".html", ".htm")):
+                raise UserError(f"--report: expected a file name ending in .html, got {str(self.report)!r}")
+            check_writable(self.report)
+
+    def check_layout(self, panel: Panel) -> None:
+        """UserError if the table cannot be written in the format asked for."""
+        array = panel.source is not None and panel.source.layout == "array"
+        if self.out is not None and array != self.out.lower().endswith(".nc"):
+            wanted = "a file name ending in .nc, since netCDF came" if array else "a table, since a table came"
+            raise UserError(f"--out: expected {wanted}, got {self.out!r}")
+
+
+def _destination(out: str | None, draws: Path | None, report: Path | None, *, as_json: bool) -> str | None:
+    if as_json and out == "-":
+        raise UserError("--json and --out -: expected one of them on standard output, got both")
+    return "-" if out is None and draws is None and report is None and not as_json else out
+
+
+def _run(
+    file: str,
+    options: Options,
+    request: Request,
+    *,
+    static: Path | None,
+    step: str | None,
+    levels: tuple[float, ...],
+    places: _Places,
+    progress: bool | None,
+) -> Outcome:
+    """Read, learn, fill and check."""
+    from dataclasses import replace
+
+    from scidiff.cli.progress import StatusLine
+    from scidiff.timeseries import evaluate, filling
+    from scidiff.timeseries.impute import Interrupted
+    from scidiff.timeseries.report import BAND, Outcome
+
+    line = StatusLine(progress)
+    budget = filling.Budget(seconds=request.seconds)
+
+    def show(text: str) -> None:
+        if line.due():
+            line.show(text)
+
+    try:
+        if line.due(now=True):
+            line.show("reading")
+        panel = _read(file, options, static)
+        places.check_layout(panel)
+        request = replace(request, step=None if step is None else _step(step, panel))
+        learned, notes = filling.learned(panel, request, budget=budget, show=show)
+        notes = (*(Path(note).name for note in (panel.source.notes if panel.source else ())), *notes)
+        checked = None
+        if places.report is not None:
+            checked = evaluate.check(panel, learned, request, progress=lambda k, n: show(f"checking {k} of {n}"))
+        interrupted = False
+        wanted = sorted({*levels, *BAND}) if places.report is not None else levels
+        try:
+            grid, filled = filling.fill(
+                panel,
+                learned,
+                request,
+                quantiles=wanted,
+                keep=places.draws is not None,
+                progress=lambda k, n: show(f"imputed {k} of {n} windows"),
+            )
+        except Interrupted as stop:
+            grid, filled, interrupted = filling.fill_grid(panel, learned, request.step), stop.filled, True
+    finally:
+        line.clear()
+    return Outcome(
+        panel=panel,
+        learned=learned,
+        request=request,
+        grid=grid,
+        filled=filled,
+        checked=checked,
+        notes=notes,
+        seconds=time.monotonic() - budget.began,
+        interrupted=interrupted,
+    )
+
+
+def _read(file: str, options: Options, static: Path | None) -> Panel:
+    from scidiff.timeseries.readers import read_panel
+    from scidiff.timeseries.sample import sample_path
+    from scidiff.timeseries.static import with_static
+
+    path = Path(file)
+    if file == "-":
+        with tempfile.TemporaryDirectory(prefix="scidiff-") as folder:
+            path = _standard_input(Path(folder))
+            try:
+                panel = read_panel(path, options)
+            except UserError as error:
+                raise UserError(str(error).replace(str(path), "standard input")) from None
+    else:
+        panel = read_panel(sample_path() if file == "sample" and not path.exists() else path, options)
+    return panel if static is None else with_static(panel, static)
+
+
+def _standard_input(folder: Path) -> Path:
+    """Standard input as a file, whose first bytes tell what it is."""
+    held = folder / "standard-input"
+    with held.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    with held.open("rb") as file:
+        head = file.read(4)
+    known = {b"PAR1": ".parquet", b"\x89HDF": ".nc", b"CDF\x01": ".nc", b"CDF\x02": ".nc"}
+    suffix = ".csv.gz" if head[:2] == b"\x1f\x8b" else known.get(head, ".csv")
+    return held.rename(held.with_suffix(suffix))
+
+
+def _step(text: str, panel: Panel) -> float:
+    """The step in the panel's unit of time."""
+    from scidiff.timeseries.filling import seconds
+    from scidiff.timeseries.standardise import seconds_per_unit
+
+    try:
+        return float(text)
+    except ValueError:
+        unit = seconds_per_unit(panel)
+        if unit is None:
+            raise UserError(f"--step: expected a number in the unit of the times, got {text!r}") from None
+        return seconds(text, what="--step") / unit
+
+
+def _finish(outcome: Outcome, places: _Places, *, levels: tuple[float, ...], complete: bool, as_json: bool) -> None:
+    """Write the files, then say what came of it."""
+    from scidiff.timeseries.arrays import draws_dataset
+    from scidiff.timeseries.report import write_report
+    from scidiff.timeseries.writers import write_dataset
+
+    if places.out is not None:
+        _write(outcome, places.out, levels=levels, complete=complete)
+    command = shlex.join(["scidiff", *sys.argv[1:]])
+    if places.draws is not None:
+        held = outcome.filled.draws
+        attributes = {"seed": outcome.request.seed, "steps": outcome.request.steps, "history": command}
+        write_dataset(draws_dataset(outcome.panel, outcome.grid, held, attributes=attributes), places.draws)  # type: ignore[arg-type]
+    if places.report is not None:
+        write_report(outcome, places.report, command=command)
+    if as_json:
+        named = {"out": places.out, "draws": places.draws, "report": places.report}
+        files = {name: None if place is None else str(place) for name, place in named.items()}
+        typer.echo(json.dumps({**outcome.as_dict(), **files}, indent=1))
+    for note in outcome.notes:
+        _say(note)
+    for name, why in outcome.left().items():
+        if not outcome.interrupted:
+            _say(f"{name}: gaps left, since {why}")
+    _say(outcome.summary())
+
+
+def _write(outcome: Outcome, out: str, *, levels: tuple[float, ...], complete: bool) -> None:
+    from scidiff.timeseries.arrays import imputed_dataset
+    from scidiff.timeseries.imputed import imputed_table
+    from scidiff.timeseries.writers import write_dataset, write_table
+
+    panel, grid, median = outcome.panel, outcome.grid, outcome.filled.median
+    quantiles = {level: outcome.filled.quantiles[level] for level in levels}
+    if out.lower().endswith(".nc"):
+        write_dataset(imputed_dataset(panel, grid, median, quantiles), out)
+        return
+    text = not out.lower().endswith(".parquet")
+    table = imputed_table(panel, grid, median, quantiles, complete=complete, text=text)
+    dialect = panel.source.text if panel.source is not None and text else None
+    if out != "-":
+        write_table(table, out, dialect)
+        return
+    with tempfile.TemporaryDirectory(prefix="scidiff-") as folder:
+        path = Path(folder) / "out.csv"
+        write_table(table, path, dialect)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
