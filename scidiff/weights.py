@@ -5,6 +5,7 @@ Nothing is ever unpickled, so a file of weights cannot run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,11 +92,17 @@ def _shards(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return {f"weights-{k}.safetensors": group for k, group in enumerate(groups, 1)}
 
 
+def _digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration, whatever the order and spacing of its JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def save(folder: Path, weights: Weights) -> None:
     """Write weights to a folder of safetensors and one record, replaced together."""
     with atomic.folder(folder) as temporary:
         files = {name: write_tensors(temporary / name, group) for name, group in _shards(weights.tensors).items()}
-        text = json.dumps({"files": files, "config": weights.config, "card": weights.card}, indent=1)
+        record = {"files": files, "config": weights.config, "config_sha256": _digest(weights.config)}
+        text = json.dumps({**record, "card": weights.card}, indent=1)
         (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
@@ -120,6 +127,9 @@ def load(
             raise KeyError("files.sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: expected JSON with files, config and card, got {error!r}: {mend}") from None
+    expected = record.get("config_sha256")  # a record made by hand may have none
+    if expected is not None and expected != _digest(config):
+        raise WeightsError(f"{path}: expected the configuration that was written, got another: {mend}")
     tensors: dict[str, Tensor] = {}
     for name, file in files.items():
         tensors |= read_tensors(folder / Path(name).name, file, mend=mend, device=device)

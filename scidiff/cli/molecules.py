@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from scidiff.errors import INTERRUPTED, SHORT, UserError
+from scidiff.interrupts import held_back
 
 if TYPE_CHECKING:
     from scidiff.molecules.certified import Generation
@@ -99,9 +100,11 @@ def generate(
 ) -> None:
     """See `_GENERATE`."""
     from scidiff.cli.progress import StatusLine
-    from scidiff.molecules.certified import Interrupted
-    from scidiff.molecules.certified import generate as run
-    from scidiff.molecules.properties import PROPERTIES
+
+    with held_back():
+        from scidiff.molecules.certified import Interrupted
+        from scidiff.molecules.certified import generate as run
+        from scidiff.molecules.properties import PROPERTIES
 
     out = _destination(out, report, as_json)
     kind = _check_outputs(out, format_, report)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from scidiff.errors import UserError, one_line
+from scidiff.interrupts import held_back
 from scidiff.molecules.hopeless import Watch
 from scidiff.molecules.oracle import Oracle, describe
 from scidiff.molecules.properties import PROPERTIES, Value, lookup
@@ -188,7 +189,8 @@ def generate(
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check_numbers(num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     if source is None:
-        source = load(model, device)
+        with held_back():  # threads that torch starts now never see Ctrl-C
+            source = load(model, device)
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
     stream = source.stream(seed=seed, start=start, steps=steps, batch_size=batch_size)
     began = time.perf_counter()
@@ -214,10 +216,12 @@ def _draw(
     began = time.perf_counter()
     seen: set[str] = set()
     for drawn in stream:
-        certificate = oracle.certify(drawn.smiles)
-        reasons = certificate.reasons
-        if not reasons and unique and certificate.canonical in seen:
-            reasons = (DUPLICATE,)
+        with held_back():
+            certificate = oracle.certify(drawn.smiles)
+            reasons = certificate.reasons
+            if not reasons and unique and certificate.canonical in seen:
+                reasons = (DUPLICATE,)
+            values = {} if reasons else describe(certificate, generation.properties)
         if reasons:
             generation.refused += 1
             generation.reasons.update(reasons)
@@ -228,7 +232,7 @@ def _draw(
                     index=drawn.index,
                     seed=generation.seed,
                     smiles=drawn.smiles,
-                    values=describe(certificate, generation.properties),
+                    values=values,
                     violations=certificate.violations,
                 )
             )
@@ -256,8 +260,14 @@ def _check_numbers(*, num: int, seed: int, start: int, steps: int | None, batch_
 
 def load(model: str | Path | None, device: str | None) -> Source:
     """The generator with these weights; UserError if they are missing, damaged or tampered with."""
+    import torch
+
     from scidiff.molecules.generator import Generator
 
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError) as error:  # torch raises either, in several sentences
+        raise UserError(f"--device: expected cpu or an accelerator that torch finds here, got {device!r}") from error
     try:
         return Generator.load(None if model is None else Path(model), device=device or "cpu")
     except (ValueError, OSError, KeyError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
 RING_LABELS = ("<ring:1>", "<ring:2>", "<ring:3>", "<ring:4>")
 _PARENT = 1  # isotope that marks the parent's dummy atom in a token
@@ -225,7 +225,8 @@ def encode(mol: Chem.Mol, vocabulary: frozenset[str] | None = None) -> list[str]
 @lru_cache(maxsize=100_000)
 def _part(token: str) -> tuple[Chem.Mol, int | None, tuple[int, ...]]:
     """The Kekule form of a token without its dummies, the atom that bonds to the parent, and those of the slots."""
-    mol = Chem.MolFromSmiles(token)
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(token)
     if mol is None:
         raise ValueError(f"expected a token that RDKit reads, got {token!r}")
     Chem.Kekulize(mol, clearAromaticFlags=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from scidiff.constraints.automaton import Automaton
 from scidiff.grids import uniform
+from scidiff.interrupts import hold_back
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.noise import Noise
@@ -54,6 +55,12 @@ class Drawn:
 _Tile = list[tuple[Tensor, int, "Future[list[list[int]]]"]]  # of each length: samples, network calls, sequences
 
 
+def _alone() -> None:
+    """Make a thread of the pool use one core and leave Ctrl-C to the main one."""
+    torch.set_num_threads(1)
+    hold_back()
+
+
 @contextmanager
 def side_by_side(device: torch.device) -> Iterator[Executor]:
     """As many threads as torch has, with one core each: small products side by side, not each one cut to pieces.
@@ -62,7 +69,7 @@ def side_by_side(device: torch.device) -> Iterator[Executor]:
     """
     cores = torch.get_num_threads()
     workers = cores if device.type == "cpu" else 1
-    pool = ThreadPoolExecutor(workers, "draw", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(workers, "draw", initializer=_alone)
     try:
         yield pool
     finally:

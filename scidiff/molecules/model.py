@@ -88,9 +88,13 @@ class FragmentModel:
         held = files.load(folder, device=device)
         try:
             config = ModelConfig(**{**held.config["model"], "lengths": tuple(held.config["model"]["lengths"])})
-            model = cls.create(Vocabulary(tokens=tuple(held.config["tokens"])), config, card=held.card)
+            if sum(config.lengths) < 1 or len(config.lengths) > MAX_LENGTH + 1:
+                raise ValueError(f"expected how many molecules have 0 .. {MAX_LENGTH} fragments, got {config.lengths}")
+            vocabulary = Vocabulary(tokens=tuple(held.config["tokens"]))
+            _ = vocabulary.kinds  # reads every token
+            model = cls.create(vocabulary, config, card=held.card)
             model.denoiser.load_state_dict({name: value.float() for name, value in held.tensors.items()})
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise files.WeightsError(f"{folder}: expected weights of a fragment model, got others: {reason}") from None
         model.denoiser.eval().to(device)

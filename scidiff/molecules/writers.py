@@ -1,17 +1,20 @@
 """Certified molecules as files: `.smi`, `.csv`, `.parquet` and `.sdf`.
 
 A file is written whole under a temporary name beside its place, forced to disk, and then renamed: it is there complete
-or not at all. Every row carries the sample's index and seed and its certificate: one column a condition with the
-violation (0: it holds), and the oracle that found it.
+or not at all. When the disk fills up, the molecules that fit are kept in a file of another name. Every row carries the
+sample's index and seed and its certificate: one column a condition with the violation (0: it holds), and the oracle
+that found it.
 """
 
 from __future__ import annotations
 
+import bisect
 import csv
 import io
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -103,11 +106,43 @@ def row(molecule: Molecule) -> list[Value | bool]:
 def write(generation: Generation, path: str | Path) -> None:
     """Write the molecules in the format of the file name (.smi, .csv, .parquet, .sdf), whole or not at all.
 
+    If the disk fills up, the molecules that fit are kept in `NAME.partial.SUFFIX` beside it (not of .parquet, which
+    cannot be read without its end), and the error says how many.
+
     Raises:
         UserError: unknown format, or the file cannot be written.
     """
-    kind = format_of(path)
-    replace_file(path, lambda stream: _WRITE[kind](generation, stream))
+    kind, path = format_of(path), Path(path)
+    if kind == "parquet":
+        replace_file(path, lambda stream: _write_parquet(generation, stream))
+        return
+    try:
+        atomic.write(path, lambda temporary: _write_records(generation, kind, path, temporary))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def _write_records(generation: Generation, kind: str, path: Path, temporary: Path) -> None:
+    """Write record after record; if there is no room for all, keep the whole ones under another name."""
+    ends = [0]  # bytes after each record
+    try:
+        with temporary.open("wb", buffering=0) as stream:
+            for record in _RECORDS[kind](generation):
+                rest = memoryview(record)
+                while rest:  # a full disk may take a part before it refuses the next
+                    rest = rest[stream.write(rest) :]
+                ends.append(ends[-1] + len(record))
+            os.fsync(stream.fileno())
+    except OSError as error:
+        whole = bisect.bisect_right(ends, temporary.stat().st_size) - 1
+        heads = 1 if kind == "csv" else 0
+        if whole <= heads:
+            raise
+        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        os.truncate(temporary, ends[whole])
+        temporary.replace(partial)
+        kept = f"the first {whole - heads} of {len(generation.molecules)} certified are in {partial}"
+        raise UserError(f"cannot write {path}: {one_line(error)}; {kept}") from error
 
 
 def write_stdout(generation: Generation, kind: str) -> None:
@@ -119,7 +154,8 @@ def write_stdout(generation: Generation, kind: str) -> None:
     if kind not in TEXT_FORMATS:
         raise UserError(f"--format: expected smi or csv on standard output, got {kind!r}")
     try:
-        _WRITE[kind](generation, sys.stdout.buffer)
+        for record in _RECORDS[kind](generation):
+            sys.stdout.buffer.write(record)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         # The reader has all it wants (`| head`). Python must not complain again when it closes the stream.
@@ -129,19 +165,21 @@ def write_stdout(generation: Generation, kind: str) -> None:
         raise UserError(f"cannot write standard output: {one_line(error)}") from error
 
 
-def _write_smi(generation: Generation, stream: BinaryIO) -> None:
+def _smi(generation: Generation) -> Iterator[bytes]:
     """One molecule a line: SMILES, tab, name `seed-index`."""
     for molecule in generation.molecules:
-        stream.write(f"{molecule.smiles}\t{name_of(molecule)}\n".encode())
+        yield f"{molecule.smiles}\t{name_of(molecule)}\n".encode()
 
 
-def _write_csv(generation: Generation, stream: BinaryIO) -> None:
-    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns(generation))
-    table.writerows(map(row, generation.molecules))
-    text.flush()
-    text.detach()
+def _csv(generation: Generation) -> Iterator[bytes]:
+    """The names of the columns, then one molecule a line."""
+    line = io.StringIO()
+    table = csv.writer(line, lineterminator="\n")
+    for cells in itertools.chain([columns(generation)], map(row, generation.molecules)):
+        line.seek(0)
+        line.truncate()
+        table.writerow(cells)
+        yield line.getvalue().encode()
 
 
 def _write_parquet(generation: Generation, stream: BinaryIO) -> None:
@@ -154,7 +192,7 @@ def _write_parquet(generation: Generation, stream: BinaryIO) -> None:
     parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), stream)
 
 
-def _write_sdf(generation: Generation, stream: BinaryIO) -> None:
+def _sdf(generation: Generation) -> Iterator[bytes]:
     """Kekule structures with 2-D coordinates; index, seed, properties and certificate as data items."""
     names = columns(generation)
     for molecule in generation.molecules:
@@ -167,7 +205,7 @@ def _write_sdf(generation: Generation, stream: BinaryIO) -> None:
             f">  <{name}>\n{value!r}\n\n" if isinstance(value, float) else f">  <{name}>\n{value}\n\n"
             for name, value in zip(names, row(molecule), strict=True)
         )
-        stream.write(f"{Chem.MolToMolBlock(mol)}{items}$$$$\n".encode())
+        yield f"{Chem.MolToMolBlock(mol)}{items}$$$$\n".encode()
 
 
 def name_of(molecule: Molecule) -> str:
@@ -175,9 +213,4 @@ def name_of(molecule: Molecule) -> str:
     return f"{molecule.seed}-{molecule.index}"
 
 
-_WRITE: dict[str, Callable[[Generation, BinaryIO], None]] = {
-    "smi": _write_smi,
-    "csv": _write_csv,
-    "parquet": _write_parquet,
-    "sdf": _write_sdf,
-}
+_RECORDS: dict[str, Callable[[Generation], Iterator[bytes]]] = {"smi": _smi, "csv": _csv, "sdf": _sdf}

@@ -9,11 +9,12 @@ import itertools
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow.parquet
@@ -23,10 +24,12 @@ from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.QED import qed
 from typer.testing import CliRunner, Result
 
+from scidiff import molecules
 from scidiff.cli.main import app
 from scidiff.errors import UserError
-from scidiff.molecules import certified, generate
+from scidiff.molecules import certified, generate, oracle
 from scidiff.molecules.oracle import read_molecule
+from scidiff.molecules.properties import Value
 
 HERE = Path(__file__).parent
 STAND_IN = HERE / "stand_in.py"
@@ -261,6 +264,40 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(
     assert (tmp_path / f"o.{kind}").read_text() == "as it was"
 
 
+@pytest.mark.parametrize("kind", ["smi", "csv", "sdf", "parquet"])
+def test_molecules_that_fit_on_a_full_disk_are_kept(tmp_path: Path, kind: str) -> None:
+    generation = generate(num=200, where=["mw < 400"], source=stand_in.Sample())
+    room = 5000 if kind != "sdf" else 40_000
+    (tmp_path / f"o.{kind}").write_text("as it was")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # like a disk with so many bytes left
+    try:
+        with pytest.raises(UserError, match=rf"cannot write .*o\.{kind}: File too large") as caught:
+            molecules.write(generation, tmp_path / f"o.{kind}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / f"o.{kind}").read_text() == "as it was"
+    if kind == "parquet":
+        assert [path.name for path in tmp_path.iterdir()] == ["o.parquet"]
+        return
+    assert {path.name for path in tmp_path.iterdir()} == {f"o.{kind}", f"o.partial.{kind}"}
+    partial = (tmp_path / f"o.partial.{kind}").read_bytes()
+    molecules.write(generation, tmp_path / f"o.{kind}")
+    whole = (tmp_path / f"o.{kind}").read_bytes()
+    assert whole.startswith(partial)
+    records = partial.count(b"$$$$\n") if kind == "sdf" else partial.count(b"\n") - (kind == "csv")
+    assert f"the first {records} of 200 certified are in " in str(caught.value)
+    longest = max(map(len, whole.split(b"$$$$\n" if kind == "sdf" else b"\n"))) + 5
+    assert room - longest < len(partial) <= room
+    assert partial.endswith(b"$$$$\n" if kind == "sdf" else b"\n")
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    for name in ("foo", "cuda:77"):
+        with pytest.raises(UserError, match=f"--device: expected cpu or an accelerator .*got '{name}'"):
+            generate(num=1, device=name)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_standard_output_on_a_full_disk(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
@@ -300,6 +337,43 @@ def test_ctrl_c_keeps_what_was_certified(tmp_path: Path) -> None:
     assert f"--start {len(rows)} goes on" in errors
     assert [int(row["index"]) for row in rows] == list(range(len(rows)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "o.html"]
+
+
+def test_ctrl_c_in_the_middle_of_a_search_neither_cuts_it_short_nor_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RDKit catches SIGINT while it searches for substructures; here it comes in the middle of every property."""
+    honest = oracle.compute
+
+    def struck(mol: Chem.Mol, names: Iterable[str]) -> dict[str, Value]:
+        names = tuple(names)
+        if not names:
+            return {}
+        os.kill(os.getpid(), signal.SIGINT)  # the kernel delivers it at once unless it is held back
+        time.sleep(0)
+        return honest(mol, names)
+
+    monkeypatch.setattr(oracle, "compute", struck)
+    with pytest.raises(certified.Interrupted) as caught:
+        generate(num=5, properties=["qed"], source=stand_in.Sample())
+    assert (
+        caught.value.generation.drawn == 0
+    )  # the molecule at hand was looked at to its end, but is not in the account
+    assert caught.value.generation.stopped == "interrupted"
+    monkeypatch.setattr(oracle, "compute", honest)
+    assert len(generate(num=5, properties=["qed"], source=stand_in.Sample()).molecules) == 5
+
+
+def test_ctrl_c_in_a_search_of_rdkit_itself(tmp_path: Path) -> None:
+    """The property takes most of the time of a draw here, so that Ctrl-C meets RDKit's own handler."""
+    arguments = ("generate", "--num", "1000000", "--no-unique", "--properties", "qed", "--out", "o.smi", "--progress")
+    process = start(*arguments, cwd=tmp_path)
+    assert process.stderr is not None
+    while "certified" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert "interrupted, result may not include" not in errors
+    assert (tmp_path / "o.smi").exists()
 
 
 def test_evaluate_agrees_with_what_is_known_of_the_file(run: Run, tmp_path: Path) -> None:
