@@ -85,12 +85,17 @@ class Automaton:
 
     @cached_property
     def _tokens(self) -> Tensor:
-        """[kinds, most] the tokens of each kind, in their order; -1 after the last."""
+        """[kinds, most] the tokens of each kind, in their order; where there are no more (`_filled`), any."""
         order = self.kind.argsort(stable=True)
         counts = self._members.sum(0)
         place = torch.arange(int(counts.max()), device=self.kind.device)
-        first = (counts.cumsum(0) - counts)[:, None]
-        return torch.where(place < counts[:, None], order[(first + place).clamp_max(len(order) - 1)], -1)
+        return order[((counts.cumsum(0) - counts)[:, None] + place).clamp_max(len(order) - 1)]
+
+    @cached_property
+    def _filled(self) -> Tensor:
+        """[kinds, most] where `_tokens` holds a token of the kind."""
+        counts = self._members.sum(0)
+        return torch.arange(int(counts.max()), device=self.kind.device) < counts[:, None]
 
     @cached_property
     def _following(self) -> Tensor:
@@ -120,7 +125,7 @@ class Automaton:
             step = (by_kind[:, place].T * after).sum(1)
             scale = step.amax(0)
             beta = step / scale.clamp_min(torch.finfo(torch.float64).tiny)
-            betas.append(beta.T)
+            betas.append(beta.T.contiguous())
             log_scale = log_scale + scale.log()
         return betas[::-1], log_scale
 
@@ -148,7 +153,7 @@ class Automaton:
             state = self._following[state].gather(1, kind[:, None]).squeeze(1)
         kinds = torch.stack(chosen, dim=1)
         tokens = self._tokens[kinds]
-        within = torch.where(tokens < 0, 0, probabilities.gather(-1, tokens.clamp_min(0)))
+        within = torch.where(self._filled[kinds], probabilities.gather(-1, tokens), 0)
         return tokens.gather(-1, _invert(within, uniform[:, 1])[..., None]).squeeze(-1)
 
     def accepts(self, tokens: Tensor) -> Tensor:

@@ -342,6 +342,7 @@ def test_ctrl_c_keeps_what_was_certified(tmp_path: Path) -> None:
 def test_ctrl_c_in_the_middle_of_a_search_neither_cuts_it_short_nor_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """RDKit catches SIGINT while it searches for substructures; here it comes in the middle of every property."""
     honest = oracle.compute
+    finished: list[dict[str, Value]] = []
 
     def struck(mol: Chem.Mol, names: Iterable[str]) -> dict[str, Value]:
         names = tuple(names)
@@ -349,14 +350,14 @@ def test_ctrl_c_in_the_middle_of_a_search_neither_cuts_it_short_nor_is_lost(monk
             return {}
         os.kill(os.getpid(), signal.SIGINT)  # the kernel delivers it at once unless it is held back
         time.sleep(0)
-        return honest(mol, names)
+        finished.append(honest(mol, names))
+        return finished[-1]
 
     monkeypatch.setattr(oracle, "compute", struck)
     with pytest.raises(certified.Interrupted) as caught:
         generate(num=5, properties=["qed"], source=stand_in.Sample())
-    assert (
-        caught.value.generation.drawn == 0
-    )  # the molecule at hand was looked at to its end, but is not in the account
+    assert len(finished) == 1  # the molecule at hand was looked at to its end
+    assert caught.value.generation.drawn == 0  # but is not in the account
     assert caught.value.generation.stopped == "interrupted"
     monkeypatch.setattr(oracle, "compute", honest)
     assert len(generate(num=5, properties=["qed"], source=stand_in.Sample()).molecules) == 5
