@@ -6,15 +6,19 @@ drawn in tiles of `TILE` consecutive draws, whatever is asked for.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
-from scidiff.grids import uniform
 from scidiff.networks.panel import Context
 from scidiff.noise import Noise
+from scidiff.processes.gaussian import GaussianProcess
+from scidiff.processes.parametrisations import EDM
 from scidiff.sampling import sample
-from scidiff.solvers import ddim
+from scidiff.solvers import Plan, recommended
 from scidiff.state import Layout
 from scidiff.timeseries.batches import LEAF, Standardised, series
 from scidiff.timeseries.model import ImputerModel
@@ -59,7 +63,7 @@ def draw(
     shape = tuple(context.location.shape[1:])
     device = context.location.device
     many = context.repeat(TILE)
-    rule = ddim(model.processes[LEAF].schedule, uniform(steps))  # type: ignore[attr-defined]
+    rule = _plan(cast(GaussianProcess, model.processes[LEAF]), steps)
     parts = []
     for first in range(0, draws, TILE):
         index = number * DRAWS + first + torch.arange(TILE, device=device)
@@ -75,3 +79,9 @@ def draw(
             )
         parts.append(many.restore(done.state[LEAF]))
     return torch.cat(parts)[:draws]
+
+
+@cache
+def _plan(process: GaussianProcess, steps: int) -> Plan:
+    """The recommended solver for data of the spread that the process expects."""
+    return recommended(process.schedule, steps, std=cast(EDM, process.parametrisation).sigma_data)
