@@ -93,7 +93,10 @@ def impute(
         bool | None,
         typer.Option("--train/--no-train", help="Default: if the weights do not know a variable."),
     ] = None,
-    time_budget: Annotated[str, typer.Option(help="For training and imputing together: 90s, 10m, 2h.")] = "5m",
+    time_budget: Annotated[
+        str | None,
+        typer.Option(help="For training and imputing together: 90s, 10m, 2h. Default: 5m of training at most."),
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="Steps of training in place of a time: repeats to the bit.")
     ] = None,
@@ -138,7 +141,7 @@ def impute(
         draws=samples,
         model=model,
         train=train,
-        seconds=filling.seconds(time_budget, what="--time-budget"),
+        seconds=None if time_budget is None else filling.seconds(time_budget, what="--time-budget"),
         max_steps=max_steps,
         steps=STEPS if steps is None else steps,
         seed=seed,
@@ -209,7 +212,7 @@ def _run(
     from scidiff.timeseries.report import BAND, Outcome
 
     line = StatusLine(progress)
-    budget = filling.Budget(seconds=request.seconds)
+    budget = filling.Budget.of(request)
 
     def show(text: str) -> None:
         if line.due():

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from scidiff.errors import UserError
 from scidiff.timeseries import fit, learn
 from scidiff.timeseries.draws import DRAWS, STEPS
@@ -21,6 +23,7 @@ from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.panel import Panel
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+TRAINING = 300.0  # seconds for training, where no budget is given
 _SAFETY = 1.3  # an estimate of time may be so much too low
 _LEAST_TRAINING = 0.1  # part of a budget without which training is not worth it
 _OVERLAP = 1 / 3  # of a window with its neighbour
@@ -35,7 +38,8 @@ class Request:
         draws: of each gap, 2 to `DRAWS`.
         model: trained weights or their folder; None for the packaged ones.
         train: on the table or never; None for only where the weights do not know a variable.
-        seconds: for training and imputing together; infinite for as long as it gets better.
+        seconds: for training and imputing together; infinite for as long as it gets better. None: `TRAINING` for
+            training, and what it takes for imputing.
         max_steps: of the training, in place of the time.
         steps: network calls a draw.
         seed, device: of all that is random, and where it is computed.
@@ -46,7 +50,7 @@ class Request:
     draws: int = 50
     model: ImputerModel | Path | None = None
     train: bool | None = None
-    seconds: float = 300.0
+    seconds: float | None = None
     max_steps: int | None = None
     steps: int = STEPS
     seed: int = 0
@@ -61,7 +65,11 @@ class Request:
             raise UserError(f"expected at least 1 step, got {min(self.steps, self.max_steps or self.steps)}")
         if not 0 <= self.seed < 2**64:
             raise UserError(f"expected 0 <= seed < 2^64, got {self.seed}")
-        if not self.seconds > 0:
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError):  # torch raises either, in several sentences
+            raise UserError(f"expected the device cpu or one that torch finds here, got {self.device!r}") from None
+        if self.seconds is not None and not self.seconds > 0:
             raise UserError(f"expected a time budget > 0, got {self.seconds:g} s")
 
 
@@ -76,6 +84,11 @@ class Budget:
 
     seconds: float
     began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, request: Request) -> Budget:
+        """That of a request, from now."""
+        return cls(seconds=TRAINING if request.seconds is None else request.seconds)
 
     @property
     def end(self) -> float:
@@ -138,10 +151,10 @@ def learned(
         KeyboardInterrupt: after Ctrl-C; with `request.run` the training can go on.
     """
     request.check()
-    budget = budget or Budget(seconds=request.seconds)
+    budget = budget or Budget.of(request)
     choice = learn.choose(panel, model=request.model, train=request.train, device=request.device)
     if not choice.train:
-        found = learn.ready(panel, choice)
+        found = learn.ready(panel, choice, step=request.step)
         _filling_time(panel, found, request, budget, least=0.0)
         return found, (*choice.notes, *_rescaled(found))
     found = learn.prepare(panel, choice, step=request.step, seed=request.seed, device=request.device)
@@ -171,7 +184,7 @@ def _rescaled(found: Learned) -> tuple[str, ...]:
 
 def _filling_time(panel: Panel, found: Learned, request: Request, budget: Budget, *, least: float) -> float:
     """Seconds that imputing takes, with a margin; UserError if the budget does not hold them."""
-    if math.isinf(budget.seconds) or request.max_steps is not None:
+    if request.seconds is None or math.isinf(request.seconds) or request.max_steps is not None:
         return 0.0
     job = imputation(panel, found, request)
     needed = _SAFETY * len(job.grid) * job.seconds_per_window()

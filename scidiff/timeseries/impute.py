@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -161,16 +161,18 @@ class Imputation:
             draws[number, :, here[1]][:, gap] = found
 
     def seconds_per_window(self, tries: int = 3) -> float:
-        """About how long a window takes, from a few of middling size."""
+        """About how long a window takes, from a few of middling size: a part for each, and a part for each tile."""
         order = np.argsort(self.grid.mask.sum((1, 2)), kind="stable")
         chosen = [int(order[len(order) * (2 * k + 1) // (2 * tries)]) for k in range(tries)]
-        few = Imputation(**{**vars(self), "draws": min(self.draws, TILE)})
-        few.window(chosen[0])  # what is made once
-        began = time.perf_counter()
-        for number in chosen:
-            few.window(number)
-        one = (time.perf_counter() - began) / tries
-        return one * -(-self.draws // TILE)
+        replace(self, draws=TILE).window(chosen[0])  # what is made once
+        spent = []
+        for tiles in (1, 2):
+            began = time.perf_counter()
+            for number in chosen:
+                replace(self, draws=tiles * TILE).window(number)
+            spent.append((time.perf_counter() - began) / tries)
+        tile = max(spent[1] - spent[0], 0.1 * spent[0])
+        return max(spent[0] - tile, 0) + tile * -(-self.draws // TILE)
 
 
 def _filled(median: Floats, quantiles: dict[float, Floats], draws: Floats | None, finished: int, total: int) -> Filled:

@@ -50,8 +50,8 @@ class DiffusionImputer(TableTransformer):
         steps: network calls a draw.
         model: folder of trained weights. Default: the packaged ones, where they know a variable of the table.
         train: True to train on the table, False never to, None to if the weights lack one of its variables.
-        time_budget: for training and for imputing a table as large: `90s`, `10m`, ... Training ends earlier once it
-            no longer helps.
+        time_budget: for training and for imputing a table as large: `90s`, `10m`, ... Default: five minutes of
+            training at most. Training ends earlier once it no longer helps.
         max_steps: of training, in place of the time: the same seed then gives the same imputer.
         seed: of everything random.
         device: `cpu`, `cuda`, ...
@@ -84,7 +84,7 @@ class DiffusionImputer(TableTransformer):
         steps: int = STEPS,
         model: str | Path | None = None,
         train: bool | None = None,
-        time_budget: str | float = "5m",
+        time_budget: str | float | None = None,
         max_steps: int | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -174,7 +174,7 @@ class DiffusionImputer(TableTransformer):
     def _fill(self, panel: Panel, *, draws: int | None = None, **kinds: Any) -> tuple[Grid, Filled]:
         request = replace(self._request(), draws=self.n_draws if draws is None else draws)
         request.check()
-        found: Learned = replace(self._learned, translation=Translation.of(self.model_, panel))
+        found: Learned = replace(self._learned, translation=Translation.of(self.model_, panel, step=self.step))
         return filling.fill(panel, found, request, progress=self._windows, **kinds)
 
     def _panel(self, frame: pd.DataFrame) -> Panel:
@@ -192,7 +192,7 @@ class DiffusionImputer(TableTransformer):
         return panel if self.static is None else with_static(panel, self.static)
 
     def _request(self) -> Request:
-        budget = filling.seconds(self.time_budget, what="time_budget")
+        budget = None if self.time_budget is None else filling.seconds(self.time_budget, what="time_budget")
         return Request(
             step=self.step,
             draws=self.n_draws,

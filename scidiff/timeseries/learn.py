@@ -22,7 +22,7 @@ from scidiff.timeseries.warm import SIZES, warm_start
 
 _CELLS = 3000  # of a window: what attention among all of them takes in little time and memory
 _ROWS = (24, 192)  # bounds on the rows of a window
-_TRAINED_ROWS = 48  # of the shipped model's series
+_SHIPPED = {"step_seconds": 3600.0, "window": 48}  # of the packaged weights, if their card does not say otherwise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,8 +59,7 @@ def choose(panel: Panel, *, model: ImputerModel | Path | None, train: bool | Non
     Raises:
         UserError: no training is allowed, but no weights know a variable of the table; or weights cannot be read.
     """
-    folder = model if model is not None else packaged()
-    start = folder if isinstance(folder, ImputerModel) or folder is None else ImputerModel.load(folder, device=device)
+    start = _load(model, device)
     measured = [panel.variables[v] for v in np.flatnonzero(panel.observed.any(0))]
     found = match(panel.variables, start.config.variables) if start is not None else {}
     unknown = [name for name in measured if name not in found]
@@ -73,11 +72,27 @@ def choose(panel: Panel, *, model: ImputerModel | Path | None, train: bool | Non
         raise UserError("expected a model, since training is forbidden, got none: give --model FOLDER, or --train")
     notes = [f"{name} is {other} of the model" for name, other in found.items() if name != other]
     wanted = bool(unknown) if train is None else train
+    if wanted and start is not None and start.config.network != "panel":
+        notes.append(f"trained from nothing, since weights of the network {start.config.network!r} cannot be adapted")
+        start = None
     if wanted and unknown and start is not None:
         notes.append(f"trained, since the weights do not know {', '.join(unknown)}")
     if not wanted and unknown:
         notes.append(f"left as they are, since the model does not know them: {', '.join(unknown)}")
     return Choice(start=start, train=wanted, notes=tuple(notes))
+
+
+def _load(model: ImputerModel | Path | None, device: str) -> ImputerModel | None:
+    """A model, that of a folder, or the packaged one if there is one."""
+    if isinstance(model, ImputerModel):
+        return model
+    if model is not None:
+        return ImputerModel.load(model, device=device)
+    folder = packaged()
+    if folder is None:
+        return None
+    found = ImputerModel.load(folder, device=device)
+    return replace(found, card={**_SHIPPED, **found.card})
 
 
 def window_rows(panel: Panel, cells: int, start: ImputerModel | None) -> int:
@@ -89,7 +104,7 @@ def window_rows(panel: Panel, cells: int, start: ImputerModel | None) -> int:
         start: the model.
     """
     if start is not None:
-        return int(start.card.get("window", _TRAINED_ROWS))
+        return int(start.card.get("window", _SHIPPED["window"]))
     low, high = _ROWS
     bound = min(max(_CELLS // len(panel.variables), low), high)
     if len(panel) < 5:  # few series: enough windows, that some can be held out
@@ -121,12 +136,14 @@ class Learned:
     translation: Translation
 
 
-def ready(panel: Panel, choice: Choice) -> Learned:
-    """The model as it is."""
+def ready(panel: Panel, choice: Choice, *, step: float | None) -> Learned:
+    """The model as it is; `step` of the grid."""
     if choice.start is None:
         raise ValueError("expected weights, got none")
     window = window_rows(panel, 0, choice.start)
-    return Learned(model=choice.start, window=window, holdout=None, translation=Translation.of(choice.start, panel))
+    return Learned(
+        model=choice.start, window=window, holdout=None, translation=Translation.of(choice.start, panel, step=step)
+    )
 
 
 def prepare(panel: Panel, choice: Choice, *, step: float | None, seed: int, device: str) -> Learned:
@@ -153,7 +170,7 @@ def prepare(panel: Panel, choice: Choice, *, step: float | None, seed: int, devi
     model = _begin(panel, grid, chosen, choice.start, step=step, seed=seed)
     model = replace(model, card={**model.card, "window": window})
     model.denoiser.to(device).eval()
-    translation = Translation.of(model, panel)
+    translation = Translation.of(model, panel, step=step)
     holdout = Holdout.of(translation.standardised(grid), chosen, seed=seed)
     return Learned(model=model, window=window, holdout=holdout, translation=translation)
 
@@ -164,7 +181,7 @@ def _begin(
     """The model before training, on the scale of the training windows."""
     values = grid.values[chosen.train.numpy()]
     own = panel.select(np.unique(grid.series[chosen.train.numpy()]))
-    length = (step or typical_step(panel)) if start is None else model_step(start, panel)
+    length = (step or typical_step(panel)) if start is None else model_step(start, panel, step)
     unit = seconds_per_unit(panel)
     card = {} if unit is None else {"step_seconds": unit * length}
     if start is None:

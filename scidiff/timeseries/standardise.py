@@ -96,8 +96,11 @@ class Translation:
     rescaled: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: ImputerModel, panel: Panel) -> Translation:
-        """Match by name (`aliases.match`); values that cannot be in the model's units are put on their own scale."""
+    def of(cls, model: ImputerModel, panel: Panel, *, step: float | None = None) -> Translation:
+        """Match by name (`aliases.match`); values that cannot be in the model's units are put on their own scale.
+
+        `step` is that of the grid, in the panel's unit.
+        """
         config = model.config
         found = match(panel.variables, config.variables)
         here = np.array([v for v, name in enumerate(panel.variables) if name in found], dtype=np.int64)
@@ -114,7 +117,7 @@ class Translation:
             there=there,
             mean=mean,
             std=std,
-            step=model_step(model, panel),
+            step=model_step(model, panel, step),
             static=_static(config, panel),
             rescaled=tuple(panel.variables[v] for v in here[other]),
         )
@@ -148,13 +151,15 @@ class Translation:
         return out
 
 
-def model_step(model: ImputerModel, panel: Panel) -> float:
-    """The model's step of time in the panel's unit: by the clock if both tell one, else the model's own number."""
+def model_step(model: ImputerModel, panel: Panel, step: float | None) -> float:
+    """The model's step of time in the panel's unit: by the clock if both tell one, else the model's own number.
+
+    A model that tells its clock meets a table in an unknown unit: that counts in steps of the grid, or in its own rows.
+    """
     length, unit = model.card.get("step_seconds"), seconds_per_unit(panel)
     if length is not None and unit is not None:
         return float(length) / unit
-    # a table in an unknown unit counts in its own rows
-    return typical_step(panel) if length is not None else model.config.step
+    return (step or typical_step(panel)) if length is not None else model.config.step
 
 
 def config_of(panel: Panel, values: npt.NDArray[Any], *, step: float, sizes: dict[str, Any]) -> ImputerConfig:
