@@ -244,6 +244,8 @@ def _run(
             grid, filled, interrupted = filling.fill_grid(panel, learned, request.step), stop.filled, True
     finally:
         line.clear()
+    if places.report is not None and file == "sample" and request.model is None:
+        notes = (*notes, "the packaged weights were trained on stays that the sample is a part of: its check flatters")
     return Outcome(
         panel=panel,
         learned=learned,

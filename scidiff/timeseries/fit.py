@@ -32,7 +32,7 @@ from scidiff.training.loop import train
 NOT_HIDDEN = ("*value*", "*static*", "*row.weight", "*guess*", "*project*", "*level*", "*mix*", "*modulat*",
               "*condition*", "*variable*")  # fmt: skip
 EPOCHS, STEPS = 60, 300  # after so many, and as many more steps, there is nothing more in a small table
-PATIENCE = 8  # checks that have all been worse than the best by `_WORSE`: the table is being learned by heart
+PATIENCE = 8  # checks that have all been worse than the best by `_WORSE`, of trained weights at all: enough
 _WORSE = 0.1
 _CHECKING = 0.1  # part of the time that may go into checks
 
@@ -73,7 +73,7 @@ def fit(
         batch_size: windows a step. Default: 4 to 16, a sixteenth of all: few data are for many small steps.
         seed: of all that is random.
         resume: go on in `out`.
-        warm: the model is a trained one: smaller steps.
+        warm: the model is a trained one: smaller steps, and fewer that do not help.
         show: takes lines on how far it is. Default: standard error.
 
     Raises:
@@ -85,12 +85,12 @@ def fit(
     done = out / "model"
     if resume and done.exists():
         return _finished(done, batches.fingerprint)
-    judge = _Judge(model, data, out)
+    judge = _Judge(model, data, out, warm)
     every = judge.begin(batches, resume=resume, deadline=deadline)
     if max_steps:
         every = min(every, max(max_steps // 4, 1))
     length: dict[str, Any] = {"max_steps": max_steps} if max_steps else {"max_minutes": judge.minutes}
-    config = TrainingConfig(**length, **_settings(rate=0.3 if warm else 1.0, every=every, seed=seed))
+    config = TrainingConfig(**length, **_settings(rate=0.1 if warm else 1.0, every=every, seed=seed))
     with suppress(_Enough):
         train(
             model.denoiser,
@@ -149,6 +149,7 @@ class _Judge:
     model: ImputerModel
     data: Holdout
     out: Path
+    warm: bool
 
     def begin(self, batches: PanelBatches, *, resume: bool, deadline: float | None) -> int:
         """Take up what an earlier session saw, or measure the model as it stands; returns steps between checks."""
@@ -184,7 +185,7 @@ class _Judge:
             kept.save(self.out / "best", dtype=torch.float32)
         atomic.write_json(self.out / "history.json", {"minutes": self.minutes, "losses": self.history})
         late = self.history[-PATIENCE:]
-        if len(late) == PATIENCE and min(late) > (1 + _WORSE) * min(self.history):
+        if len(late) == PATIENCE and min(late) > (1 + (0.0 if self.warm else _WORSE)) * min(self.history):
             raise _Enough
         return {"held_out_loss": value}
 

@@ -18,7 +18,7 @@ from scidiff.timeseries.holdout import Holdout, Split, split
 from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.panel import Panel
 from scidiff.timeseries.standardise import Translation, config_of, model_step, seconds_per_unit, typical_step
-from scidiff.timeseries.warm import SIZES, warm_start
+from scidiff.timeseries.warm import SIZES, adopt, warm_start
 
 _CELLS = 3000  # of a window: what attention among all of them takes in little time and memory
 _ROWS = (24, 192)  # bounds on the rows of a window
@@ -169,9 +169,12 @@ def prepare(panel: Panel, choice: Choice, *, step: float | None, seed: int, devi
         raise UserError(str(error)) from None
     model = _begin(panel, grid, chosen, choice.start, step=step, seed=seed)
     model = replace(model, card={**model.card, "window": window})
-    model.denoiser.to(device).eval()
     translation = Translation.of(model, panel, step=step)
     holdout = Holdout.of(translation.standardised(grid), chosen, seed=seed)
+    if choice.start is not None:
+        choice.start.denoiser.to("cpu")
+        adopt(model, choice.start, holdout.train, seed=seed)
+    model.denoiser.to(device).eval()
     return Learned(model=model, window=window, holdout=holdout, translation=translation)
 
 

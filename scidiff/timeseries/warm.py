@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scidiff.noise import Noise
 from scidiff.timeseries.aliases import match
-from scidiff.timeseries.model import ImputerConfig, ImputerModel
+from scidiff.timeseries.batches import Standardised, series
+from scidiff.timeseries.masks import hide
+from scidiff.timeseries.model import ImputerConfig, ImputerModel, crps_normal
 
 SIZES = ("network", "width", "depth", "heads", "row_width", "row_depth")
+_TRIED = 8  # windows
 
 
 def warm_start(trained: ImputerModel, config: ImputerConfig) -> ImputerModel:
@@ -41,6 +45,41 @@ def warm_start(trained: ImputerModel, config: ImputerConfig) -> ImputerModel:
             state[name] = _copied(pairs, covariates, new=torch.zeros(value.shape[0], 2)).permute(1, 0, 2).flatten(1)
     model.denoiser.load_state_dict(state)
     return model
+
+
+@torch.no_grad()
+def adopt(model: ImputerModel, trained: ImputerModel, data: Standardised, *, seed: int = 0) -> dict[str, str]:
+    """Give each new variable the embedding of the known one that foretells it best; returns which.
+
+    A half of what was observed of the new variables is hidden; the first guesses are judged by their CRPS.
+
+    Args:
+        model: from `warm_start`; its embedding is changed.
+        trained: that it was made from.
+        data: windows to learn from.
+        seed: of the hidden half.
+    """
+    own = _places(model.config.variables, trained.config.variables)
+    new = [v for v, place in enumerate(own) if place is None]
+    fullest = data.observed[:, :, new].flatten(1).sum(1).topk(min(_TRIED, len(data))).indices
+    some = data[fullest]
+    hidden = hide(some.observed, some.observed, Noise(seed=seed, index=fullest), mixture={"random": 1.0})
+    hidden[:, :, [v for v, place in enumerate(own) if place is not None]] = False
+    if not new or not hidden.any():
+        return {}
+    embedding = next(p for name, p in model.denoiser.named_parameters() if name.endswith("encoder.variable.weight"))
+    known = next(p for name, p in trained.denoiser.named_parameters() if name.endswith("encoder.variable.weight"))
+    asked = series(some, visible=some.observed & ~hidden, asked=hidden)
+    scores = []
+    for candidate in known:
+        embedding[new] = candidate
+        context = model.denoiser.network.encode(asked)  # type: ignore[operator]
+        error = crps_normal(some.values, context.location, context.scale)[:, :, new]
+        scores.append(torch.where(hidden[:, :, new], error, 0).sum((0, 1)))
+    best = torch.stack(scores).argmin(0)
+    embedding[new] = known[best]
+    names = trained.config.variables
+    return {model.config.variables[v]: names[u] for v, u in zip(new, best.tolist(), strict=True)}
 
 
 def _places(names: tuple[str, ...], known: tuple[str, ...]) -> list[int | None]:

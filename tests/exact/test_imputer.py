@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,17 @@ import pytest
 import torch
 from panels import waves
 
+from scidiff.noise import Noise
 from scidiff.timeseries.aliases import _NAMES, canonical, match
+from scidiff.timeseries.batches import Standardised, series
+from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.holdout import Holdout, split
 from scidiff.timeseries.imputer import DiffusionImputer
-from scidiff.timeseries.model import ImputerConfig, ImputerModel
+from scidiff.timeseries.masks import hide
+from scidiff.timeseries.model import ImputerConfig, ImputerModel, crps_normal
 from scidiff.timeseries.standardise import Translation, config_of, scale
-from scidiff.timeseries.warm import warm_start
+from scidiff.timeseries.static import with_static
+from scidiff.timeseries.warm import adopt, warm_start
 
 QUICK: dict[str, Any] = {"max_steps": 1, "n_draws": 10, "steps": 2}
 
@@ -93,6 +99,18 @@ def test_no_name_of_a_variable_means_two() -> None:
     }
 
 
+def test_of_few_held_out_windows_every_one_is_asked_in_several_ways() -> None:
+    observed = torch.ones(6, 4, 2, dtype=torch.bool)
+    observed[:, 1:] = False  # so little that random patterns often hide nothing
+    data = Standardised(values=torch.zeros(6, 4, 2), observed=observed, times=torch.arange(4.0).expand(6, 4),
+                        rows=torch.ones(6, 4, dtype=torch.bool), static=torch.zeros(6, 0, 2))  # fmt: skip
+    for seed in range(5):
+        held = Holdout.of(data, split(observed.flatten(1).sum(1), torch.arange(6), seed=seed), seed=seed)
+        assert len(held.held) == 16
+        assert held.asked.flatten(1).any(1).all()
+        assert not (held.asked & ~held.held.observed).any()
+
+
 def test_scales_are_those_of_the_observed_values() -> None:
     values = np.array([[1.0, 5.0, np.nan], [3.0, 5.0, np.nan], [np.nan, 5.0, np.nan]])
     mean, std = scale(values)
@@ -120,8 +138,6 @@ def test_no_series_is_both_learned_from_and_judged() -> None:
 
 
 def test_of_a_single_window_no_value_is_both_learned_from_and_judged() -> None:
-    from scidiff.timeseries.batches import Standardised
-
     observed = torch.ones(1, 30, 3, dtype=torch.bool)
     data = Standardised(
         values=torch.arange(90.0).reshape(1, 30, 3),
@@ -158,7 +174,6 @@ def test_a_warm_start_knows_shared_variables_by_their_names() -> None:
     values = torch.randn(1, 6, 3, generator=generator)
     visible = torch.rand(1, 6, 3, generator=generator) < 0.6
     static = torch.randn(1, 2, 2, generator=generator)
-    from scidiff.timeseries.batches import Standardised, series
 
     def first_guess(model: ImputerModel, order: list[int], covariates: list[int]) -> torch.Tensor:
         data = Standardised(values=values[:, :, order], observed=visible[:, :, order], times=torch.arange(6.0)[None],
@@ -177,9 +192,44 @@ def test_a_warm_start_knows_shared_variables_by_their_names() -> None:
         warm_start(trained, ImputerConfig(variables=("Na",), means=(0.0,), stds=(1.0,), width=32))
 
 
-def test_a_table_in_other_units_is_put_on_its_own_scale() -> None:
-    from scidiff.timeseries.frames import read_frame
+def _first_variable(data: Standardised) -> Standardised:
+    return replace(data, values=data.values[:, :, :1], observed=data.observed[:, :, :1])
 
+
+def test_a_new_variable_begins_as_the_known_one_that_foretells_it_best() -> None:
+    trained = _model(("HR", "Na", "Temp"))
+    model = warm_start(trained, _model(("Na", "zzz")).config)
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(6, 9, 2, generator=generator)
+    data = Standardised(values=values, observed=torch.ones(6, 9, 2, dtype=torch.bool),
+                        times=torch.arange(9.0).expand(6, 9), rows=torch.ones(6, 9, dtype=torch.bool),
+                        static=torch.zeros(6, 0, 2))  # fmt: skip
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    chosen = adopt(model, trained, data, seed=4)["zzz"]
+    after = model.denoiser.state_dict()
+    name = next(name for name in after if name.endswith("encoder.variable.weight"))
+    known = trained.denoiser.state_dict()[name]
+    assert torch.equal(after[name][1], known[trained.config.variables.index(chosen)])
+    assert torch.equal(after[name][0], before[name][0])
+    assert all(torch.equal(after[other], before[other]) for other in after if other != name)
+
+    def error(candidate: torch.Tensor) -> float:
+        """CRPS of `zzz` where half of it is hidden."""
+        after[name][1] = candidate
+        model.denoiser.load_state_dict(after)
+        order = data.observed.flatten(1).sum(1).topk(6).indices
+        hidden = hide(data.observed, data.observed, Noise(seed=4, index=order), mixture={"random": 1.0})
+        hidden[:, :, 0] = False
+        with torch.no_grad():
+            context = model.denoiser.network.encode(series(data[order], visible=~hidden, asked=hidden))
+        return float(crps_normal(data.values[order], context.location, context.scale)[hidden].sum())
+
+    errors = [error(candidate) for candidate in known]
+    assert min(errors) == errors[trained.config.variables.index(chosen)]
+    assert adopt(warm_start(trained, _model(("Na",)).config), trained, _first_variable(data), seed=4) == {}
+
+
+def test_a_table_in_other_units_is_put_on_its_own_scale() -> None:
     model = _model(("a", "b"))  # knows means of 1 and spreads of 2
     panel = read_frame(waves(gaps=0.2))
     translation = Translation.of(model, panel)
@@ -191,9 +241,6 @@ def test_a_table_in_other_units_is_put_on_its_own_scale() -> None:
 
 
 def test_covariates_that_are_codes_become_one_column_each() -> None:
-    from scidiff.timeseries.frames import read_frame
-    from scidiff.timeseries.static import with_static
-
     panel = read_frame(waves(series=20))
     ids = [f"p{k}" for k in range(20)]
     static = pd.DataFrame({"id": ids, "unit": [1, 2, 4, np.nan] * 5, "age": np.arange(20) + 40.0})
@@ -263,6 +310,7 @@ def test_arrays_are_series_of_consecutive_rows_and_come_back_as_arrays() -> None
         ({"id": "name"}, "'name'"),
         ({"step": -1.0}, "step: expected a number > 0"),
         ({"model": "nowhere"}, "nowhere"),
+        ({"device": "abacus"}, "device cpu or one"),
     ],
 )
 def test_bad_settings_are_value_errors_that_say_what_was_expected(

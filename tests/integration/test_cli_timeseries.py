@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,6 +23,7 @@ from scidiff.timeseries.impute import Imputation
 from scidiff.timeseries.imputer import DiffusionImputer
 from scidiff.timeseries.learn import packaged
 from scidiff.timeseries.sample import sample
+from scidiff.training import loop
 
 Run = Callable[..., click.testing.Result]
 
@@ -245,6 +247,34 @@ def test_a_budget_that_is_too_short_is_refused_with_one_that_is_not(run: Run) ->
     done = run("waves.csv", "--time-budget", "0.01s", quick=False)
     assert done.exit_code == 2
     assert "about 1m" in done.stderr
+
+
+def test_a_run_folder_of_another_table_is_refused_and_one_that_was_cut_off_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("waves.csv", "--run", "kept", "--out", "first.csv").exit_code == 0
+    assert run("waves.csv", "--run", "kept", "--out", "again.csv").exit_code == 0
+    assert Path("again.csv").read_text() == Path("first.csv").read_text()
+    waves(seed=9).to_csv("other.csv", index=False)
+    refused = run("other.csv", "--run", "kept", "--out", "o.csv")
+    assert refused.exit_code == 2
+    assert "trained on this table" in refused.stderr
+    step = loop._Run._step
+
+    def until_second(self: Any, factor: float) -> None:
+        step(self, factor)
+        if self.state.step == 2:
+            self.stop.signal = signal.SIGINT
+
+    longer = ("--max-steps", 4, "--run", "cut", "--out", "cut.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_step", until_second)
+        assert run("waves.csv", *longer).exit_code == 130
+    assert not Path("cut.csv").exists()
+    assert list(Path("cut/checkpoints").iterdir())
+    assert run("waves.csv", *longer).exit_code == 0
+    assert run("waves.csv", "--max-steps", 4, "--out", "whole.csv").exit_code == 0
+    assert Path("cut.csv").read_text() == Path("whole.csv").read_text()
 
 
 @pytest.mark.slow
