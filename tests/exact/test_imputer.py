@@ -15,6 +15,7 @@ from scidiff.noise import Noise
 from scidiff.timeseries.aliases import _NAMES, canonical, match
 from scidiff.timeseries.batches import Standardised, series
 from scidiff.timeseries.frames import read_frame
+from scidiff.timeseries.grid import irregular
 from scidiff.timeseries.holdout import Holdout, split
 from scidiff.timeseries.imputer import DiffusionImputer
 from scidiff.timeseries.masks import hide
@@ -238,6 +239,24 @@ def test_a_table_in_other_units_is_put_on_its_own_scale() -> None:
     assert translation.mean[1] == pytest.approx(np.nanmean(panel.value[:, 1]))
     back = translation.units((translation.across(panel.value, np.nan) - translation.mean) / translation.std, 2)
     np.testing.assert_allclose(back, panel.value, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("card", "name", "dated", "expected"),
+    [
+        ({"step_seconds": 3600.0}, "minute", False, 1.0),  # rows are 60 minutes apart
+        ({"step_seconds": 3600.0}, "hour", False, 60.0),
+        ({"step_seconds": 1800.0}, "time", True, 2.0),
+        ({"step_seconds": 3600.0}, "time", False, 1.0),  # an unknown unit: rows are counted
+        ({}, "time", False, 2.0),  # the model's own step, 30
+    ],
+)
+def test_time_counts_in_the_steps_of_the_model(card: dict[str, Any], name: str, dated: bool, expected: float) -> None:
+    model = _model(("a", "b"))
+    model = replace(model, card=card, config=replace(model.config, step=30.0))
+    panel = read_frame(waves(dated=dated).rename(columns={"time": name}))
+    times = Translation.of(model, panel).standardised(irregular(panel)).times
+    torch.testing.assert_close(times, expected * torch.arange(16.0).expand(8, 16))
 
 
 def test_covariates_that_are_codes_become_one_column_each() -> None:
