@@ -121,7 +121,7 @@ class RowConstraint(Constraint):
         flat = x.double().flatten(1)
         amount, scale = self.excess(flat)
         amount = torch.where(amount <= ROUNDING * torch.finfo(x.dtype).eps * scale, 0, amount)
-        amount = torch.where(flat.isfinite().all(1), amount, torch.inf)
+        amount = torch.where(flat.isfinite().all(1) & ~amount.isnan(), amount, torch.inf)
         none = torch.zeros(layout.batch, dtype=torch.float64, device=x.device)
         return none.scatter_reduce(0, layout.rows(self.leaf).owner, amount, "amax")
 

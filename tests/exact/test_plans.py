@@ -95,8 +95,12 @@ def test_table_is_lower_triangular() -> None:
         assert torch.equal(cleans, cleans.tril())
 
 
+# A velocity that is extrapolated to the end of the last step does not end on the last estimate.
+ENDS_ON_ESTIMATE = [name for name in SOLVERS if not name.startswith("adams_bashforth_velocity")]
+
+
 @pytest.mark.parametrize("schedule", ENDING_IN_DATA)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", ENDS_ON_ESTIMATE)
 def test_last_step_to_no_noise_is_the_clean_estimate(name: str, schedule: str) -> None:
     for grid in (grids.uniform(1), grids.uniform(5)):
         plan = SOLVERS[name][0](SCHEDULES[schedule], grid)

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import click.testing
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +24,7 @@ from scidiff.timeseries.learn import packaged
 from scidiff.timeseries.sample import sample
 from scidiff.training import loop
 
-Run = Callable[..., click.testing.Result]
+Run = Callable[..., typer.testing.Result]
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     waves(dated=False).to_csv("waves.csv", index=False)
     runner = typer.testing.CliRunner()
 
-    def call(*arguments: object, quick: bool = True, **more: Any) -> click.testing.Result:
+    def call(*arguments: object, quick: bool = True, **more: Any) -> typer.testing.Result:
         short = ["--max-steps", 1, "--samples", 10, "--steps", 2] if quick else []
         return runner.invoke(app, ["timeseries", "impute", *map(str, [*short, *arguments])], **more)
 

@@ -21,6 +21,8 @@ from scidiff.timeseries.writers import check_writable, write_dataset, write_tabl
 
 @pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
 def test_draws_are_written_with_what_is_installed(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine == "h5netcdf":
+        pytest.importorskip("h5netcdf")
     monkeypatch.setattr(writers, "netcdf_engine", lambda: engine)
     stamps = pd.date_range("2020", periods=3, freq="h", tz="Asia/Kolkata")
     frame = pd.DataFrame({"id": ["a", "a", "ä"], "time": stamps, "x": [1.0, np.nan, 3.0]})
