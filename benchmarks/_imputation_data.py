@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,16 +99,17 @@ def folder_of(data: Path | None) -> Path:
     return Path(done.stdout.strip())
 
 
-def read_set(folder: Path, name: str) -> Stays:
-    """All stays of one set; of several values within an hour the last."""
+def read_set(folder: Path, name: str, *, left_out: Sequence[str] = NOT_USED) -> Stays:
+    """All stays of one set without the variables left out; of several values within an hour the last."""
     long = pd.read_csv(folder / f"set-{name}-long.csv.gz")
     static = pd.read_csv(folder / f"set-{name}-static.csv.gz", index_col="RecordID").sort_index()
-    return _dense(long, static[list(STATIC)].replace(-1, np.nan))
+    return _dense(long[~long.variable.isin(left_out)], static[list(STATIC)].replace(-1, np.nan))
 
 
 def read_sample() -> tuple[Stays, Stays]:
     """The stays that travel with the package, to train and to test on; hourly means, no covariates."""
     long = pd.read_csv(sample_path())
+    long = long[~long.variable.isin(NOT_USED)]
     static = pd.DataFrame(index=np.unique(long.RecordID), columns=list(STATIC), dtype=float)
     stays = _dense(long, static)
     order = np.random.default_rng(0).permutation(len(stays))
@@ -116,7 +118,7 @@ def read_sample() -> tuple[Stays, Stays]:
 
 def _dense(long: pd.DataFrame, static: pd.DataFrame) -> Stays:
     hour = long.minute // 60
-    long = long[~long.variable.isin(NOT_USED) & (hour < HOURS)].sort_values(["RecordID", "minute"], kind="stable")
+    long = long[hour < HOURS].sort_values(["RecordID", "minute"], kind="stable")
     ids, variables = static.index.to_numpy(), np.array(sorted(long.variable.unique()))
     values = np.full((len(ids), HOURS, len(variables)), np.nan)
     place = np.searchsorted(ids, long.RecordID), long.minute // 60, np.searchsorted(variables, long.variable)

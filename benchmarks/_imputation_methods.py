@@ -208,19 +208,20 @@ class Ours:
         return Ours(self.name, self.model, self.units, steps=steps, whole=self.whole, seed=self.seed)
 
     def impute(self, stays: Stays, asked: Mask, draws: int) -> Floats:
-        data = standardise(self.model, stays.replace(self.units.own(stays.values)))
-        scale = np.array(self.model.config.stds) / self.units.std
-        shift = (np.array(self.model.config.means) - self.units.mean) / self.units.std
+        data, own = standardise(self.model, stays.replace(self.units.own(stays.values))), places(self.model, stays)
+        scale = np.array(self.model.config.stds)[own] / self.units.std
+        shift = (np.array(self.model.config.means)[own] - self.units.mean) / self.units.std
         parts = []
         for k in range(len(stays)):
-            wanted = torch.from_numpy(asked[k : k + 1])
-            drawn = self._draw(data[slice(k, k + 1)], wanted, draws, number=int(stays.ids[k]))
+            wanted = torch.zeros(1, *data.values.shape[1:], dtype=torch.bool)
+            wanted[0][:, own] = torch.from_numpy(~stays.observed[k] if self.whole else asked[k])
+            drawn = self._draw(data[slice(k, k + 1)], wanted, draws, number=int(stays.ids[k]))[:, :, own]
             parts.append((drawn.double().numpy() * scale + shift)[:, asked[k]])
         return np.concatenate(parts, axis=1)
 
     def _draw(self, data: Standardised, asked: Tensor, draws: int, *, number: int) -> Tensor:
         """[K, L, V] standardised as the model does."""
-        context = encode(self.model, data, visible=data.observed, asked=~data.observed if self.whole else asked)
+        context = encode(self.model, data, visible=data.observed, asked=asked)
         if self.steps:
             return draw(self.model, context, draws=draws, seed=self.seed, number=number, steps=self.steps)
         index = torch.tensor([number])
@@ -230,19 +231,29 @@ class Ours:
 
 
 def standardise(model: ImputerModel, stays: Stays) -> Standardised:
-    """Stays in their own units as a model reads them; hours are its steps."""
-    if model.config.variables != stays.variables:
-        raise ValueError(f"expected the variables {model.config.variables}, got {stays.variables}")
-    means, stds = np.array(model.config.means), np.array(model.config.stds)
+    """Stays in their own units as a model reads them; hours are its steps, other variables lack."""
+    own = places(model, stays)
+    shape = (*stays.values.shape[:2], len(model.config.variables))
+    values, observed = np.zeros(shape), np.zeros(shape, dtype=bool)
+    means, stds = np.array(model.config.means)[own], np.array(model.config.stds)[own]
+    values[:, :, own] = np.nan_to_num((stays.values - means) / stds)
+    observed[:, :, own] = stays.observed
     known = np.isfinite(stays.static)[:, : len(model.config.static)]
     static = (stays.static[:, : len(model.config.static)] - np.array(model.config.static_means)) / np.array(
         model.config.static_stds
     )
-    series, length, _ = stays.values.shape
     return Standardised(
-        values=torch.tensor(np.nan_to_num((stays.values - means) / stds), dtype=torch.float32),
-        observed=torch.from_numpy(stays.observed),
-        times=torch.arange(length, dtype=torch.float32).expand(series, -1).contiguous(),
-        rows=torch.ones(series, length, dtype=torch.bool),
+        values=torch.tensor(values, dtype=torch.float32),
+        observed=torch.from_numpy(observed),
+        times=torch.arange(shape[1], dtype=torch.float32).expand(shape[0], -1).contiguous(),
+        rows=torch.ones(shape[:2], dtype=torch.bool),
         static=torch.tensor(np.stack([np.where(known, static, 0), known], -1), dtype=torch.float32),
     )
+
+
+def places(model: ImputerModel, stays: Stays) -> list[int]:
+    """Where the model has each variable of the stays."""
+    unknown = [name for name in stays.variables if name not in model.config.variables]
+    if unknown:
+        raise ValueError(f"expected variables among {model.config.variables}, got {unknown}")
+    return [model.config.variables.index(name) for name in stays.variables]

@@ -2,6 +2,7 @@
 
     python datasets/physionet2012.py --sets a b                  once: fetch the data into the cache
     python workflows/train_imputer.py --minutes 90 --out runs/imputer
+    python workflows/train_imputer.py --minutes 90 --out runs/more --init scidiff/timeseries/weights/physionet2012
     python workflows/train_imputer.py --minutes 90 --out runs/csdi --network csdi
     python workflows/train_imputer.py --minutes 120 --out runs/imputer --resume          more of the same run
     python workflows/train_imputer.py --minutes 90 --out runs/imputer --data FOLDER      tables or archives of a folder
@@ -30,6 +31,7 @@ from scidiff.errors import UserError
 from scidiff.noise import Noise
 from scidiff.timeseries.batches import PanelBatches, Standardised, series
 from scidiff.timeseries.model import ImputerConfig, ImputerModel, crps_normal, imputation_loss
+from scidiff.timeseries.warm import warm_start
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
@@ -52,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="stays in a batch")
     parser.add_argument("--copies", type=int, help="noisy copies of each stay in a step; default 4, for csdi 1")
     parser.add_argument("--stays", type=int, help="learn from so many stays (default: all but those held out)")
+    parser.add_argument("--init", type=Path, metavar="FOLDER", help="begin with these weights, variable by variable")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -104,7 +107,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    stays = read_set(folder_of(options.data), "a")
+    stays = read_set(folder_of(options.data), "a", left_out=())
     held_out = np.zeros(len(stays), dtype=bool)
     held_out[np.random.default_rng(7).permutation(len(stays))[:HELD_OUT]] = True
     learned, watched = stays[np.flatnonzero(~held_out)[: options.stays]], stays[np.flatnonzero(held_out)]
@@ -132,6 +135,8 @@ def main() -> None:
         "torch": torch.__version__,
     }
     model = ImputerModel.create(configuration(learned, options.network))
+    if options.init is not None:
+        model = warm_start(ImputerModel.load(options.init), model.config)
     result = train(
         model.denoiser,
         model.processes,
