@@ -26,7 +26,7 @@ from scidiff.state import Layout
 
 F64 = torch.float64
 VP = VPLinear()
-LAYOUT = Layout.dense(48, {"x": (2,)})
+LAYOUT = Layout.dense(256, {"x": (2,)})  # `fit` asks for some hundred
 
 
 def process_on(schedule: Schedule) -> GaussianProcess:
