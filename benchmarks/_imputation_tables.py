@@ -10,27 +10,25 @@ Windows of 48 rows; of hourly tables the last fifth is tested on, of pbcseq a ra
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from _imputation_data import HOURS, Stays, Units
 from _imputation_methods import standardise
 
-from scidiff.timeseries.batches import PanelBatches
-from scidiff.timeseries.model import ImputerConfig, ImputerModel, imputation_loss
-from scidiff.training.config import TrainingConfig
-from scidiff.training.loop import train
+from scidiff.timeseries import fit
+from scidiff.timeseries.holdout import Holdout, split
+from scidiff.timeseries.model import ImputerConfig, ImputerModel
 
 HALF_YEAR = 182.625  # days
 BATCH = 16
 PBC = ["bili", "chol", "albumin", "alk.phos", "ast", "platelet", "protime"]
 WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
-NOT_HIDDEN = ("*value*", "*static*", "*row.weight", "*guess*", "*project*", "*level*", "*mix*", "*modulat*",
-              "*condition*", "*variable*")  # fmt: skip
 
 
 def tables(beijing: Path | None, missing: list[str], *, quick: bool) -> Iterator[tuple[str, Stays, Stays]]:
@@ -88,39 +86,29 @@ def _dense(window: np.ndarray, row: np.ndarray, rows: int, values: pd.DataFrame)
 
 
 def learn(stays: Stays, *, seconds: float | None, seed: int) -> ImputerModel:
-    """A small model of windows in their own units, trained for so many seconds, or for one epoch."""
+    """What `scidiff timeseries impute` trains on windows, for at most so many seconds, or for one epoch."""
     units = Units.of(stays)
-    sizes = {"width": 64, "depth": 3, "heads": 4, "row_width": 64, "row_depth": 1}
     config = ImputerConfig(
-        variables=stays.variables, means=tuple(units.mean.tolist()), stds=tuple(units.std.tolist()), **sizes
+        variables=stays.variables,
+        means=tuple(units.mean.tolist()),
+        stds=tuple(units.std.tolist()),
+        **fit.sizes(int(stays.observed.sum())),  # type: ignore[arg-type]
     )
+    torch.manual_seed(seed)
     model = ImputerModel.create(config)
-    batches = PanelBatches(standardise(model, stays), size=BATCH, seed=seed)
-    length: dict[str, Any] = (
-        {"max_steps": batches.batches_per_epoch} if seconds is None else {"max_minutes": seconds / 60}
-    )
-    settings = TrainingConfig(
-        **length,
-        optimiser="muon",
-        learning_rate=2e-3,
-        muon_learning_rate=5e-3,
-        not_hidden=NOT_HIDDEN,
-        weight_decay=0.05,
-        schedule="stable",
-        decay_fraction=0.4,
-        warmup_steps=10,
-        ema_decay=0.99,
-        precision="bfloat16",
-        log_seconds=60,
-        seed=seed,
-    )
+    data = standardise(model, stays)
+    chosen = split(data.observed.sum((1, 2)), torch.arange(len(data)), seed=seed)
+    epoch = -(-len(chosen.train) // BATCH)
     with tempfile.TemporaryDirectory() as out:
-        found = train(
-            model.denoiser, model.processes, batches, settings, out=Path(out) / "run", objective=imputation_loss
+        return fit.fit(
+            model,
+            Holdout.of(data, chosen, seed=seed),
+            out=Path(out) / "run",
+            deadline=None if seconds is None else time.monotonic() + seconds,
+            max_steps=epoch if seconds is None else None,
+            batch_size=BATCH,
+            seed=seed,
         )
-    model.denoiser.load_state_dict(found.denoiser.state_dict())
-    model.denoiser.eval()
-    return model
 
 
 def missed(table: str, share: float, mae: dict[str, float]) -> list[str]:
