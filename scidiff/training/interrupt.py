@@ -28,12 +28,16 @@ class Stop:
 
 @contextmanager
 def kept() -> Iterator[Stop]:
-    """Keep SIGINT and SIGTERM in a `Stop`; a second one acts at once. Does nothing outside the main thread."""
+    """Keep SIGINT and SIGTERM in a `Stop`; a second one acts at once.
+
+    A signal that was ignored stays ignored, as for a run in a shell's background. Does nothing outside the main thread.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    former: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def keep(number: int, frame: FrameType | None) -> None:
         stop.signal = number

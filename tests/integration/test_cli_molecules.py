@@ -315,7 +315,6 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 0
 
 
-@pytest.mark.slow  # a race of signals, which a loaded machine loses
 def test_ctrl_c_keeps_what_was_certified(tmp_path: Path) -> None:
     process = start(
         *("generate", "--num", "100000", "--out", "o.csv", "--report", "o.html", "--progress"),
@@ -340,7 +339,6 @@ def test_ctrl_c_keeps_what_was_certified(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "o.html"]
 
 
-@pytest.mark.slow  # a race of signals, which a loaded machine loses
 def test_ctrl_c_in_the_middle_of_a_search_neither_cuts_it_short_nor_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """RDKit catches SIGINT while it searches for substructures; here it comes in the middle of every property."""
     honest = oracle.compute
@@ -365,7 +363,6 @@ def test_ctrl_c_in_the_middle_of_a_search_neither_cuts_it_short_nor_is_lost(monk
     assert len(generate(num=5, properties=["qed"], source=stand_in.Sample()).molecules) == 5
 
 
-@pytest.mark.slow  # a race of signals, which a loaded machine loses
 def test_ctrl_c_in_a_search_of_rdkit_itself(tmp_path: Path) -> None:
     """The property takes most of the time of a draw here, so that Ctrl-C meets RDKit's own handler."""
     arguments = ("generate", "--num", "1000000", "--no-unique", "--properties", "qed", "--out", "o.smi", "--progress")
