@@ -32,6 +32,7 @@ from scidiff.noise import Noise
 from scidiff.timeseries.batches import PanelBatches, Standardised, series
 from scidiff.timeseries.model import ImputerConfig, ImputerModel, crps_normal, imputation_loss
 from scidiff.timeseries.warm import warm_start
+from scidiff.training import checkpoint
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
@@ -103,8 +104,7 @@ def validate(denoiser: nn.Module, *, model: ImputerModel, data: Standardised, co
     return {**found, "loss": float(np.mean(losses))}
 
 
-def main() -> None:
-    options = arguments()
+def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     stays = read_set(folder_of(options.data), "a", left_out=())
@@ -155,10 +155,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    options = arguments()
     try:
-        main()
+        main(options)
     except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on", file=sys.stderr)
+        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
         sys.exit(130)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -25,6 +25,7 @@ from scidiff.molecules.model import FragmentModel, ModelConfig
 from scidiff.molecules.readers import read_smiles
 from scidiff.molecules.reference import locate
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
+from scidiff.training import checkpoint
 from scidiff.training.config import TrainingConfig
 
 TOKENS = 4096  # size of the vocabulary, and fragments in a batch
@@ -44,8 +45,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    options = arguments()
+def main(options: argparse.Namespace) -> None:
     cache = options.out / "encoded"
     smiles = list(read_smiles(locate("train")))
     counted = random.Random(1).sample(smiles, min(COUNTED, len(smiles)))
@@ -85,8 +85,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    options = arguments()
     try:
-        main()
+        main(options)
     except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on", file=sys.stderr)
+        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
         sys.exit(130)

@@ -106,6 +106,14 @@ def latest(root: Path, *, stable: bool = False) -> Checkpoint | None:
     return None
 
 
+def where_to_resume(root: Path) -> str:
+    """One line on a run that was stopped: the checkpoint it goes on from, and how."""
+    found = folders(root)
+    if not found:
+        return "interrupted before the first checkpoint: nothing is kept"
+    return f"interrupted; kept in {found[-1]}: the same command with --resume goes on"
+
+
 def forget_after(root: Path, step: int) -> None:
     """Remove the checkpoints of later steps: a run that goes on from `step` will write others in their place."""
     for folder in folders(root):

@@ -339,6 +339,27 @@ def test_ctrl_c_keeps_what_was_certified(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "o.html"]
 
 
+def test_ctrl_c_that_a_shell_ignores_stays_ignored(tmp_path: Path) -> None:
+    """As for a run in a shell's background, which must outlive the Ctrl-C of what runs before it."""
+    ignoring = "import signal, sys, runpy; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.argv = sys.argv[1:]"
+    code = f"{ignoring}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    arguments = ("generate", "--num", "200", "--no-unique", "--out", "o.smi", "--progress")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(STAND_IN), "molecules", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "STAND_IN_DELAY": "0.01"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "certified" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len((tmp_path / "o.smi").read_text().splitlines()) == 200
+
+
 def test_ctrl_c_in_the_middle_of_a_search_neither_cuts_it_short_nor_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """RDKit catches SIGINT while it searches for substructures; here it comes in the middle of every property."""
     honest = oracle.compute

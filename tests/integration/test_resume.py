@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from scidiff.training import checkpoint as checkpoints
+from scidiff.training import interrupt
 
 sys.path.insert(0, str(Path(__file__).parent))
 import train_tiny
@@ -89,6 +90,29 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(tmp_path):
     assert found is not None
     assert found.state.step >= reached
     assert "Traceback" not in (tmp_path / "run.log").read_text()
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    """As in a shell's background, or under nohup; a termination is still kept."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupt.kept() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.signal == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_stopped_script_says_where_it_goes_on(tmp_path):
+    assert "nothing is kept" in checkpoints.where_to_resume(tmp_path)
+    for step in (1, 12):
+        checkpoints.save(tmp_path, checkpoint(step))
+    line = checkpoints.where_to_resume(tmp_path)
+    assert str(tmp_path / "step-000000012") in line
+    assert "--resume" in line
 
 
 def checkpoint(step: int) -> checkpoints.Checkpoint:
