@@ -16,9 +16,12 @@ from typing import Protocol
 from scidiff.errors import UserError, one_line
 from scidiff.interrupts import held_back
 from scidiff.molecules.hopeless import Watch
+from scidiff.molecules.language import Expression, Holds, leaves
 from scidiff.molecules.oracle import Oracle, describe
+from scidiff.molecules.parsing import parse_all
 from scidiff.molecules.properties import PROPERTIES, Value, lookup
-from scidiff.molecules.where import Condition, parse_all
+from scidiff.molecules.training import training_molecules
+from scidiff.molecules.where import Condition
 
 DUPLICATE = "duplicate"
 _MAX_INDEX = 2**32
@@ -81,7 +84,7 @@ class Generation:
     requested: int
     seed: int
     start: int
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Expression, ...] = ()
     properties: tuple[str, ...] = ()
     molecules: list[Molecule] = field(default_factory=list)
     refused: int = 0
@@ -163,7 +166,7 @@ def generate(
 
     Args:
         num: how many certified molecules, at least 1.
-        where: conditions such as `qed >= 0.8`; they hold together.
+        where: expressions of `scidiff.molecules.language` such as `qed >= 0.8 or rings == 2`; they hold together.
         seed: seed of the draws, in [0, 2^64).
         start: index of the first draw: go on where an earlier run with this seed ended (`Generation.next_index`).
         steps: denoising steps of a draw; the model's own default if None. Any number gives valid molecules.
@@ -184,10 +187,12 @@ def generate(
         Interrupted: Ctrl-C; carries what was certified.
     """
     conditions = parse_all(where)
-    needed = [condition.property for condition in conditions]
+    needed = [name for name in asked(conditions) if name in PROPERTIES]
     names = tuple(dict.fromkeys([*needed, *(lookup(name).name for name in properties)]))
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check_numbers(num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
+    if any(leaf == Holds(name="novel") for c in conditions for leaf in leaves(c)):
+        training_molecules()  # read before any work starts
     if source is None:
         with held_back():  # threads that torch starts now never see Ctrl-C
             source = load(model, device)
@@ -202,6 +207,12 @@ def generate(
     finally:
         generation.seconds = time.perf_counter() - began
     return generation
+
+
+def asked(conditions: Sequence[Expression]) -> tuple[str, ...]:
+    """The quantities that expressions are about, each once, in their order."""
+    named = (leaf.property for c in conditions for leaf in leaves(c) if isinstance(leaf, Condition))
+    return tuple(dict.fromkeys(named))
 
 
 def _draw(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from rdkit import Chem, rdBase
 
+from scidiff.molecules.language import Expression, Facts, violation
 from scidiff.molecules.properties import Value, compute
-from scidiff.molecules.where import Condition
 
 _MAX_TEXT = 5000  # characters of one SMILES
 _MAX_ATOMS = 1000
@@ -26,7 +26,7 @@ class Certificate:
         smiles: the text that was judged.
         canonical: its canonical form, by which duplicates are known; empty if it is no molecule.
         problem: why it is no molecule; empty if it is one.
-        values: the properties that the conditions are about.
+        values: the quantities that the conditions are about.
         violations: by condition, how far the molecule is from meeting it, in the property's unit; exactly 0 if it does.
         mol: the molecule as the oracle read it; None if it is none.
     """
@@ -84,21 +84,20 @@ def _problem(mol: Chem.Mol) -> str:
 
 
 class Oracle:
-    """Certifies molecules against conditions."""
+    """Certifies molecules against expressions of the constraint language, which hold together."""
 
-    def __init__(self, conditions: Sequence[Condition] = ()):
+    def __init__(self, conditions: Sequence[Expression] = ()):
         self.conditions = tuple(conditions)
-        self.properties = tuple(dict.fromkeys(condition.property for condition in self.conditions))
 
     def certify(self, smiles: str) -> Certificate:
         """Read the text afresh and judge it."""
         mol, problem = read_molecule(smiles)
         if mol is None:
             return Certificate(smiles=smiles, problem=problem)
-        values = compute(mol, self.properties)
-        violations = {c.text: c.violation(values[c.property]) for c in self.conditions}
+        facts = Facts(mol)
+        violations = {c.text: violation(c, facts) for c in self.conditions}
         return Certificate(
-            smiles=smiles, canonical=Chem.MolToSmiles(mol), values=values, violations=violations, mol=mol
+            smiles=smiles, canonical=Chem.MolToSmiles(mol), values=facts.values, violations=violations, mol=mol
         )
 
 

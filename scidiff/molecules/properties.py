@@ -167,12 +167,13 @@ PROPERTIES: dict[str, Property] = {item.name: item for item in _TABLE}
 NUMERIC: tuple[str, ...] = tuple(item.name for item in _TABLE if item.kind != "formula")
 
 
-def lookup(name: str) -> Property:
-    """The property of that name. UserError with the nearest known name if there is none."""
+def lookup(name: str, known: Iterable[str] = ()) -> Property:
+    """The property of that name. UserError with the nearest name, of these or also of `known`, if there is none."""
     if name in PROPERTIES:
         return PROPERTIES[name]
-    near = difflib.get_close_matches(name.lower(), PROPERTIES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(PROPERTIES)}"
+    names = (*PROPERTIES, *known)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
     raise UserError(f"unknown property {name!r}; {hint}")
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import jinja2
 
 import scidiff
-from scidiff.molecules.certified import Generation
+from scidiff.molecules.certified import Generation, asked
 from scidiff.molecules.drawing import PLOT_HEIGHT, PLOT_WIDTH, Plot, draw_molecule, plot
 from scidiff.molecules.histograms import histogram, training_histograms
 from scidiff.molecules.properties import PROPERTIES
+from scidiff.molecules.where import Condition
 from scidiff.molecules.writers import ORACLE, replace_file
 
 MOST_DRAWN = 500  # structures drawn in one report; the table always holds all molecules
@@ -64,7 +65,7 @@ def _plots(generation: Generation) -> list[tuple[str, Plot]]:
         if PROPERTIES[name].kind == "formula":
             continue
         ours = histogram(name, [molecule.values[name] for molecule in generation.molecules])
-        about = tuple(c for c in generation.conditions if c.property == name)
+        about = tuple(c for c in generation.conditions if isinstance(c, Condition) and c.property == name)
         plots.append((PROPERTIES[name].label, plot(ours, training.get(name), about)))
     return plots
 
@@ -72,10 +73,10 @@ def _plots(generation: Generation) -> list[tuple[str, Plot]]:
 def _data(generation: Generation) -> str:
     """What the page's script shows, as JSON that is safe inside a script element."""
     names = list(generation.properties)
-    asked = list(dict.fromkeys(c.property for c in generation.conditions))
+    first = [name for name in asked(generation.conditions) if name in names]
     record = {
         "properties": [{"name": n, "label": PROPERTIES[n].label, "kind": PROPERTIES[n].kind} for n in names],
-        "card": [*asked, *(name for name in _FIRST if name in names and name not in asked)],
+        "card": [*first, *(name for name in _FIRST if name in names and name not in first)],
         "conditions": [c.text for c in generation.conditions],
         "molecules": [
             {

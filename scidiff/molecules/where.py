@@ -1,34 +1,34 @@
-"""Conditions on the properties of a molecule, as written in `--where`.
+"""Conditions on one quantity of a molecule, as written in `--where`.
 
-    qed >= 0.8        logp in [1, 3]        rings in {1, 2, 3}        formula == C9H8O4
+    qed >= 0.8        logp in [1, 3]        rings in {1, 2, 3}        formula == C9H8O4        mw <= 350 Da
 
-One expression is `name operator value` with `<`, `<=`, `==`, `>=`, `>` or `in`. Several expressions hold together. What
-is allowed of a value is a closed interval or a finite set: among floating-point numbers `x > a` is the closed interval
-from the next number above `a`, and a count above 2 is a count of at least 3, so strict and non-strict conditions need
-no separate cases and an empty intersection is found exactly.
+A condition is `quantity operator value` with `<`, `<=`, `==`, `>=`, `>` or `in`. What is allowed of a value is a closed
+interval or a finite set: among floating-point numbers `x > a` is the closed interval from the next number above `a`,
+and a count above 2 is a count of at least 3, so strict and non-strict conditions need no separate cases and an empty
+intersection is found exactly. `scidiff.molecules.language` joins conditions by `and`, `or` and `not`.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rdkit import Chem
-
 from scidiff.errors import UserError
-from scidiff.molecules.properties import PROPERTIES, Property, Value, hill, lookup, parse_formula
+from scidiff.molecules.properties import Property, Value, hill
+from scidiff.molecules.quantities import PatternError, element, quantity, smiles
+from scidiff.molecules.reading import Reader
 
 OPERATORS = ("<=", ">=", "==", "<", ">", "in")
+UNITS = {"g/mol": ("g/mol", "Da"), "angstrom^2": ("angstrom^2", "A^2", "Å^2", "Å²"), "e": ("e",)}
 
 _OPERATOR_NAMES = {"<": "lt", "<=": "le", "==": "eq", ">=": "ge", ">": "gt", "in": "in"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORD = re.compile(r"[A-Za-z0-9+-]+")
-_MAX_TEXT = 1000
+_UNIT = re.compile(r"[^\W\d_][\w/^²]*")
+_JOINTS = frozenset({"and", "or", "not"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +65,20 @@ Region = Interval | Members
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One parsed expression.
+    """One parsed condition.
 
     Attributes:
-        text: the expression in its normal spelling, `qed >= 0.8`.
-        property: name of the property it is about.
+        text: the condition in its normal spelling, `qed >= 0.8`, without a unit.
+        property: the quantity it is about, `qed` or `n_atoms[N]`.
         allowed: the values for which it holds.
     """
 
     text: str
     property: str
     allowed: Region
+
+    def __str__(self) -> str:
+        return self.text
 
     @functools.cached_property
     def column(self) -> str:
@@ -89,73 +92,92 @@ class Condition:
         return self.allowed.distance(value)
 
 
-class _Reader:
-    """The text of one expression and how far it has been read."""
-
-    def __init__(self, text: str):
-        self.text = text
-        self.place = 0
-
-    def skip(self) -> None:
-        while self.place < len(self.text) and self.text[self.place].isspace():
-            self.place += 1
-
-    def take(self, pattern: re.Pattern[str]) -> str | None:
-        self.skip()
-        found = pattern.match(self.text, self.place)
-        if found is None or not found.group():
-            return None
-        self.place = found.end()
-        return found.group()
-
-    def literal(self, *choices: str) -> str | None:
-        self.skip()
-        for choice in choices:
-            if self.text.startswith(choice, self.place):
-                self.place += len(choice)
-                return choice
-        return None
-
-    def fail(self, expected: str, *, at: int | None = None, got: str | None = None) -> UserError:
-        self.skip()
-        place = self.place if at is None else at
-        rest = self.text[place:].split()
-        seen = got if got is not None else (rest[0] if rest else "")
-        what = repr(seen) if seen else "the end"
-        return UserError(f"--where {self.text!r}: expected {expected} at position {place + 1}, got {what}")
-
-
 def parse(text: str) -> Condition:
-    """Read one expression.
+    """Read one condition.
 
     Raises:
         UserError: it cannot be read, the property is unknown (the message names the nearest), or it can never hold. The
             message gives the text, the position (from 1), what was expected and what came.
     """
-    if len(text) > _MAX_TEXT:
-        raise UserError(f"--where: expected at most {_MAX_TEXT} characters, got {len(text)}")
-    reader = _Reader(text)
-    reader.skip()
-    start = reader.place
-    name = reader.take(_NAME)
-    if name is None:
-        raise reader.fail("the name of a property")
-    try:
-        item = lookup(name)
-    except UserError as error:
-        raise UserError(f"--where {text!r}: {error} (position {start + 1})") from None
-    operator = _operator(reader, item)
-    allowed, spelled = _collection(reader, item) if operator == "in" else _comparison(reader, item, operator)
+    reader = Reader(text)
+    condition = read_condition(reader)
     reader.skip()
     if reader.place < len(text):
         raise reader.fail("the end")
-    condition = Condition(text=f"{name} {operator} {spelled}", property=name, allowed=allowed)
-    if empty(meet(allowed, whole(item))):
-        raise UserError(f"--where {text!r}: no molecule can meet it; {_range_text(item)}")
     return condition
 
 
-def _operator(reader: _Reader, item: Property) -> str:
+def read_condition(reader: Reader) -> Condition:
+    """The condition that stands here; `UserError` as from `parse`."""
+    reader.skip()
+    start = reader.place
+    name = reader.take(NAME)
+    if name is None:
+        raise reader.fail("the name of a property")
+    item = _quantity(reader, name, start)
+    operator = _operator(reader, item)
+    allowed, spelled = _collection(reader, item) if operator == "in" else _comparison(reader, item, operator)
+    if empty(meet(allowed, whole(item)), kind=item.kind):
+        raise UserError(f"{reader.source} {reader.text!r}: no molecule can meet it; {range_text(item)}")
+    return Condition(text=f"{item.name} {operator} {spelled}", property=item.name, allowed=allowed)
+
+
+def _quantity(reader: Reader, name: str, start: int) -> Property:
+    """The quantity of that name, with the argument that follows if it takes one."""
+    if name == "n_atoms":
+        return _of_element(reader)
+    if name in ("count", "similarity"):
+        if reader.literal("(") is None:
+            raise reader.fail(f"( and a {'SMARTS' if name == 'count' else 'SMILES'}")
+        text = read_pattern(reader, "SMARTS" if name == "count" else "SMILES")
+        if reader.literal(")") is None:
+            raise reader.fail(")")
+        return quantity(f"{name}({text})")
+    try:
+        return quantity(name)
+    except UserError as error:
+        raise UserError(f"{reader.source} {reader.text!r}: {error} (position {start + 1})") from None
+
+
+def _of_element(reader: Reader) -> Property:
+    if reader.literal("[") is None:
+        raise reader.fail("[ and an element")
+    reader.skip()
+    place = reader.place
+    symbol = reader.take(NAME)
+    try:
+        element(symbol or "")
+    except ValueError:
+        raise reader.fail("an element", at=place) from None
+    if reader.literal("]") is None:
+        raise reader.fail("]")
+    return quantity(f"n_atoms[{symbol}]")
+
+
+def read_pattern(reader: Reader, kind: str) -> str:
+    """The SMARTS (as it is) or SMILES (canonical) that stands here.
+
+    Raises:
+        UserError: RDKit does not read it; the message gives the position of the error within the expression.
+    """
+    from scidiff.molecules.quantities import smarts
+
+    reader.skip()
+    quoted = reader.text[reader.place : reader.place + 1] in ('"', "'")
+    place = reader.place + quoted
+    text = reader.pattern()
+    if not text:
+        raise reader.fail(f"a {kind}", at=place)
+    try:
+        if kind == "SMILES":
+            return smiles(text)
+        smarts(text)
+    except PatternError as error:
+        raise reader.fail(f"a {kind} that RDKit reads", at=place + error.place, got=text) from None
+    return text
+
+
+def _operator(reader: Reader, item: Property) -> str:
     reader.skip()
     place = reader.place
     operator = reader.literal(*OPERATORS)
@@ -167,7 +189,7 @@ def _operator(reader: _Reader, item: Property) -> str:
     return operator
 
 
-def _comparison(reader: _Reader, item: Property, operator: str) -> tuple[Region, str]:
+def _comparison(reader: Reader, item: Property, operator: str) -> tuple[Region, str]:
     value, spelled = _value(reader, item)
     if isinstance(value, str):
         return Members(values=frozenset({value})), spelled
@@ -187,7 +209,7 @@ def _comparison(reader: _Reader, item: Property, operator: str) -> tuple[Region,
     return region, spelled
 
 
-def _collection(reader: _Reader, item: Property) -> tuple[Region, str]:
+def _collection(reader: Reader, item: Property) -> tuple[Region, str]:
     """`[a, b]`, the closed interval, or `{a, b, c}`, the set."""
     choices = ("{",) if item.kind == "formula" else ("[", "{")
     reader.skip()
@@ -206,6 +228,7 @@ def _collection(reader: _Reader, item: Property) -> tuple[Region, str]:
             break
         if reader.literal(",") is None:
             raise reader.fail(f"a comma or {closing}")
+    _unit(reader, item)
     inside = ", ".join(spelled)
     if opening == "{":
         return Members(values=frozenset(values)), "{" + inside + "}"
@@ -218,28 +241,50 @@ def _collection(reader: _Reader, item: Property) -> tuple[Region, str]:
     return Interval(low=low, high=high), f"[{inside}]"
 
 
-def _value(reader: _Reader, item: Property) -> tuple[Value, str]:
+def _value(reader: Reader, item: Property) -> tuple[Value, str]:
     reader.skip()
     place = reader.place
     if item.kind == "formula":
-        quote = reader.literal('"', "'")
-        word = reader.take(_WORD)
-        if word is None or (quote and not reader.literal(quote)):
-            raise reader.fail("a molecular formula such as C9H8O4", at=place)
-        try:
-            formula = hill(word)
-        except ValueError as error:
-            raise UserError(f"--where {reader.text!r}: {error} at position {place + 1}") from None
-        return formula, formula
+        return _formula(reader, place)
+    if item.name == "alerts" and reader.literal("none"):
+        return 0, "none"
     text = reader.take(_NUMBER)
     if text is None:
         raise reader.fail("a number", at=place)
     value = float(text)
     if not math.isfinite(value):
         raise reader.fail("a finite number", at=place)
+    _unit(reader, item)
     if item.kind == "count" and value.is_integer():
         return int(value), str(int(value))
     return value, text
+
+
+def _formula(reader: Reader, place: int) -> tuple[str, str]:
+    quote = reader.literal('"', "'")
+    word = reader.take(_WORD)
+    if word is None or (quote and not reader.literal(quote)):
+        raise reader.fail("a molecular formula such as C9H8O4", at=place)
+    try:
+        formula = hill(word)
+    except ValueError as error:
+        raise UserError(f"{reader.source} {reader.text!r}: {error} at position {place + 1}") from None
+    return formula, formula
+
+
+def _unit(reader: Reader, item: Property) -> None:
+    """Past the unit of the property, if one stands here; another unit is an error."""
+    reader.skip()
+    place = reader.place
+    word = reader.take(_UNIT)
+    if word in UNITS.get(item.unit, ()):
+        return
+    if word is not None and word.lower() not in _JOINTS:
+        units = UNITS.get(item.unit, ())
+        if units:
+            raise reader.fail(f"the unit of {item.name}, {' or '.join(units[:2])}, or none", at=place)
+        raise reader.fail(f"no unit, for {item.name} has none; or the end, and, or", at=place)
+    reader.place = place
 
 
 def whole(item: Property) -> Interval:
@@ -247,7 +292,8 @@ def whole(item: Property) -> Interval:
     return Interval(low=item.low, high=item.high)
 
 
-def _range_text(item: Property) -> str:
+def range_text(item: Property) -> str:
+    """`qed is in [0, 1]`."""
     unit = f" {item.unit}" if item.unit else ""
     parts = ["a whole number"] if item.kind == "count" else []
     if math.isfinite(item.low) and math.isfinite(item.high):
@@ -269,85 +315,13 @@ def meet(a: Region, b: Region) -> Region:
     return Members(values=frozenset(v for v in members.values if isinstance(v, str) or interval.distance(v) == 0.0))
 
 
-def empty(region: Region, *, kind: str = "real") -> bool:
-    """Whether no value of the kind (`real`, `count`, `formula`) is in the region."""
-    if isinstance(region, Interval):
-        low, high = (region.low, region.high)
-        if kind == "count":
-            low, high = (low if math.isinf(low) else math.ceil(low), high if math.isinf(high) else math.floor(high))
-        return low > high
+def empty(region: Region, *, kind: str = "real", without: frozenset[Value] = frozenset()) -> bool:
+    """Whether no value of the kind (`real`, `count`, `formula`) is in the region, but for those in `without`."""
+    if isinstance(region, Members):
+        return not any(kind != "count" or float(v).is_integer() for v in region.values - without)
+    low, high = region.low, region.high
     if kind == "count":
-        return not any(not isinstance(value, str) and float(value).is_integer() for value in region.values)
-    return not region.values
-
-
-def parse_all(texts: Iterable[str]) -> tuple[Condition, ...]:
-    """Read expressions that are to hold together.
-
-    Raises:
-        UserError: one cannot be read, can never hold, or some contradict each other; the message names those.
-    """
-    conditions = tuple(dict.fromkeys(parse(text) for text in texts))
-    for name in dict.fromkeys(c.property for c in conditions):
-        same = [c for c in conditions if c.property == name]
-        if not satisfiable(same):
-            raise UserError(_contradiction(_smallest_contradiction(same)))
-    _check_formula(conditions)
-    return conditions
-
-
-def _smallest_contradiction(conditions: Sequence[Condition]) -> Sequence[Condition]:
-    """A smallest part of contradictory conditions that is contradictory itself.
-
-    Intervals on a line that meet in pairs meet all together (Helly), so more than a few are named only with sets.
-    """
-    for size in range(1, min(len(conditions), 4)):
-        for some in itertools.combinations(conditions, size):
-            if not satisfiable(some):
-                return some
-    return conditions
-
-
-def satisfiable(conditions: Sequence[Condition]) -> bool:
-    """Whether some value meets all conditions, which are about one property."""
-    item = PROPERTIES[conditions[0].property]
-    region: Region = whole(item)
-    for condition in conditions:
-        region = meet(region, condition.allowed)
-    return not empty(region, kind=item.kind)
-
-
-def _contradiction(some: Sequence[Condition]) -> str:
-    item = PROPERTIES[some[0].property]
-    if len(some) == 1:
-        return f"--where {some[0].text!r}: no molecule can meet it; {_range_text(item)}"
-    named = " and ".join(repr(c.text) for c in some)
-    every = "both" if len(some) == 2 else "all of them"
-    return f"--where {named} contradict each other: no value of {item.name} meets {every}"
-
-
-def _check_formula(conditions: Sequence[Condition]) -> None:
-    """A formula fixes heavy atoms, charge and weight: conditions on those must allow at least one of the formulas."""
-    formulas = [c for c in conditions if c.property == "formula"]
-    derived = [c for c in conditions if c.property in ("heavy_atoms", "charge", "mw")]
-    if not formulas or not derived:
-        return
-    region: Region = formulas[0].allowed
-    for condition in formulas[1:]:
-        region = meet(region, condition.allowed)
-    if not isinstance(region, Members):
-        raise TypeError("expected a set of formulas")
-    for condition in derived:
-        if not any(condition.violation(_of_formula(condition.property, str(f))) < 1e-3 for f in region.values):
-            text = formulas[0].text
-            raise UserError(f"--where {text!r} and {condition.text!r} contradict each other: no molecule meets both")
-
-
-def _of_formula(name: str, formula: str) -> float:
-    counts, charge = parse_formula(formula)
-    if name == "charge":
-        return charge
-    if name == "heavy_atoms":
-        return sum(n for symbol, n in counts.items() if symbol != "H")
-    table = Chem.GetPeriodicTable()
-    return sum(n * table.GetAtomicWeight(symbol) for symbol, n in counts.items())
+        low, high = (low if math.isinf(low) else math.ceil(low), high if math.isinf(high) else math.floor(high))
+        if math.isfinite(high - low):
+            return high - low + 1 <= sum(low <= float(v) <= high and float(v).is_integer() for v in without)
+    return low > high or (low == high and low in without)

@@ -9,8 +9,8 @@ from rdkit import Chem
 from rdkit.Chem.Crippen import MolLogP
 
 from scidiff.molecules.oracle import Oracle, describe
+from scidiff.molecules.parsing import parse_all
 from scidiff.molecules.properties import hill, parse_formula
-from scidiff.molecules.where import parse_all
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 LOGP = MolLogP(Chem.MolFromSmiles(ASPIRIN))

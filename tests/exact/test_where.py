@@ -7,7 +7,8 @@ import math
 import pytest
 
 from scidiff.errors import UserError
-from scidiff.molecules.where import Interval, Members, parse, parse_all
+from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.where import Interval, Members, parse
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scidiff.errors import UserError
-from scidiff.molecules.where import parse, parse_all, satisfiable
+from scidiff.molecules.contradictions import satisfiable
+from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.where import parse
 
 COMPARE = {"<": operator.lt, "<=": operator.le, "==": operator.eq, ">=": operator.ge, ">": operator.gt}
 reals = st.floats(-1e6, 1e6, allow_nan=False)
