@@ -38,6 +38,7 @@ are kept from it or the time budget is over.
 Examples:
   scidiff timeseries impute sample --step 60 --out imputed.csv --report report.html
   scidiff timeseries impute vitals.csv --id stay_id --time charttime --step 1h --samples 50 --out imputed.parquet
+  scidiff timeseries impute vitals.csv --step 1h --constraints rules.yaml --out imputed.csv
   scidiff timeseries impute vitals.parquet --draws draws.nc --time-budget 10m --seed 7
   cat vitals.csv | scidiff timeseries impute - --quantiles 0.1,0.9 > imputed.csv
 
@@ -83,6 +84,10 @@ def impute(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")
     ] = None,
+    constraints: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Rules that every sample has to keep (YAML): see the README."),
+    ] = None,
     complete: Annotated[
         bool, typer.Option("--complete/--no-complete", help="Also write times and measurements without a row.")
     ] = True,
@@ -122,6 +127,7 @@ def impute(
     from scidiff.timeseries import filling
     from scidiff.timeseries.columns import Options
     from scidiff.timeseries.draws import STEPS
+    from scidiff.timeseries.rules import Rules
 
     places = _Places(out=_destination(out, draws, report, as_json=as_json), draws=draws, report=report)
     places.check()
@@ -147,6 +153,7 @@ def impute(
         seed=seed,
         device=device,
         run=run,
+        rules=None if constraints is None else Rules.read(constraints),
     )
     request.check()
     outcome = _run(file, options, request, static=static, step=step, levels=filling.levels(quantiles), places=places,
@@ -328,6 +335,8 @@ def _finish(outcome: Outcome, places: _Places, *, levels: tuple[float, ...], com
         if not outcome.interrupted:
             _say(f"{name}: gaps left, since {why}")
     _say(outcome.summary())
+    if outcome.filled.verdicts is not None:
+        _say(outcome.filled.verdicts.summary())
 
 
 def _write(outcome: Outcome, out: str, *, levels: tuple[float, ...], complete: bool) -> None:

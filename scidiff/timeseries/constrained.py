@@ -15,50 +15,84 @@ from scidiff.timeseries.batches import LEAF
 from scidiff.timeseries.draws import STEPS, draw
 from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.restriction import Restriction
+from scidiff.timeseries.standardise import Translation
 
 START = 0.5  # earlier clean estimates are means of many futures: a projection would drag all draws to one point
+
+Columns = tuple[Translation, int]
+"""How the V columns of a table are put before a model, and V."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InTable(Constraint):
-    """A restriction of the cells of one series, for states in the coordinates of the model.
+    """A restriction of the cells of one series in a table of V columns, for states of the U variables of a model.
 
     "Nearest" is meant in units of each cell's conditional spread.
 
     Attributes:
         restriction: in the units of the table.
         context: of one series, with its location and scale of each cell.
-        means, stds: [V], the standard units of the variables.
+        means, stds: [U], the model's variables in the units of the table.
+        here, there: [M] which columns and which of the model's variables are the same.
+        columns: V.
     """
 
     restriction: Restriction
     context: Context
     means: Tensor
     stds: Tensor
+    here: Tensor
+    there: Tensor
+    columns: int
 
     @classmethod
-    def of(cls, model: ImputerModel, context: Context, restriction: Restriction) -> InTable:
-        """For the cells that a context asks for."""
-        means, stds = (torch.tensor(v, dtype=torch.float64) for v in (model.config.means, model.config.stds))
-        return cls(restriction=restriction, context=context.repeat(1), means=means, stds=stds)
+    def of(
+        cls,
+        model: ImputerModel,
+        context: Context,
+        restriction: Restriction,
+        panel: Columns | None = None,
+    ) -> InTable:
+        """For the cells that a context asks for; the columns are the model's variables, unless `panel` tells others."""
+        device = context.location.device
+        if panel is None:
+            every = torch.arange(len(model.config.variables))
+            means, stds, here, there, columns = model.config.means, model.config.stds, every, every, len(every)
+        else:
+            translation, columns = panel
+            means, stds, here, there = (getattr(translation, name) for name in ("mean", "std", "here", "there"))
+        return cls(
+            restriction=restriction,
+            context=context.repeat(1),
+            means=torch.as_tensor(means, dtype=torch.float64, device=device),
+            stds=torch.as_tensor(stds, dtype=torch.float64, device=device),
+            here=torch.as_tensor(here, device=device),
+            there=torch.as_tensor(there, device=device),
+            columns=columns,
+        )
 
     def table(self, x: Tensor) -> Tensor:
-        """Standardised values [K, L, V] as the table has them, the nearest that keep the rules: float64."""
-        flat = (self.means + self.stds * x.double()).flatten(1)
-        variance = (self.stds * self.context.scale[0].double()).square().flatten()
-        return self.restriction.project(flat, variance).reshape(x.shape)
+        """Standardised values [K, L, U] as the table has them, the nearest that keep the rules: float64 [K, L, V]."""
+        values = self._across(self.means + self.stds * x.double(), 0.0)
+        variance = self._across((self.stds * self.context.scale[0].double()).square(), 1.0)
+        return self.restriction.project(values.flatten(1), variance.flatten()).reshape(values.shape)
 
     def project(self, clean: State, layout: Layout, metric: Metric = None) -> State:
         if metric is not None:
             raise ValueError("expected no metric: the conditional spread of each cell is it")
         many = self.context.repeat(len(clean[LEAF]))
-        x = (self.table(many.restore(clean[LEAF])) - self.means) / self.stds
-        return clean | {LEAF: many.standardise(x.to(clean[LEAF].dtype))}
+        x = many.restore(clean[LEAF])
+        kept = self.table(x)[..., self.here]
+        moved = x.double().index_copy(-1, self.there, (kept - self.means[self.there]) / self.stds[self.there])
+        return clean | {LEAF: many.standardise(moved.to(clean[LEAF].dtype))}
 
     def violation(self, sample: State, layout: Layout) -> Tensor:
-        many = self.context.repeat(len(sample[LEAF]))
-        x = self.means + self.stds * many.restore(sample[LEAF]).double()
-        return self.restriction.violation(x.flatten(1))
+        x = self.context.repeat(len(sample[LEAF])).restore(sample[LEAF])
+        return self.restriction.violation(self._across(self.means + self.stds * x.double(), 0.0).flatten(1))
+
+    def _across(self, x: Tensor, empty: float) -> Tensor:
+        """From the model's variables to the table's columns: [..., U] -> [..., V]."""
+        return x.new_full((*x.shape[:-1], self.columns), empty).index_copy(-1, self.here, x[..., self.there])
 
 
 def constrained_draws(
@@ -70,6 +104,7 @@ def constrained_draws(
     seed: int,
     number: int,
     steps: int = STEPS,
+    panel: Columns | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draws of one series in the units of the table, float64 [K, L, V], and what each violates, float64 [K].
 
@@ -81,8 +116,9 @@ def constrained_draws(
         context: of the series; its unknown cells are those the restriction was made for.
         restriction: of the series.
         draws, seed, number, steps: as of `draw`.
+        panel: columns of the table, where they are not the variables of the model.
     """
-    constraint = InTable.of(model, context, restriction)
+    constraint = InTable.of(model, context, restriction, panel)
     denoiser = Project(model.denoiser, constraint, start=START)
     drawn = draw(model, context, draws=draws, seed=seed, number=number, steps=steps, denoiser=denoiser)
     values = constraint.table(drawn)

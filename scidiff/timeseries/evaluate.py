@@ -64,6 +64,7 @@ def check(
         draws=request.draws,
         seed=request.seed,
         steps=request.steps,
+        rules=request.rules,
     )
     asked = _asked(job, learned, request.seed)
     known = np.zeros(len(panel.variables), dtype=bool)

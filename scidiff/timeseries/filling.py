@@ -21,6 +21,7 @@ from scidiff.timeseries.impute import Filled, Imputation
 from scidiff.timeseries.learn import Learned
 from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.panel import Panel
+from scidiff.timeseries.rules import Rules
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 TRAINING = 300.0  # seconds for training, where no budget is given
@@ -44,6 +45,7 @@ class Request:
         steps: network calls a draw.
         seed, device: of all that is random, and where it is computed.
         run: folder of the training, which goes on if it was cut off. Default: a temporary one.
+        rules: that every draw has to keep.
     """
 
     step: float | None = None
@@ -56,9 +58,12 @@ class Request:
     seed: int = 0
     device: str = "cpu"
     run: Path | None = None
+    rules: Rules | None = None
 
-    def check(self) -> None:
-        """UserError for a number out of range."""
+    def check(self, panel: Panel | None = None) -> None:
+        """UserError for a number out of range, and for rules about variables that a panel does not have."""
+        if panel is not None and self.rules is not None:
+            self.rules.check(panel.variables)
         if not 2 <= self.draws <= DRAWS:
             raise UserError(f"expected 2 to {DRAWS} samples, got {self.draws}")
         if self.steps < 1 or (self.max_steps is not None and self.max_steps < 1):
@@ -127,6 +132,7 @@ def imputation(panel: Panel, learned: Learned, request: Request) -> Imputation:
         draws=request.draws,
         seed=request.seed,
         steps=request.steps,
+        rules=request.rules,
     )
 
 
@@ -150,7 +156,7 @@ def learned(
         UserError: bad settings, no usable model, or a budget that cannot hold what is asked for.
         KeyboardInterrupt: after Ctrl-C; with `request.run` the training can go on.
     """
-    request.check()
+    request.check(panel)
     budget = budget or Budget.of(request)
     choice = learn.choose(panel, model=request.model, train=request.train, device=request.device)
     if not choice.train:

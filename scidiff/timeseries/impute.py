@@ -10,17 +10,23 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from scidiff.networks.panel import Context
 from scidiff.timeseries.batches import Standardised
+from scidiff.timeseries.constrained import constrained_draws
 from scidiff.timeseries.draws import STEPS, TILE, draw, encode
 from scidiff.timeseries.grid import Array, Grid
 from scidiff.timeseries.metrics import Bools, Floats
 from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.panel import Panel
-from scidiff.timeseries.standardise import Translation
+from scidiff.timeseries.restriction import restrict
+from scidiff.timeseries.rules import Rules, terms
+from scidiff.timeseries.standardise import Translation, scale
+from scidiff.timeseries.verdicts import Certifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +37,7 @@ class Filled:
         median: [W, L, V]; what was observed where something was, NaN where the model knows nothing.
         quantiles: [W, L, V] by level in (0, 1), alike.
         draws: [W, K, L, V], alike; None if they were not to be kept.
+        verdicts: on the rules, of the series that are done; None if there were none.
         finished: windows that are done; the others are left as they came.
         total: of the windows, W.
     """
@@ -38,6 +45,7 @@ class Filled:
     median: Floats
     quantiles: dict[float, Floats]
     draws: Floats | None
+    verdicts: Certifier | None
     finished: int
     total: int
 
@@ -67,6 +75,7 @@ class Imputation:
         draws: K.
         seed: of the run.
         steps: network calls a draw.
+        rules: that every draw has to keep, checked against the panel's variables.
     """
 
     model: ImputerModel
@@ -76,6 +85,7 @@ class Imputation:
     draws: int
     seed: int = 0
     steps: int = STEPS
+    rules: Rules | None = None
 
     def window(self, number: int, *, hidden: Bools | None = None) -> Floats:
         """Draws of what one window of L cells (without padding) lacks: [K, L, V], NaN for what was not asked.
@@ -92,7 +102,12 @@ class Imputation:
         asked = ~visible & real & self._known()
         if not asked.any():
             return np.full((self.draws, *data.values.shape[1:2], len(self.panel.variables)), np.nan)
-        return self._draw(data, visible, asked, number)
+        context = self._context(data, visible, asked)
+        if self.rules is None:
+            z = draw(self.model, context, **self._keys(number)).cpu()
+            z = torch.where(asked, z, torch.nan)
+            return self.translation.units(z.double().numpy(), len(self.panel.variables))
+        return self._keeping(self.rules, context, number, visible=visible, asked=asked)
 
     def _known(self) -> torch.Tensor:
         """[1, 1, U] which of the model's variables the panel has."""
@@ -100,22 +115,37 @@ class Imputation:
         known[torch.from_numpy(self.translation.there)] = True
         return known[None, None]
 
-    def _draw(self, data: Standardised, visible: torch.Tensor, asked: torch.Tensor, number: int) -> Floats:
+    def _context(self, data: Standardised, visible: torch.Tensor, asked: torch.Tensor) -> Context:
         device = next(self.model.denoiser.parameters()).device
         data = Standardised(**{name: value.to(device) for name, value in vars(data).items()})
-        context = encode(self.model, data, visible=visible.to(device), asked=asked.to(device))
+        return encode(self.model, data, visible=visible.to(device), asked=asked.to(device))
+
+    def _keys(self, number: int) -> dict[str, Any]:
+        """What a window's draws are a function of."""
         series = int(self.grid.series[number])
         nth = number - int(np.searchsorted(self.grid.series, series))
-        z = draw(
-            self.model,
-            context,
-            draws=self.draws,
-            seed=series_seed(self.seed, self.panel.ids[series]),
-            number=nth,
-            steps=self.steps,
+        seed = series_seed(self.seed, self.panel.ids[series])
+        return {"draws": self.draws, "seed": seed, "number": nth, "steps": self.steps}
+
+    def _keeping(
+        self, rules: Rules, context: Context, number: int, *, visible: torch.Tensor, asked: torch.Tensor
+    ) -> Floats:
+        """Draws that keep the rules within the window."""
+        length, columns = asked.shape[1], len(self.panel.variables)
+        known = self.grid.mask[number, :length].copy()
+        known[:, self.translation.here] &= visible[0].numpy()[:, self.translation.there]
+        wanted = np.zeros((length, columns), dtype=bool)
+        wanted[:, self.translation.here] = asked[0].numpy()[:, self.translation.there]
+        restriction = restrict(
+            terms(rules, self.panel.variables, self.grid.time[number, :length], known | wanted),
+            values=np.where(known, self.grid.values[number, :length].astype(np.float64), np.nan),
+            asked=wanted,
+            stds=scale(self.panel.value)[1],
         )
-        z = torch.where(asked, z.cpu(), torch.nan)
-        return self.translation.units(z.double().numpy(), len(self.panel.variables))
+        drawn, _ = constrained_draws(
+            self.model, context, restriction, **self._keys(number), panel=(self.translation, columns)
+        )
+        return np.where(wanted, drawn.cpu().numpy(), np.nan)
 
     def fill(
         self,
@@ -138,20 +168,33 @@ class Imputation:
         median = values.copy()
         quantiles = {level: values.copy() for level in levels}
         draws = np.repeat(values[:, None], self.draws, axis=1) if keep else None
+        verdicts = None if self.rules is None else Certifier(self.rules, self.panel, self.grid)
         number, total = 0, len(self.grid)
+
+        def filled() -> Filled:
+            return Filled(
+                median=median, quantiles=quantiles, draws=draws, verdicts=verdicts, finished=number, total=total
+            )
+
         try:
             for number in range(total):
                 progress(number, total)
-                self._fill_one(number, median, quantiles, draws)
+                found = self.window(number)
+                self._put(found, number, median, quantiles, draws)
+                if verdicts is not None:
+                    verdicts.add(number, found)
             number = total
             progress(total, total)
         except KeyboardInterrupt:
-            raise Interrupted(_filled(median, quantiles, draws, number, total)) from None
-        return _filled(median, quantiles, draws, total, total)
+            raise Interrupted(filled()) from None
+        return filled()
 
-    def _fill_one(self, number: int, median: Floats, quantiles: dict[float, Floats], draws: Array | None) -> None:
+    def _put(
+        self, found: Floats, number: int, median: Floats, quantiles: dict[float, Floats], draws: Array | None
+    ) -> None:
+        """Take the draws of a window over where nothing was observed."""
         gap = ~self.grid.mask[number, : self.grid.length[number]]
-        found = self.window(number)[:, gap]
+        found = found[:, gap]
         here = (number, slice(int(self.grid.length[number])))
         made = np.quantile(found, [0.5, *quantiles], axis=0)
         median[here][gap] = made[0]
@@ -173,7 +216,3 @@ class Imputation:
             spent.append((time.perf_counter() - began) / tries)
         tile = max(spent[1] - spent[0], 0.1 * spent[0])
         return max(spent[0] - tile, 0) + tile * -(-self.draws // TILE)
-
-
-def _filled(median: Floats, quantiles: dict[float, Floats], draws: Floats | None, finished: int, total: int) -> Filled:
-    return Filled(median=median, quantiles=quantiles, draws=draws, finished=finished, total=total)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +28,7 @@ from scidiff.timeseries.imputed import imputed_table
 from scidiff.timeseries.learn import Learned
 from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.panel import Panel
+from scidiff.timeseries.rules import Rules
 from scidiff.timeseries.standardise import Translation
 from scidiff.timeseries.static import with_static
 
@@ -45,6 +46,7 @@ class DiffusionImputer(TableTransformer):
         id, time, variable, value, variables: columns (see `columns.Options`); found by their names if None.
         static: covariates of the series, one row each: a DataFrame.
         step: of a regular grid in the unit of the times (seconds for dates). Default: the times as they are.
+        constraints: what every draw has to keep (see `rules.Rules`): a dictionary, or the path of a YAML file.
         complete: also return rows for times, or measurements, that the table has no row for.
         n_draws: draws of each gap.
         steps: network calls a draw.
@@ -60,6 +62,7 @@ class DiffusionImputer(TableTransformer):
     Attributes:
         model_: the `ImputerModel`.
         notes_: what was decided, one line each.
+        verdicts_: on the constraints, by rule, of the last table that was filled (`verdicts.Verdict`); None without.
         n_features_in_: columns of the table.
         feature_names_in_: their names, if all are texts.
 
@@ -79,6 +82,7 @@ class DiffusionImputer(TableTransformer):
         variables: Sequence[str] | None = None,
         static: pd.DataFrame | None = None,
         step: float | None = None,
+        constraints: Mapping[str, Any] | Rules | str | Path | None = None,
         complete: bool = False,
         n_draws: int = 50,
         steps: int = STEPS,
@@ -97,6 +101,7 @@ class DiffusionImputer(TableTransformer):
         self.variables = variables
         self.static = static
         self.step = step
+        self.constraints = constraints
         self.complete = complete
         self.n_draws = n_draws
         self.steps = steps
@@ -173,9 +178,11 @@ class DiffusionImputer(TableTransformer):
 
     def _fill(self, panel: Panel, *, draws: int | None = None, **kinds: Any) -> tuple[Grid, Filled]:
         request = replace(self._request(), draws=self.n_draws if draws is None else draws)
-        request.check()
+        request.check(panel)
         found: Learned = replace(self._learned, translation=Translation.of(self.model_, panel, step=self.step))
-        return filling.fill(panel, found, request, progress=self._windows, **kinds)
+        grid, filled = filling.fill(panel, found, request, progress=self._windows, **kinds)
+        self.verdicts_ = None if filled.verdicts is None else filled.verdicts.as_dict()
+        return grid, filled
 
     def _panel(self, frame: pd.DataFrame) -> Panel:
         options = Options(
@@ -203,7 +210,15 @@ class DiffusionImputer(TableTransformer):
             steps=self.steps,
             seed=self.seed,
             device=self.device,
+            rules=self._rules(),
         )
+
+    def _rules(self) -> Rules | None:
+        if self.constraints is None or isinstance(self.constraints, Rules):
+            return self.constraints
+        if isinstance(self.constraints, Mapping):
+            return Rules.parse(dict(self.constraints), "constraints")
+        return Rules.read(Path(self.constraints))
 
     def _show(self, text: str) -> None:
         if self.progress:

@@ -94,6 +94,7 @@ class Outcome:
             "variables": list(self.panel.variables),
             **total,
             "samples": self.request.draws,
+            "constraints": {} if self.filled.verdicts is None else self.filled.verdicts.as_dict(),
             "seed": self.request.seed,
             "left_because": self.left(),
             "interrupted": self.interrupted,

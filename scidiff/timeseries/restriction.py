@@ -39,6 +39,24 @@ class Group:
     below: Tensor
     bound: Tensor
 
+    def outside(self, c: Tensor) -> Tensor:
+        """How far points are outside, in the units of the rules: [..., P] of c [..., P, D]."""
+        over = (torch.einsum("pkd,...pd->...pk", self.below, c) - self.bound).clamp_min(0)
+        off = (torch.einsum("pmd,...pd->...pm", self.equal, c) - self.target).abs()
+        return torch.cat([over, off], dim=-1).amax(-1)
+
+    def nearest(self, c: Tensor, variance: Tensor) -> Tensor:
+        """The nearest points inside: c [K, P, D], variance [P, D]. What is inside stays to the bit."""
+        draw, part = torch.nonzero(self.outside(c) > 0, as_tuple=True)
+        if not len(draw):
+            return c
+        each = {name: getattr(self, name)[part] for name in ("equal", "target", "below", "bound")}
+        return c.index_put((draw, part), nearest_each(c[draw, part], variance[part], **each))
+
+    def part(self, chosen: Tensor) -> Group:
+        """Some of the polyhedra."""
+        return Group(**{name: value[chosen] for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Restriction:
@@ -73,12 +91,7 @@ class Restriction:
         padded = torch.cat([x, x.new_zeros(len(x), 1)], dim=1)
         spread = torch.cat([variance, variance.new_ones(1)])
         for group in self.groups:
-            count, size = group.cells.shape
-            each = {name: getattr(group, name).repeat(len(x), *[1] * (getattr(group, name).ndim - 1))
-                    for name in ("equal", "target", "below", "bound")}  # fmt: skip
-            c = padded[:, group.cells].reshape(len(x) * count, size)
-            moved = nearest_each(c, spread[group.cells].repeat(len(x), 1), **each)
-            padded[:, group.cells] = moved.reshape(len(x), count, size)
+            padded[:, group.cells] = group.nearest(padded[:, group.cells], spread[group.cells])
         return torch.minimum(torch.maximum(padded[:, :-1], self.low), self.high)
 
     def violation(self, x: Tensor) -> Tensor:
@@ -110,6 +123,7 @@ def restrict(
     known, free = values.reshape(-1), asked.reshape(-1)
     low, high = np.full(size, -np.inf), np.full(size, np.inf)
     broken: list[str] = []
+    crossed: set[int] = set()
     single: list[Term] = []
     linked: list[Term] = []
     for term in stated:
@@ -130,21 +144,24 @@ def restrict(
                 broken.append(f"row {min(term.cells) // width + 1}: {term.rule}")
         elif len(cells) == 1:
             single.append(left)
-            edge = bound / coefficients[0]
-            if term.equality or coefficients[0] > 0:
-                high[cells[0]] = min(high[cells[0]], edge)
-            if term.equality or coefficients[0] < 0:
-                low[cells[0]] = max(low[cells[0]], edge)
+            (cell,), edge = cells, bound / coefficients[0]
+            above = edge if term.equality or coefficients[0] > 0 else np.inf
+            under = edge if term.equality or coefficients[0] < 0 else -np.inf
+            room = ROUNDING * max(abs(edge), scale)
+            if under > high[cell] + room or above < low[cell] - room:
+                crossed.add(cell)  # the rules before it hold, bounds first; this one is told and left out
+            else:
+                low[cell], high[cell] = max(low[cell], under), min(high[cell], above)
         else:
             linked.append(left)
-    crossed = low > high + ROUNDING * np.maximum(np.abs(low), np.abs(high))
-    contradictory = [f"row {cell // width + 1}: {_rules_of(cell, single)}" for cell in np.flatnonzero(crossed).tolist()]
-    low[crossed], high[crossed] = -np.inf, np.inf  # nothing can hold there: told, and left as it is
+    contradictory = [f"row {cell // width + 1}: {_rules_of(cell, single)}" for cell in sorted(crossed)]
     high = np.maximum(low, high)
+    groups, empty = _possible(_groups(linked, low, high), np.tile(stds, len(asked)))
+    contradictory += [f"row {min(cells) // width + 1}: {_rules_linking(cells, linked)}" for cells in empty]
     return Restriction(
         low=torch.from_numpy(low),
         high=torch.from_numpy(high),
-        groups=_groups(linked, low, high),
+        groups=groups,
         broken=tuple(broken),
         contradictory=tuple(contradictory),
         **_certificate([*single, *linked], np.tile(stds, len(asked))),
@@ -153,6 +170,24 @@ def restrict(
 
 def _rules_of(cell: int, single: Sequence[Term]) -> str:
     return " and ".join(dict.fromkeys(term.rule for term in single if term.cells[0] == cell))
+
+
+def _rules_linking(cells: set[int], linked: Sequence[Term]) -> str:
+    return " and ".join(dict.fromkeys(term.rule for term in linked if cells.issuperset(term.cells)))
+
+
+def _possible(groups: Iterable[Group], unit: np.ndarray) -> tuple[tuple[Group, ...], list[set[int]]]:
+    """The polyhedra that have a point, and the cells of the others: their links are dropped, their bounds stay."""
+    kept, empty = [], []
+    variance = torch.from_numpy(np.append(unit, 1.0)).square()
+    for group in groups:
+        spread = variance[group.cells]
+        found = group.nearest(torch.zeros_like(spread)[None], spread)[0]
+        size = torch.cat([group.bound.abs(), group.target.abs()], 1).amax(1) + found.abs().amax(1)
+        possible = group.outside(found) <= 1e-9 * size
+        kept.append(group.part(possible))
+        empty += [{cell for cell in cells if cell < len(unit)} for cells in group.cells[~possible].tolist()]
+    return tuple(kept), empty
 
 
 def _certificate(stated: Sequence[Term], unit: np.ndarray) -> dict[str, Tensor]:

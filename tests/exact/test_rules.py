@@ -119,8 +119,24 @@ def test_observed_values_that_break_a_rule_are_told_and_kept():
     assert found.broken[0] == "row 2: temp <= 43"
     assert {"row 1: temp changes by at most 0.5 in 2", "row 1: dose increasing"} <= set(found.broken)
     x = torch.from_numpy(np.where(asked, 77.0, values).reshape(1, -1))
-    assert torch.equal(found.project(x, torch.ones(10, dtype=torch.float64)), x)
-    assert found.violation(x)[0] > 0
+    # of rules that contradict each other the one stated first is kept
+    kept = torch.from_numpy(np.where(asked, 90.0, values).reshape(1, -1))
+    assert torch.equal(found.project(x, torch.ones(10, dtype=torch.float64)), kept)
+    assert found.violation(kept)[0] > 0
+
+
+def test_links_that_no_values_can_keep_are_told_and_dropped_and_bounds_stay():
+    """From 37 at once to 43 and back: two steps of at most 0.5 cannot bridge 6."""
+    rules = Rules.parse({"bounds": {"temp": [30, 43]}, "rates": {"temp": {"change": 0.5, "per": 1}}}, "test")
+    values = np.full((5, 5), np.nan)
+    values[[0, 3], 3] = 37.0, 43.0
+    asked = np.zeros((5, 5), dtype=bool)
+    asked[[1, 2, 4], 3] = True
+    found = _restriction(np.arange(5.0), values, asked, rules)
+    assert found.contradictory == ("row 2: temp changes by at most 0.5 in 1",)
+    x = torch.from_numpy(np.where(asked, 90.0, np.nan_to_num(values)).reshape(1, -1))
+    y = found.project(x, torch.ones(25, dtype=torch.float64)).reshape(5, 5)[:, 3]
+    assert y.tolist() == [37.0, 37.5, 43.0, 43.0, 43.0]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from scidiff.timeseries import fit
 from scidiff.timeseries.impute import Imputation
 from scidiff.timeseries.imputer import DiffusionImputer
 from scidiff.timeseries.learn import packaged
-from scidiff.timeseries.sample import sample
+from scidiff.timeseries.sample import sample, sample_path
 from scidiff.training import loop
 
 Run = Callable[..., typer.testing.Result]
@@ -301,3 +301,81 @@ def test_the_sample_is_imputed_within_its_budget(run: Run) -> None:
     assert account["cells"] == account["observed"] + account["filled"]
     if packaged() is None:
         assert account["training"]["held_out_loss"] < account["training"]["held_out_loss_before"]
+
+
+RULES = """
+bounds: {HR: [70, 90], Temp: [35, 40]}
+order: [[DiasABP, MAP, SysABP]]
+"""
+
+
+def test_every_sample_keeps_the_rules_and_what_was_observed_is_untouched(run: Run) -> None:
+    names = ["HR", "Temp", "DiasABP", "MAP", "SysABP"]
+    stays = pd.read_csv(sample_path())
+    few = stays[stays.RecordID.isin(stays.RecordID.unique()[:5]) & stays.variable.isin(names)]
+    few.to_csv("few.csv", index=False)
+    Path("rules.yaml").write_text(RULES)
+    call = ("few.csv", "--step", 60, "--no-train", "--samples", 12, "--steps", 3, "--draws", "d.nc", "--json")
+    done = run(*call, "--constraints", "rules.yaml", "--report", "r.html", quick=False)
+    assert done.exit_code == 0, done.output
+    with xr.open_dataset("d.nc") as held:
+        value, seen = held["value"].to_numpy(), held["observed"].to_numpy()
+        place = {name: k for k, name in enumerate(held["variable"].to_numpy().tolist())}
+    broken = 0
+    for s in range(len(value)):
+        for k in range(12):
+            for t in range(value.shape[2]):
+                x = value[s, k, t]
+                made = ~seen[s, t] & ~np.isnan(x)  # a shorter series ends in NaN
+                for name, low, high in (("HR", 70, 90), ("Temp", 35, 40)):
+                    broken += bool(made[place[name]] and not low <= x[place[name]] <= high)
+                for a, b in (("DiasABP", "MAP"), ("MAP", "SysABP")):
+                    if made[place[a]] or made[place[b]]:
+                        broken += not x[place[a]] <= x[place[b]] + 1e-9
+    account = json.loads(done.stdout)["constraints"]
+    assert set(account) == {
+        *("HR >= 70", "HR <= 90", "Temp >= 35", "Temp <= 40"),
+        *("DiasABP <= MAP", "DiasABP <= SysABP", "MAP <= SysABP"),
+    }
+    told = sum(one["draws"] for one in account.values())
+    assert (broken, told) == (0, 0)
+    assert "rules checked on 60 draws of 5 series: all hold" in done.stderr
+    assert "<h2>Constraints</h2>" in Path("r.html").read_text()
+    assert run(*call, quick=False).exit_code == 0
+    with xr.open_dataset("d.nc") as free:
+        other = free["value"].to_numpy()
+    assert np.array_equal(np.where(seen[:, None], other, 0), np.where(seen[:, None], value, 0), equal_nan=True)
+    outside = np.where(seen[:, None, :, place["HR"]], 80, other[..., place["HR"]])
+    assert ((outside < 70) | (outside > 90)).any()  # the rules do something
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("bounds: {X: [0, 1]}", "expected rules about a, b, got one about X"),
+        ("bounds: {a: [2, 1]}", "bounds.a: expected low <= high, got [2, 1]"),
+        ("bounds: [", "rules.yaml: expected a YAML file of rules"),
+        ("limits: {a: [0, 1]}", "rules.yaml: limits: Extra inputs are not permitted"),
+    ],
+)
+def test_rules_that_cannot_be_used(run: Run, text: str, words: str) -> None:
+    Path("rules.yaml").write_text(text)
+    done = run("waves.csv", "--constraints", "rules.yaml", "--out", "o.csv")
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("o.csv").exists()
+
+
+def test_the_imputer_takes_rules_as_a_dictionary_and_says_what_came_of_them() -> None:
+    table = waves(dated=False)
+    rules = {"bounds": {"a": [-0.5, 0.5]}, "monotone": {"b": "increasing"}}
+    imputer = DiffusionImputer(max_steps=1, n_draws=4, steps=2, constraints=rules).fit(table)
+    draws = imputer.impute_samples(table)
+    a = draws["value"].sel(variable="a").to_numpy()
+    made = ~draws["observed"].sel(variable="a").to_numpy()
+    assert (np.abs(a)[np.broadcast_to(made[:, None], a.shape)] <= 0.5).all()
+    # waves go up and down: no sample can mend what was observed
+    assert imputer.verdicts_ is not None
+    assert imputer.verdicts_["b increasing"]["observed"]
+    assert not imputer.verdicts_["a <= 0.5"]["draws"]
