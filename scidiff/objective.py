@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -137,6 +137,7 @@ class LearnsVariance(Protocol):
     def variance_loss(self, variance: Tensor, clean: Tensor, x_0: Tensor, t: Tensor, rows: Rows) -> Tensor: ...
 
 
+@runtime_checkable
 class Bounded(Protocol):
     """What the bound asks of a process: its terms, each in nats a sample, [B]."""
 
@@ -189,21 +190,30 @@ def bound(
 
         -log p(x_0) <= KL(q(x_1|x_0) || p(x_1)) + sum_i E KL(q(x_s|x_t,x_0) || p(x_s|x_t)) + E[-log p(x_0|x_start)]
 
-    (Ho et al. 2020, eq. 5; Kingma et al., VDM, 2021, eq. 11; for classes D3PM, eq. 1). Leaves of a mixed state are
-    bounded together: x_t joins them, each step is a product over them.
+    (Ho et al. 2020, eq. 5; Kingma et al., VDM, 2021, eq. 11; for classes D3PM, eq. 1; on manifolds Huang et al. 2022).
+    Leaves of a mixed state are bounded together: x_t joins them, each step is a product over them.
 
     Args:
         denoiser: gives the clean estimates.
-        processes: of every leaf: Gaussian or categorical.
+        processes: of every leaf: Gaussian, categorical, or on a manifold.
         x_0: the data.
         layout: who owns which row.
         noise: average over many indices to estimate the bound of one sample.
-        start: the least time, in [0, 1); above 0 for Gaussian leaves.
-        steps: number of equal steps from 1 to `start`, or None for infinitely many.
+        start: the least time, in [0, 1); above 0 for Gaussian leaves and those on a manifold.
+        steps: number of equal steps from 1 to `start`, or None for infinitely many, which leaves on a manifold need.
         condition: passed to the denoiser.
+
+    Raises:
+        TypeError: a leaf's process has no bound.
+        ValueError: `start` is outside [0, 1), or `steps` is given where it has no closed form.
     """
     if not 0 <= start < 1:
         raise ValueError(f"expected a start in [0, 1), got {start}")
+    for leaf, process in processes.items():
+        if not isinstance(process, Bounded):
+            raise TypeError(
+                f"expected a process with a variational bound for leaf {leaf!r}, got {type(process).__name__}"
+            )
     unit = stratified(noise)
     span = 1 - start
     upper = unit if steps is None else torch.ceil(unit * steps) / steps

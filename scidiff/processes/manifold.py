@@ -72,6 +72,10 @@ class Manifold(ABC):
     def log_kernel(self, x_t: Tensor, x_0: Tensor, variance: Tensor, rows: Rows) -> Tensor:
         """Log-density of the heat kernel at each point, float64 [N, *lead]."""
 
+    @abstractmethod
+    def information(self, variance: Tensor) -> Tensor:
+        """KL(heat kernel || uniform) of one point, what is left to tell of its start, in nats: float64 [B]."""
+
     def chart_velocity(self, theta: Tensor, v: Tensor) -> Tensor:
         """The rate of theta as exp_x(theta) moves with velocity v in its own frame: [N, *lead, *vector]."""
         return v
@@ -93,9 +97,28 @@ class Manifold(ABC):
 
     def mean_square(self, v: Tensor, rows: Rows) -> Tensor:
         """Mean over the points of each sample of |v|^2, v [N, *lead, *vector]: [B]."""
-        lead = self.lead(rows)
-        square = v.square().reshape(len(v), *lead, math.prod(self.vector)).sum(-1)
-        return rows.mean(square.reshape(-1, *lead, *([1] * len(self.point))).expand(-1, *rows.shape))
+        return rows.mean(self._elements(self._square(v, rows), rows))
+
+    def sum_square(self, v: Tensor, rows: Rows) -> Tensor:
+        """Sum over the points of each sample of |v|^2, v [N, *lead, *vector]: [B]."""
+        return self.sum(self._square(v, rows), rows)
+
+    def sum(self, values: Tensor, rows: Rows) -> Tensor:
+        """Sum of one value a point over each sample: [N, *lead] -> [B]."""
+        return rows.sum(self._elements(values, rows)) / math.prod(self.point)
+
+    def count(self, rows: Rows) -> Tensor:
+        """Number of points of each sample: float64 [B]."""
+        ones = torch.ones(len(rows.owner), *self.lead(rows), dtype=torch.float64, device=rows.owner.device)
+        return self.sum(ones, rows)
+
+    def _square(self, v: Tensor, rows: Rows) -> Tensor:
+        """|v|^2 of each point: [N, *lead, *vector] -> [N, *lead]."""
+        return v.square().reshape(len(v), *self.lead(rows), math.prod(self.vector)).sum(-1)
+
+    def _elements(self, values: Tensor, rows: Rows) -> Tensor:
+        """One value a point as one an element: [N, *lead] -> [N, *shape]."""
+        return values.reshape(*values.shape, *([1] * len(self.point))).expand(-1, *rows.shape)
 
     def normal(self, rows: Rows, draw: Draw, *, dtype: torch.dtype = torch.float32, kind: str = "tangent") -> Tensor:
         """Standard normal tangent vectors [N, *lead, *vector]."""
@@ -177,6 +200,36 @@ class ManifoldProcess(Process):
     def clean(self, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """The Tweedie point that a network output stands for."""
         return self.parametrisation.clean(output, x_t, self.variance(t), self.manifold, rows)
+
+    def bound_prior(self, x_0: Tensor, rows: Rows) -> Tensor:
+        """KL(q(x_1 | x_0) || uniform), the same for every x_0: float64 [B]."""
+        one = torch.ones(rows.batch, dtype=torch.float64, device=x_0.device)
+        return self.manifold.count(rows) * self.manifold.information(self.variance(one))
+
+    def bound_rate(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        r"""What a unit of time adds to the bound, in nats: [B].
+
+        (g_t^2 / 2) |score - grad log q(x_t|x_0)|^2,   g_t^2 = d sigma_t^2 / dt,   score = log_{x_t}(clean) / sigma_t^2
+
+        By Girsanov's theorem it is the divergence between the
+        reverse process that knows x_0 and the model's (Song et al., "Maximum likelihood training of score-based
+        diffusion models", 2021, theorem 3; on manifolds Huang et al., "Riemannian diffusion models", 2022, section 3).
+        """
+        variance, growth = torch.func.jvp(self.variance, (t.clone(),), (torch.ones_like(t),))[:2]
+        target = self.manifold.per_vector(variance, rows) * self.manifold.score(x_t, x_0, variance, rows)
+        error = self.manifold.log(x_t, clean) - target.to(x_t.dtype)
+        return 0.5 * growth / variance.square() * self.manifold.sum_square(error, rows)
+
+    def bound_step(self, clean: Tensor, x_0: Tensor, x_t: Tensor, rows: Rows, *, s: Tensor, t: Tensor) -> Tensor:
+        """Not known: the posterior q(x_s | x_t, x_0) of a heat kernel has no closed form."""
+        raise ValueError("expected steps=None for a leaf on a manifold, whose steps have no bound in closed form")
+
+    def bound_data(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """-log of the heat kernel of time sigma_t^2 from the clean estimate to x_0: [B].
+
+        Nats relative to arc length for angles, to the Haar measure for rotations.
+        """
+        return -self.manifold.sum(self.manifold.log_kernel(x_0, clean, self.variance(t), rows), rows)
 
     def loss(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """Denoising score matching, mean over points of |log_{x_t}(clean) - sigma_t^2 grad log q|^2 / sigma_t^2: [B].

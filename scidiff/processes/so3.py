@@ -147,3 +147,7 @@ class SO3(Manifold):
     def log_kernel(self, x_t: Tensor, x_0: Tensor, variance: Tensor, rows: Rows) -> Tensor:
         """Log-density of the heat kernel relative to the Haar measure, float64 [N, *lead]."""
         return so3_kernel.log_density(_length(self.log(x_0, x_t)).squeeze(-1), self.per_point(variance, rows))
+
+    def information(self, variance: Tensor) -> Tensor:
+        """The entropy that the heat kernel lacks of the Haar measure's, by quadrature."""
+        return so3_kernel.information(variance)

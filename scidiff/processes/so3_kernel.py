@@ -104,10 +104,9 @@ def angle_from_uniform(u: Tensor, variance: Tensor, rows: Rows) -> Tensor:
     shape = u.shape
     u = u.double().reshape(shape[0], -1)
     variance = variance.double()[:, None].clamp_min(_SMALLEST_VARIANCE)
-    reach = (_REACH * variance.sqrt()).clamp_max(math.pi)
-    edges = reach * torch.arange(_PANELS + 1, dtype=torch.float64, device=u.device) / _PANELS
+    edges = _panels(variance)
     masses = _integral(lambda w: angle_density(w, variance), edges[:, :-1], edges[:, 1:])
-    cumulative = torch.cat([torch.zeros_like(reach), masses.cumsum(-1)], dim=-1)
+    cumulative = torch.cat([torch.zeros_like(variance), masses.cumsum(-1)], dim=-1)
     cumulative = cumulative / cumulative[:, -1:]
     if not rows.single:
         variance, edges, cumulative = variance[rows.owner], edges[rows.owner], cumulative[rows.owner]
@@ -123,6 +122,23 @@ def angle_from_uniform(u: Tensor, variance: Tensor, rows: Rows) -> Tensor:
         step = error / angle_density(omega, variance).clamp_min(1e-300)
         omega = torch.minimum(torch.maximum(omega - step, low), high)
     return omega.reshape(shape)
+
+
+def information(variance: Tensor) -> Tensor:
+    """KL(kernel || Haar measure) = int f log f, in nats: float64 [B]."""
+    variance = variance.double()[:, None].clamp_min(_SMALLEST_VARIANCE)
+    edges = _panels(variance)
+
+    def nats(omega: Tensor) -> Tensor:
+        return angle_density(omega, variance) * log_density(omega, variance)
+
+    return _integral(nats, edges[:, :-1], edges[:, 1:]).sum(-1).clamp_min(0)
+
+
+def _panels(variance: Tensor) -> Tensor:
+    """Edges between which the kernel of each variance has its mass: [B, 1] -> [B, _PANELS + 1]."""
+    reach = (_REACH * variance.sqrt()).clamp_max(math.pi)
+    return reach * torch.arange(_PANELS + 1, dtype=torch.float64, device=variance.device) / _PANELS
 
 
 def _windings(omega: Tensor, variance: Tensor) -> Tensor:

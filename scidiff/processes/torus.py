@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,8 @@ _CROSSOVER = 1 / (2 * math.pi)
 _WINDINGS = 3
 _WAVES = 3
 _SMALLEST_VARIANCE = 1e-30
+_REACH = 9.0  # standard deviations beyond which a normal distribution holds nothing
+_GAUSS_LEGENDRE = np.polynomial.legendre.leggauss(64)
 
 
 def wrap(x: Tensor, period: float = 2 * math.pi) -> Tensor:
@@ -123,3 +126,11 @@ class Torus(Manifold):
     def log_kernel(self, x_t: Tensor, x_0: Tensor, variance: Tensor, rows: Rows) -> Tensor:
         """Log-density of the wrapped normal, float64 [N, *shape]."""
         return wrapped_normal_log_density(x_t - x_0, self.per_point(variance, rows), self.period)
+
+    def information(self, variance: Tensor) -> Tensor:
+        """log(period) less the entropy of the wrapped normal, by quadrature."""
+        reach = (_REACH * variance.double().sqrt()).clamp_max(self.period / 2)[:, None]
+        points, weights = (torch.as_tensor(a, device=variance.device) for a in _GAUSS_LEGENDRE)
+        log_density = wrapped_normal_log_density(reach * (points + 1) / 2, variance[:, None], self.period)
+        # the integral over half a turn, twice
+        return (reach * weights * log_density.exp() * (log_density - self.log_uniform)).sum(-1).clamp_min(0)

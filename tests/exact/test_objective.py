@@ -18,7 +18,7 @@ from scidiff.processes.loss_weights import data_error
 from scidiff.processes.mixing import MixingProcess
 from scidiff.processes.parametrisations import EDM, Data, Epsilon
 from scidiff.schedules import Cosine, Karras, LearnedSchedule, RectifiedFlow, VPLinear
-from scidiff.state import Layout, State
+from scidiff.state import Layout, Rows, State
 
 
 def noise(count: int, *, seed: int = 0, first: int = 0) -> Noise:
@@ -141,6 +141,24 @@ def test_bound_of_gaussian_data(gaussian_data: Any, steps: int | None) -> None:
     torch.testing.assert_close(got.total, got.prior + got.diffusion + got.data)
 
 
+class Even(GaussianProcess):
+    """Each unit of time adds one nat to the bound."""
+
+    def bound_rate(self, clean: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        return torch.ones_like(t)
+
+    def bound_step(self, clean: Tensor, x_0: Tensor, x_t: Tensor, rows: Rows, *, s: Tensor, t: Tensor) -> Tensor:
+        return t - s
+
+
+@pytest.mark.parametrize("steps", [None, 7])
+def test_bound_covers_the_time_from_start_to_one(gaussian_data: Any, steps: int | None) -> None:
+    layout, schedule = Layout.dense(5, {"x": ()}), Cosine()
+    processes = {"x": Even(schedule=schedule, parametrisation=Data())}
+    got = bound(gaussian_data(schedule), processes, {"x": torch.ones(5)}, layout, noise(5), start=0.4, steps=steps)
+    torch.testing.assert_close(got.diffusion, torch.full((5,), 0.6, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("kind", ["masked", "uniform"])
 def test_bound_of_classes_is_their_log_likelihood(enumerated: Any, kind: str) -> None:
     process = MaskedProcess(classes=2) if kind == "masked" else MixingProcess.uniform(classes=2)
@@ -243,13 +261,13 @@ def test_learned_variance_joins_the_loss() -> None:
     denoiser = NetworkDenoiser(Spy(), {"x": process})
     layout = Layout.dense(6, {"x": (3,)})
     x_0 = torch.ones(6, 3)
-    got = loss(denoiser, {"x": process}, {"x": x_0}, layout, noise(6))
+    got = loss(denoiser, {"x": process}, {"x": x_0}, layout, noise(6), weights={"x": 3.0})
     t, rows = stratified(noise(6)), layout.rows("x")
     x_t = process.corrupt(x_0, t, rows, noise(6).at("x", 0, rows))
     outputs = denoiser({"x": x_t}, t, layout)
     expected = process.loss(outputs["x"], x_0, x_t, t, rows)
     expected = expected + process.variance_loss(outputs["x.variance"], outputs["x"], x_0, t, rows)
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(got, 3 * expected)
 
 
 def test_self_conditioning_shows_the_first_answer_to_a_part_of_the_samples() -> None:
