@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scidiff.errors import UserError, one_line
+
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
@@ -37,6 +39,23 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def check_writable(path: str | Path) -> None:
+    """Try, before any work starts, whether a file can be made at this place. Leaves nothing behind.
+
+    Raises:
+        UserError: the folder is missing or cannot be written to, or the path is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -151,7 +151,8 @@ def _destination(out: str | None, report: str | None, as_json: bool) -> str | No
 
 def _check_outputs(out: str | None, kind: str | None, report: str | None) -> str:
     """Find out what cannot be written before any work starts; returns the format on standard output."""
-    from scidiff.molecules.writers import check_writable, format_of
+    from scidiff.atomic import check_writable
+    from scidiff.molecules.writers import format_of
 
     if kind is not None and out != "-":
         raise UserError(f"--format {kind} is for --out -; the name of a file gives its format")

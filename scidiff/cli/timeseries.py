@@ -9,10 +9,35 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scidiff.cli.detect import DETECT, detect
+from scidiff.cli.tables import (
+    Decimal,
+    Delimiter,
+    Device,
+    Duplicates,
+    Encoding,
+    File,
+    Id,
+    MaxSteps,
+    Model,
+    Progress,
+    Seed,
+    Static,
+    Step,
+    Time,
+    Train,
+    Unsorted,
+    Value,
+    Variable,
+    Variables,
+    names,
+    read,
+    step_of,
+)
 from scidiff.errors import INTERRUPTED, UserError
 
 if TYPE_CHECKING:
@@ -21,7 +46,11 @@ if TYPE_CHECKING:
     from scidiff.timeseries.panel import Panel
     from scidiff.timeseries.report import Outcome
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Time series with gaps: imputation.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Time series with gaps: imputation, and values that cannot be believed.",
+)
 
 _IMPUTE = """Fill the gaps of time series, with intervals from many samples.
 
@@ -47,29 +76,20 @@ Exit codes: 0 done; 2 the request cannot be carried out; 130 Ctrl-C (what was fi
 """
 
 
-@app.callback()
-def _group() -> None:
-    """So that a single command keeps its name."""
+app.command(help=DETECT)(detect)
 
 
 @app.command(help=_IMPUTE)
 def impute(
     *,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The table; - for standard input; sample for a sample.")],
-    id_: Annotated[str | None, typer.Option("--id", help="Column of identities of the series.")] = None,
-    time_: Annotated[str | None, typer.Option("--time", help="Column of times.")] = None,
-    variable: Annotated[str | None, typer.Option(help="Column of variables of a long table.")] = None,
-    value: Annotated[str | None, typer.Option(help="Column of values of a long table.")] = None,
-    variables: Annotated[str | None, typer.Option(metavar="NAMES", help="Variables to use, with commas.")] = None,
-    static: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Covariates that do not change: one row a series.")
-    ] = None,
-    step: Annotated[
-        str | None,
-        typer.Option(
-            help="Step of a regular grid: 60 in the unit of the times, or 1h. Default: the times as they are."
-        ),
-    ] = None,
+    file: File,
+    id_: Id = None,
+    time_: Time = None,
+    variable: Variable = None,
+    value: Value = None,
+    variables: Variables = None,
+    static: Static = None,
+    step: Step = None,
     samples: Annotated[int, typer.Option("--samples", "-n", help="Samples of each gap.")] = 50,
     quantiles: Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")] = "0.05,0.95",
     out: Annotated[
@@ -91,37 +111,26 @@ def impute(
     complete: Annotated[
         bool, typer.Option("--complete/--no-complete", help="Also write times and measurements without a row.")
     ] = True,
-    model: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder with weights. Default: the packaged ones.")
-    ] = None,
-    train: Annotated[
-        bool | None,
-        typer.Option("--train/--no-train", help="Default: if the weights do not know a variable."),
-    ] = None,
+    model: Model = None,
+    train: Train = None,
     time_budget: Annotated[
         str | None,
         typer.Option(help="For training and imputing together: 90s, 10m, 2h. Default: 5m of training at most."),
     ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(help="Steps of training in place of a time: repeats to the bit.")
-    ] = None,
+    max_steps: MaxSteps = None,
     run: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep the training here; one that was cut off goes on.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Network calls a sample. Default: 6.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    duplicates: Annotated[
-        Literal["refuse", "mean", "last"], typer.Option(help="What several values at one time become.")
-    ] = "refuse",
-    unsorted: Annotated[Literal["refuse", "sort"], typer.Option(help="What times that go back become.")] = "refuse",
-    delimiter: Annotated[str | None, typer.Option(help="Of a text file. Default: found out.")] = None,
-    encoding: Annotated[str | None, typer.Option(help="Of a text file. Default: found out.")] = None,
-    decimal: Annotated[Literal[".", ","], typer.Option(help="Decimal sign of a text file.")] = ".",
+    device: Device = "cpu",
+    duplicates: Duplicates = "refuse",
+    unsorted: Unsorted = "refuse",
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    decimal: Decimal = ".",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
-    progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
-    ] = None,
+    progress: Progress = None,
 ) -> None:
     """See `_IMPUTE`."""
     from scidiff.timeseries import filling
@@ -136,7 +145,7 @@ def impute(
         time=time_,
         variable=variable,
         value=value,
-        variables=None if variables is None else tuple(name.strip() for name in variables.split(",") if name.strip()),
+        variables=names(variables),
         duplicates=duplicates,
         unsorted=unsorted,
         delimiter=delimiter,
@@ -171,7 +180,8 @@ class _Places:
 
     def check(self) -> None:
         """UserError for what cannot be written."""
-        from scidiff.timeseries.writers import ARRAYS, check_writable, format_of
+        from scidiff.atomic import check_writable
+        from scidiff.timeseries.writers import ARRAYS, format_of
 
         if self.out not in (None, "-"):
             format_of(str(self.out))
@@ -228,9 +238,9 @@ def _run(
     try:
         if line.due(now=True):
             line.show("reading")
-        panel = _read(file, options, static)
+        panel = read(file, options, static)
         places.check_layout(panel)
-        request = replace(request, step=None if step is None else _step(step, panel))
+        request = replace(request, step=None if step is None else step_of(step, panel))
         learned, notes = filling.learned(panel, request, budget=budget, show=show)
         notes = (*(Path(note).name for note in (panel.source.notes if panel.source else ())), *notes)
         checked = None
@@ -264,50 +274,6 @@ def _run(
         seconds=time.monotonic() - budget.began,
         interrupted=interrupted,
     )
-
-
-def _read(file: str, options: Options, static: Path | None) -> Panel:
-    from scidiff.timeseries.readers import read_panel
-    from scidiff.timeseries.sample import sample_path
-    from scidiff.timeseries.static import with_static
-
-    path = Path(file)
-    if file == "-":
-        with tempfile.TemporaryDirectory(prefix="scidiff-") as folder:
-            path = _standard_input(Path(folder))
-            try:
-                panel = read_panel(path, options)
-            except UserError as error:
-                raise UserError(str(error).replace(str(path), "standard input")) from None
-    else:
-        panel = read_panel(sample_path() if file == "sample" and not path.exists() else path, options)
-    return panel if static is None else with_static(panel, static)
-
-
-def _standard_input(folder: Path) -> Path:
-    """Standard input as a file, whose first bytes tell what it is."""
-    held = folder / "standard-input"
-    with held.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    with held.open("rb") as file:
-        head = file.read(4)
-    known = {b"PAR1": ".parquet", b"\x89HDF": ".nc", b"CDF\x01": ".nc", b"CDF\x02": ".nc"}
-    suffix = ".csv.gz" if head[:2] == b"\x1f\x8b" else known.get(head, ".csv")
-    return held.rename(held.with_suffix(suffix))
-
-
-def _step(text: str, panel: Panel) -> float:
-    """The step in the panel's unit of time."""
-    from scidiff.timeseries.filling import seconds
-    from scidiff.timeseries.standardise import seconds_per_unit
-
-    try:
-        return float(text)
-    except ValueError:
-        unit = seconds_per_unit(panel)
-        if unit is None:
-            raise UserError(f"--step: expected a number in the unit of the times, got {text!r}") from None
-        return seconds(text, what="--step") / unit
 
 
 def _finish(outcome: Outcome, places: _Places, *, levels: tuple[float, ...], complete: bool, as_json: bool) -> None:

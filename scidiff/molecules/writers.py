@@ -41,23 +41,6 @@ def format_of(path: str | Path) -> str:
     return suffix
 
 
-def check_writable(path: str | Path) -> None:
-    """Try, before any work starts, whether a file can be made at this place. Leaves nothing behind.
-
-    Raises:
-        UserError: the folder is missing or cannot be written to, or the path is a folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.touch(exist_ok=False)
-        temporary.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {one_line(error)}") from error
-
-
 def replace_file(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
     """Replace one file by what `fill` writes to the stream it is given; nothing changes if that fails.
 

@@ -17,6 +17,7 @@ from scidiff.timeseries.grid import Grid
 from scidiff.timeseries.metrics import Bools, Floats
 from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.panel import Panel
+from scidiff.timeseries.standardise import Translation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,78 +98,64 @@ class ImputerConditional:
         draws: K, >= 2.
         seed: of the draws.
         steps: network calls a draw.
+        step: of the grid, in the panel's unit of time; None for the table's own times.
 
     Raises:
         UserError: the model knows none of the panel's variables.
     """
 
-    def __init__(self, model: ImputerModel, panel: Panel, *, draws: int = 50, seed: int = 0, steps: int = STEPS):
-        config = model.config
-        place = {name: v for v, name in enumerate(config.variables)}
-        self._here = np.array([v for v, name in enumerate(panel.variables) if name in place], dtype=np.int64)
-        self._there = np.array([place[panel.variables[v]] for v in self._here], dtype=np.int64)
-        if not len(self._here):
-            known = ", ".join(config.variables[:8])
+    def __init__(
+        self,
+        model: ImputerModel,
+        panel: Panel,
+        *,
+        draws: int = 50,
+        seed: int = 0,
+        steps: int = STEPS,
+        step: float | None = None,
+    ) -> None:
+        self._translation = Translation.of(model, panel, step=step)
+        if not len(self._translation.here):
+            known = ", ".join(model.config.variables[:8])
             raise UserError(f"expected variables that the model knows ({known}, ...), got {', '.join(panel.variables)}")
         self.variables = panel.variables
         self._model, self._draws, self._seed, self._steps = model, draws, seed, steps
-        self._mean, self._std = np.array(config.means), np.array(config.stds)
-        self._static = _static(model, panel)
 
     def draw(self, window: Window, *, visible: Bools, asked: Bools) -> Drawn:
         """See `Conditional`."""
-        shape = window.values.shape
-        asked_there, visible_there = self._across(asked, False), self._across(visible, False)
+        own = self._translation
+        asked_there, visible_there = own.across(asked, False), own.across(visible, False)
+        device = next(self._model.denoiser.parameters()).device
+        data = Standardised(**{name: part.to(device) for name, part in vars(self._standardised(window)).items()})
         context = encode(
-            self._model, self._standardised(window), visible=_tensor(visible_there), asked=_tensor(asked_there)
+            self._model, data, visible=_tensor(visible_there).to(device), asked=_tensor(asked_there).to(device)
         )
-        z = draw(
-            self._model, context, draws=self._draws, seed=self._seed, number=window.number, steps=self._steps
-        ).numpy()
-        draws = np.full((len(z), *shape), np.nan)
-        draws[:, :, self._here] = np.where(asked_there, self._mean + self._std * z, np.nan)[:, :, self._there]
-        location, scale = (part[0].double().numpy() for part in (context.location, context.scale))
+        z = draw(self._model, context, draws=self._draws, seed=self._seed, number=window.number, steps=self._steps)
+        draws = own.units(np.where(asked_there, z.double().cpu().numpy(), np.nan), len(self.variables))
+        location, scale = (part[0].double().cpu().numpy() for part in (context.location, context.scale))
 
         def normal(x: Floats) -> Floats:
             """y, the root of y + y^3 / 6 = (z - location) / scale (`Context.standardise`), in float64."""
-            z = (self._across(x, np.nan) - self._mean) / self._std
+            z = (own.across(x, np.nan) - own.mean) / own.std
             y = 8**0.5 * np.sinh(np.arcsinh((z - location) / scale * (3 / 8**0.5)) / 3)
             back = np.full(x.shape, np.nan)
-            back[..., self._here] = y[..., self._there]
+            back[..., own.here] = y[..., own.there]
             return back
 
         return Drawn(draws=draws, normal=normal)
 
-    def _across(self, x: npt.NDArray[np.generic], empty: float | bool) -> npt.NDArray[np.generic]:
-        """From the panel's variables to the model's: [..., V] -> [..., V of the model]."""
-        out = np.full((*x.shape[:-1], len(self._mean)), empty, dtype=x.dtype)
-        out[..., self._there] = x[..., self._here]
-        return out
-
     def _standardised(self, window: Window) -> Standardised:
-        values = (self._across(window.values, np.nan) - self._mean) / self._std
-        length = len(window.time)
-        times = (window.time - window.time[0]) / self._model.config.step
+        own = self._translation
+        values = (own.across(window.values, np.nan) - own.mean) / own.std
+        times = (window.time - window.time[0]) / own.step
         return Standardised(
             values=torch.tensor(np.nan_to_num(values), dtype=torch.float32)[None],
             observed=torch.from_numpy(~np.isnan(values))[None],
             times=torch.tensor(times, dtype=torch.float32)[None],
-            rows=torch.ones(1, length, dtype=torch.bool),
-            static=self._static[window.series][None],
+            rows=torch.ones(1, len(window.time), dtype=torch.bool),
+            static=own.static[window.series][None],
         )
 
 
 def _tensor(mask: npt.NDArray[np.generic]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(mask))[None]
-
-
-def _static(model: ImputerModel, panel: Panel) -> torch.Tensor:
-    """Covariates as the model reads them: float32 [S, F, 2], value (0 if unknown) and whether it is known."""
-    config = model.config
-    table = np.full((len(panel), len(config.static)), np.nan)
-    for f, name in enumerate(config.static):
-        if panel.static is not None and name in panel.static.columns:
-            column = panel.static[name].to_numpy(dtype=np.float64)
-            table[:, f] = (column - config.static_means[f]) / config.static_stds[f]
-    known = ~np.isnan(table)
-    return torch.tensor(np.stack([np.nan_to_num(table), known], axis=-1), dtype=torch.float32)

@@ -10,7 +10,7 @@ checks, each with its own Benjamini-Hochberg threshold:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from scidiff.timeseries.tails import benjamini_hochberg, two_sided
 
 Check = Literal["value", "stuck", "column"]
 CHECKS: tuple[Check, ...] = ("value", "stuck", "column")
+Progress = Callable[[str, int, int], None]
 _WINDOW = 96  # rows that are judged together
 _OVERLAP = 24
 
@@ -62,6 +63,7 @@ def detect(
     draws: int = 50,
     factors: Sequence[float] = FACTORS,
     seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
 ) -> pd.DataFrame:
     """Judge every observed value of a table.
 
@@ -77,6 +79,7 @@ def detect(
         draws: of each value, >= 2. Ignored for a `Conditional`, which has its own.
         factors: of wrong units, for whole columns.
         seed: of folds and draws.
+        progress: told what is being judged, how many windows are done, and their number.
 
     Returns:
         One row an observed value, in the panel's order: columns `series`, `time` (number, in the panel's unit),
@@ -97,21 +100,51 @@ def detect(
         grid = irregular(panel, window=_WINDOW, overlap=_OVERLAP)
     else:
         grid = regular(panel, step=step, window=_WINDOW, overlap=_OVERLAP)
-    conditional = ImputerConditional(model, panel, draws=draws, seed=seed) if isinstance(model, ImputerModel) else model
+    conditional = model
+    if isinstance(conditional, ImputerModel):
+        conditional = ImputerConditional(conditional, panel, draws=draws, seed=seed, step=step)
     if tuple(conditional.variables) != panel.variables:
         raise UserError(f"expected a model of {panel.variables}, got one of {tuple(conditional.variables)}")
-    found, shape = windows(grid), grid.mask.shape
-    # first who stands out, so that it leads nobody else astray; last the values' own scores
-    first = _adjusted(grid, _leave_out(conditional, grid, found, folds=folds, seed=seed).p) <= rate
+    judge = _Judge(conditional=conditional, grid=grid, folds=folds, seed=seed, progress=progress)
+    return _table(panel, grid, _flags(judge, panel, checks=checks, rate=rate, factors=factors), rate)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Judge:
+    """Scores the values of all windows, each given others that are trusted."""
+
+    conditional: Conditional
+    grid: Grid
+    folds: int
+    seed: int
+    progress: Progress
+
+    def scores(self, found: Sequence[Window], what: str) -> _Scores:
+        scores = _Scores(**{name: np.full(self.grid.mask.shape, np.nan) for name in ("p", "expected", "low", "high")})
+        for k, window in enumerate(found):
+            self.progress(what, k, len(found))
+            _score(self.conditional, window, scores, folds=self.folds, seed=self.seed)
+        return scores
+
+
+def _flags(
+    judge: _Judge, panel: Panel, *, checks: Sequence[Check], rate: float, factors: Sequence[float]
+) -> dict[str, Any]:
+    """What each check says of every cell; first who stands out, so that it leads nobody else astray."""
+    grid, shape = judge.grid, judge.grid.mask.shape
+    found = windows(grid)
+    first = _adjusted(grid, judge.scores(found, "first look").p) <= rate
     found = _with_suspects(found, first)
     flags: dict[str, Any] = {}
-    flags["stuck"] = _stuck(stuck(conditional, found), shape) if "stuck" in checks else np.ones(shape)
-    possible = mistaken(conditional, found, factors=factors, seed=seed) if "column" in checks else ([], 0)
-    flags["column"], flags["words"] = _columns(possible, panel, shape)
+    judge.progress("runs of one value", 0, 1)
+    flags["stuck"] = _stuck(stuck(judge.conditional, found), shape) if "stuck" in checks else np.ones(shape)
+    judge.progress("whole columns", 0, 1)
+    wrong = mistaken(judge.conditional, found, factors=factors, seed=judge.seed) if "column" in checks else ([], 0)
+    flags["column"], flags["words"] = _columns(wrong, panel, shape)
     found = _with_suspects(found, first | (np.minimum(flags["stuck"], flags["column"]) <= rate))
-    scores = flags["scores"] = _leave_out(conditional, grid, found, folds=folds, seed=seed)
+    scores = flags["scores"] = judge.scores(found, "every value")
     flags["value"] = _adjusted(grid, scores.p) if "value" in checks else np.ones(shape)
-    return _table(panel, grid, flags, rate)
+    return flags
 
 
 def _panel(table: Panel | pd.DataFrame | str | Path, options: Options | None) -> Panel:
@@ -123,14 +156,6 @@ def _panel(table: Panel | pd.DataFrame | str | Path, options: Options | None) ->
 def _with_suspects(found: Sequence[Window], suspect: Bools) -> list[Window]:
     """Windows in which the values under a mask [W, L, V] are suspect."""
     return [replace(window, suspect=suspect[_place(window)]) for window in found]
-
-
-def _leave_out(conditional: Conditional, grid: Grid, found: Sequence[Window], *, folds: int, seed: int) -> _Scores:
-    """Scores of all values, each given others that are trusted."""
-    scores = _Scores(**{name: np.full(grid.mask.shape, np.nan) for name in ("p", "expected", "low", "high")})
-    for window in found:
-        _score(conditional, window, scores, folds=folds, seed=seed)
-    return scores
 
 
 def _place(window: Window) -> tuple[int, slice]:

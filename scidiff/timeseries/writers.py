@@ -6,7 +6,6 @@ import codecs
 import csv
 import gzip
 import io
-import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -32,23 +31,6 @@ def format_of(path: str | Path) -> str:
         if name.endswith(suffix):
             return suffix
     raise UserError(f"expected a file name ending in {', '.join((*TABLES, *ARRAYS))}, got {str(path)!r}")
-
-
-def check_writable(path: str | Path) -> None:
-    """Try, before any work starts, whether a file can be made at this place. Leaves nothing behind.
-
-    Raises:
-        UserError: the folder is missing or cannot be written to, or the path is a folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.touch(exist_ok=False)
-        temporary.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def write_table(

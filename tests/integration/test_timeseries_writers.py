@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from scidiff.atomic import check_writable
 from scidiff.errors import UserError
 from scidiff.timeseries import writers
 from scidiff.timeseries.arrays import draws_dataset
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.grid import irregular
-from scidiff.timeseries.writers import check_writable, write_dataset, write_table
+from scidiff.timeseries.writers import write_dataset, write_table
 
 
 @pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])

@@ -1,0 +1,93 @@
+"""What the commands on tables of time series share: options of reading, and the reading."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from scidiff.errors import UserError
+
+if TYPE_CHECKING:
+    from scidiff.timeseries.columns import Options
+    from scidiff.timeseries.panel import Panel
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="The table; - for standard input; sample for a sample.")]
+Id = Annotated[str | None, typer.Option("--id", help="Column of identities of the series.")]
+Time = Annotated[str | None, typer.Option("--time", help="Column of times.")]
+Variable = Annotated[str | None, typer.Option(help="Column of variables of a long table.")]
+Value = Annotated[str | None, typer.Option(help="Column of values of a long table.")]
+Variables = Annotated[str | None, typer.Option(metavar="NAMES", help="Variables to use, with commas.")]
+Static = Annotated[Path | None, typer.Option(metavar="FILE", help="Covariates that do not change: one row a series.")]
+Step = Annotated[
+    str | None,
+    typer.Option(help="Step of a regular grid: 60 in the unit of the times, or 1h. Default: the times as they are."),
+]
+Model = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder with weights. Default: the packaged ones.")]
+Train = Annotated[
+    bool | None, typer.Option("--train/--no-train", help="Default: if the weights do not know a variable.")
+]
+MaxSteps = Annotated[int | None, typer.Option(help="Steps of training in place of a time: repeats to the bit.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+Duplicates = Annotated[Literal["refuse", "mean", "last"], typer.Option(help="What several values at one time become.")]
+Unsorted = Annotated[Literal["refuse", "sort"], typer.Option(help="What times that go back become.")]
+Delimiter = Annotated[str | None, typer.Option(help="Of a text file. Default: found out.")]
+Encoding = Annotated[str | None, typer.Option(help="Of a text file. Default: found out.")]
+Decimal = Annotated[Literal[".", ","], typer.Option(help="Decimal sign of a text file.")]
+Progress = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
+]
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Names with commas between them."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def read(file: str, options: Options, static: Path | None) -> Panel:
+    from scidiff.timeseries.readers import read_panel
+    from scidiff.timeseries.sample import sample_path
+    from scidiff.timeseries.static import with_static
+
+    path = Path(file)
+    if file == "-":
+        with tempfile.TemporaryDirectory(prefix="scidiff-") as folder:
+            path = _standard_input(Path(folder))
+            try:
+                panel = read_panel(path, options)
+            except UserError as error:
+                raise UserError(str(error).replace(str(path), "standard input")) from None
+    else:
+        panel = read_panel(sample_path() if file == "sample" and not path.exists() else path, options)
+    return panel if static is None else with_static(panel, static)
+
+
+def _standard_input(folder: Path) -> Path:
+    """Standard input as a file, whose first bytes tell what it is."""
+    held = folder / "standard-input"
+    with held.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    with held.open("rb") as file:
+        head = file.read(4)
+    known = {b"PAR1": ".parquet", b"\x89HDF": ".nc", b"CDF\x01": ".nc", b"CDF\x02": ".nc"}
+    suffix = ".csv.gz" if head[:2] == b"\x1f\x8b" else known.get(head, ".csv")
+    return held.rename(held.with_suffix(suffix))
+
+
+def step_of(text: str, panel: Panel) -> float:
+    """The step of a grid, as users write it, in the panel's unit of time."""
+    from scidiff.timeseries.filling import seconds
+    from scidiff.timeseries.standardise import seconds_per_unit
+
+    try:
+        return float(text)
+    except ValueError:
+        unit = seconds_per_unit(panel)
+        if unit is None:
+            raise UserError(f"--step: expected a number in the unit of the times, got {text!r}") from None
+        return seconds(text, what="--step") / unit
