@@ -12,7 +12,7 @@ from scidiff.errors import UserError
 # What may be changed when a run is resumed; everything else decides its weights and must stay. The length of a run and
 # of its decay may change as long as the decay has not begun.
 LENGTH = ("max_steps", "max_minutes", "decay_fraction", "final_factor")
-CHANGEABLE = frozenset({*LENGTH, "checkpoint_minutes", "log_seconds", "validate_every", "compile"})
+CHANGEABLE = frozenset({*LENGTH, "checkpoint_minutes", "log_seconds", "validate_every", "compile", "strategy"})
 
 
 class TrainingConfig(BaseModel):
@@ -38,6 +38,7 @@ class TrainingConfig(BaseModel):
         accumulation: batches per optimiser step.
         precision: "float32", or "bfloat16" under autocast.
         compile: torch.compile the denoiser, with dynamic shapes.
+        strategy: how several processes share the weights: "ddp" or "fsdp" (`scidiff.training.strategies`).
         seed: of the noise and the times of the loss.
         checkpoint_minutes: time between checkpoints; 0 writes one after every step.
         log_seconds: time between lines of progress.
@@ -64,6 +65,7 @@ class TrainingConfig(BaseModel):
     accumulation: PositiveInt = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     seed: int = Field(0, ge=0, lt=2**64)
     checkpoint_minutes: float = Field(5.0, ge=0)
     log_seconds: float = Field(10.0, ge=0)

@@ -1,6 +1,7 @@
 """Several processes as one: each works on its share of every batch, and all take the same step.
 
-Start them with `torchrun --nproc-per-node N ...`; without it there is one process and nothing here does anything.
+Start them with `torchrun --nproc-per-node N ...`; without it there is one process and nothing here does anything. How
+they share the weights is `TrainingConfig.strategy`.
 """
 
 from __future__ import annotations

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from scidiff import runs
@@ -35,6 +34,7 @@ from scidiff.training.config import LENGTH, TrainingConfig
 from scidiff.training.distributed import World, world
 from scidiff.training.optimisers import Optimisers, extendable, learning_rate_factor
 from scidiff.training.progress import Progress, duration
+from scidiff.training.strategies import Replicated, Sharded
 from scidiff.weights import Weights
 from scidiff.weights import save as save_weights
 
@@ -168,10 +168,11 @@ class _Run:
         self.device = next(self.denoiser.parameters()).device
         self.state = RunState(config=config.model_dump(mode="json"), fingerprint=batches.fingerprint)
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=self._average)
-        self.optimisers = Optimisers(self.denoiser, config)
         if config.compile:
             self.denoiser.compile(dynamic=True)
-        self.loss: nn.Module = DistributedDataParallel(loss) if world.size > 1 else loss
+        strategy = Sharded if config.strategy == "fsdp" and world.size > 1 else Replicated
+        self.strategy = strategy(loss, self.ema, world)
+        self.optimisers = Optimisers(self.denoiser, config)
         self.total = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss and samples since the last report
         self.mean_loss = float("nan")
         self.validation: Mapping[str, float] = {}
@@ -214,7 +215,7 @@ class _Run:
         return self._finish(description)
 
     def _finish(self, description: Mapping[str, Any]) -> TrainingResult:
-        folder, average = self.out / "weights", self.ema.module.eval()
+        folder, average = self.out / "weights", self.strategy.averaged()
         result = TrainingResult(
             denoiser=average,
             weights=folder,
@@ -266,8 +267,8 @@ class _Run:
             whole = self.batches.at(position + k)
             batch = whole.shard(self.world.rank, self.world.size).to(self.device)
             last = k == count - 1
-            with nullcontext() if last or self.world.size == 1 else self.loss.no_sync():  # type: ignore[operator]
-                loss = self.loss(batch).sum()
+            with self.strategy.gradient(last=last):
+                loss = self.strategy.loss(batch).sum()
                 # the gradient is averaged over the processes: their number makes a sum of it
                 (loss * (self.world.size / (count * self.batches.samples_per_batch))).backward()
             self.total += torch.stack([loss.detach().double(), torch.full_like(loss, len(batch.index)).double()])
@@ -318,9 +319,10 @@ class _Run:
 
     def _validate(self, validate: Callable[[nn.Module], Mapping[str, float]]) -> None:
         """Measure the averaged weights, on the first process."""
+        average = self.strategy.averaged()
         if self.world.first:
             with torch.no_grad():
-                self.validation = dict(validate(self.ema.module.eval()))
+                self.validation = dict(validate(average))
             if self.validation:
                 self._progress.record(self.state.step, self.validation)
                 self._progress.line("  ".join(f"{name} {value:.4g}" for name, value in self.validation.items()))
@@ -328,16 +330,16 @@ class _Run:
 
     def _save(self) -> None:
         self._report()  # before the file: weights that are not finite must not replace those that are
-        if self.world.first and self.state.step:
-            checkpoint.save(
-                self.out / "checkpoints",
-                Checkpoint(
-                    state=self.state,
-                    model=self.denoiser.state_dict(),
-                    ema=self.ema.state_dict(),
-                    optimiser=self.optimisers.state(),
-                ),
+        if self.state.step:
+            whole = self.strategy.whole
+            saved = Checkpoint(
+                state=self.state,
+                model=whole(self.denoiser.state_dict()),
+                ema=whole(self.ema.state_dict()),
+                optimiser=whole(self.optimisers.state()),
             )
+            if self.world.first:
+                checkpoint.save(self.out / "checkpoints", saved)
         self._saved = time.monotonic()
 
     def _resume(self, root: Path) -> None:
@@ -358,9 +360,10 @@ class _Run:
                     'and only schedule "stable" keeps the weights from before that'
                 )
         self.state = replace(found.state, config=self.state.config)
-        self.denoiser.load_state_dict(dict(found.model))
-        self.ema.load_state_dict(dict(found.ema))
-        self.optimisers.restore(found.optimiser)
+        share = self.strategy.share
+        self.denoiser.load_state_dict(share(found.model, self.denoiser.state_dict()))
+        self.ema.load_state_dict(share(found.ema, self.ema.state_dict()))
+        self.optimisers.restore(share(found.optimiser, self.optimisers.parameters_of(found.optimiser)))
         self.world.wait()  # every process has read before any file goes
         if self.world.first:
             checkpoint.forget_after(root, found.state.step)

@@ -82,6 +82,12 @@ class Optimisers:
             for name, value in entries.items()
         }
 
+    def parameters_of(self, state: Iterable[str]) -> dict[str, Tensor]:
+        """The parameter that each entry of a state belongs to."""
+        ordered = [[p for group in optimiser.param_groups for p in group["params"]] for optimiser in self._optimisers]
+        keys = {key: key.split("/") for key in state}
+        return {key: ordered[int(which)][int(parameter)] for key, (which, parameter, _) in keys.items()}
+
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up a state that `state` gave."""
         for k, optimiser in enumerate(self._optimisers):

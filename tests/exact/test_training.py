@@ -161,6 +161,8 @@ def test_batches_of_a_length_are_nearly_equal_and_shuffled():
     second = torch.cat([source.at(p).x_0["x"][:, 0] for p in range(11, 22)])
     assert (first == torch.arange(101)).sum() < 10  # 1 is expected by chance
     assert (first == second).sum() < 10
+    one, two = ({frozenset(source.at(p).x_0["x"][:, 0].tolist()) for p in range(k, k + 11)} for k in (0, 11))
+    assert not one & two  # no batch comes again as a whole
 
 
 def test_lengths_come_in_no_order():

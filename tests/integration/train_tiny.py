@@ -1,4 +1,4 @@
-"""A small training: `python train_tiny.py OUT STEPS [--resume] [--float64]`, also under torchrun."""
+"""A small training: `python train_tiny.py OUT STEPS [--resume] [--float64] [--fsdp]`, also under torchrun."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def main(out: str, steps: str, *options: str) -> None:
         ema_decay=0.9,
         checkpoint_minutes=0,
         log_seconds=0,
+        validate_every=7,
+        strategy="fsdp" if "--fsdp" in options else "ddp",
     )
     result = train(
         Net().double() if float64 else Net(),
@@ -63,6 +65,7 @@ def main(out: str, steps: str, *options: str) -> None:
         out=Path(out),
         resume=resume,
         objective=masked,
+        validate=lambda denoiser: {"norm": float(sum(p.square().sum() for p in denoiser.parameters()))},
     )
     print(f"{result.steps} {result.samples} {result.loss!r}")
 
