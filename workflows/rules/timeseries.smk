@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-if config["timeseries"]["imputation"]:
-    BENCHMARKS.append("imputation")
+BENCHMARKS += [name for name in ("imputation", "detection") if config["timeseries"][name]]
 
 
 # The data itself stays in the user's cache; here is its record, with the SHA-256 of every table.
@@ -30,3 +29,16 @@ rule imputation:
         out=RESULTS + "/imputation",
     shell:
         "{RUN} imputation --out {params.out} || {ACCEPT}"
+
+
+rule detection:
+    input:
+        "benchmarks/detection.py",
+        [] if QUICK else RESULTS + "/data/physionet2012.json",
+        sorted(str(path) for path in Path("scidiff/timeseries").rglob("*") if path.suffix in {".py", ".safetensors"}),
+    output:
+        RESULTS + "/detection/result.json",
+    params:
+        out=RESULTS + "/detection",
+    shell:
+        "{RUN} detection --out {params.out} || {ACCEPT}"
