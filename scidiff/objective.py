@@ -209,11 +209,7 @@ def bound(
     """
     if not 0 <= start < 1:
         raise ValueError(f"expected a start in [0, 1), got {start}")
-    for leaf, process in processes.items():
-        if not isinstance(process, Bounded):
-            raise TypeError(
-                f"expected a process with a variational bound for leaf {leaf!r}, got {type(process).__name__}"
-            )
+    _check_bounded(processes)
     unit = stratified(noise)
     span = 1 - start
     upper = unit if steps is None else torch.ceil(unit * steps) / steps
@@ -238,3 +234,11 @@ def bound(
         terms[name] = parts
     prior = [cast(Bounded, process).bound_prior(x_0[leaf], layout.rows(leaf)) for leaf, process in processes.items()]
     return Bound(prior=torch.stack(prior).sum(0), diffusion=terms["diffusion"], data=terms["data"])
+
+
+def _check_bounded(processes: Mapping[str, Process]) -> None:
+    for leaf, process in processes.items():
+        if not isinstance(process, Bounded):
+            raise TypeError(
+                f"expected a process with a variational bound for leaf {leaf!r}, got {type(process).__name__}"
+            )

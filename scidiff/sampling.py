@@ -7,7 +7,7 @@ All leaves of a state are advanced together, each by its own rule; all rules sha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
-from scidiff.noise import Noise
+from scidiff.noise import Draw, Noise
 from scidiff.processes.base import Process
 from scidiff.solvers.base import Rule, Trace
-from scidiff.state import Layout, State
+from scidiff.state import Layout, Rows, State
 
 
 class Certifiable(Protocol):
@@ -63,6 +63,10 @@ class Known:
 
     values: State
     mask: State
+
+    def into(self, x: State, values: State) -> State:
+        """The state x with `values` under the mask."""
+        return x | {leaf: torch.where(self.mask[leaf], value, x[leaf]) for leaf, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,7 @@ def sample(
         ValueError: leaves and rules differ, or rules have different times.
     """
     times = _shared_times(processes, rules)
-    known = known or Known(values={}, mask={})
+    known, certify = known or Known(values={}, mask={}), certify or {}
     rows = {leaf: layout.rows(leaf) for leaf in processes}
     draws = {leaf: partial(noise.at, leaf, rows=rows[leaf]) for leaf in processes}
     traces = {leaf: Trace() for leaf in processes}
@@ -128,9 +132,7 @@ def sample(
     calls = torch.tensor(times[:-1], dtype=torch.float64, device=noise.index.device)[:, None].repeat(1, layout.batch)
 
     for k, t in enumerate(calls.unbind()):  # [B] each, made once rather than one a step
-        for leaf, value in known.values.items():
-            observed = processes[leaf].observed(value, t, rows[leaf], draws[leaf](0))
-            x[leaf] = torch.where(known.mask[leaf], observed, x[leaf])
+        x = known.into(x, _observed(known.values, t, processes, rows=rows, draws=draws))
         clean = denoiser(x, t, layout, condition)
         for leaf, trace in traces.items():
             trace.record(x[leaf], clean[leaf], clean.get(f"{leaf}.variance"))
@@ -138,23 +140,46 @@ def sample(
             ancestors, log_weight = steering.resample(k, x, clean, log_weight, noise)
             for leaf, trace in traces.items():
                 trace.map(partial(rows[leaf].inherit, ancestors=ancestors))
-        x = {
-            leaf: rule.advance(k, traces[leaf], processes[leaf], rows[leaf], draws[leaf])
-            for leaf, rule in rules.items()
-        }
-        for leaf, rule in rules.items():
-            traces[leaf].forget(k - rule.memory)
+        x = _advanced(k, traces, processes, rules=rules, rows=rows, draws=draws)
 
-    for leaf, value in known.values.items():
-        x[leaf] = torch.where(known.mask[leaf], value, x[leaf])
+    x = known.into(x, known.values)
     return Samples(
         state=x,
-        certificate={name: constraint.violation(x, layout) for name, constraint in (certify or {}).items()},
+        certificate={name: constraint.violation(x, layout) for name, constraint in certify.items()},
         log_weight=None if steering is None else steering.final(x, log_weight),
         nfe=len(times) - 1,
         seed=noise.seed,
         index=noise.index,
     )
+
+
+def _observed(
+    values: State,
+    t: Tensor,
+    processes: Mapping[str, Process],
+    *,
+    rows: Mapping[str, Rows],
+    draws: Mapping[str, Callable[[int], Draw]],
+) -> State:
+    """What the processes make of known values at time t, with the same noise at every time."""
+    return {leaf: processes[leaf].observed(x, t, rows[leaf], draws[leaf](0)) for leaf, x in values.items()}
+
+
+def _advanced(
+    k: int,
+    traces: Mapping[str, Trace],
+    processes: Mapping[str, Process],
+    *,
+    rules: Mapping[str, Rule],
+    rows: Mapping[str, Rows],
+    draws: Mapping[str, Callable[[int], Draw]],
+) -> State:
+    """The state for call k + 1, every leaf by its own rule; the traces forget what no rule looks at any more."""
+    x = {}
+    for leaf, rule in rules.items():
+        x[leaf] = rule.advance(k, traces[leaf], processes[leaf], rows[leaf], draws[leaf])
+        traces[leaf].forget(k - rule.memory)
+    return x
 
 
 def _shared_times(processes: Mapping[str, Process], rules: Mapping[str, Rule]) -> tuple[float, ...]:

@@ -7,6 +7,9 @@ Source: Mehrotra's predictor-corrector steps, as in Nocedal and Wright, "Numeric
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -46,22 +49,12 @@ def quadratic_program(
     scale = 1 + (_times(below, x) - bound).abs().amax(-1, keepdim=True)
     z, s = scale.expand(batch, faces).clone(), scale.expand(batch, faces).clone()
     corner = -relax * torch.eye(rows, dtype=c.dtype, device=c.device).expand(batch, -1, -1)
+    program = _Program(
+        c=c, weight=weight, equal=equal, target=target, below=below, bound=bound, relax=relax, corner=corner
+    )
     for _ in range(steps):
-        dual = _times(weight, x - c) + _times(equal.mT, y) + _times(below.mT, z)
-        primal, inside = _times(equal, x) - target - relax * y, _times(below, x) + s - bound - relax * z
-        mean, soft = (s * z).mean(-1, keepdim=True), s + relax * z
-        block = weight + below.mT @ ((z / soft)[:, :, None] * below)
-        matrix = torch.cat([torch.cat([block, equal.mT], 2), torch.cat([equal, corner], 2)], 1)
-        # a matrix that is singular to rounding gives infinities, and the row stays where it is
-        factor = torch.linalg.lu_factor_ex(matrix)[:2]
-
-        def move(centre: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            top = -dual - _times(below.mT, (z * inside - centre) / soft)  # noqa: B023
-            step = torch.linalg.lu_solve(*factor, torch.cat([top, -primal], 1)[:, :, None])[:, :, 0]  # noqa: B023
-            dx, dy = step[:, : x.shape[1]], step[:, x.shape[1] :]  # noqa: B023
-            dz = (z * (inside + _times(below, dx)) - centre) / soft  # noqa: B023
-            return dx, dy, -inside - _times(below, dx) + relax * dz, dz  # noqa: B023
-
+        mean = (s * z).mean(-1, keepdim=True)
+        move = program.newton(x, y, z, s)
         _, _, ds, dz = move(s * z)
         affine = ((s + _length(s, ds) * ds) * (z + _length(z, dz) * dz)).mean(-1, keepdim=True)
         aim = (affine / mean.clamp_min(1e-300)) ** 3 * mean
@@ -75,6 +68,46 @@ def quadratic_program(
         s = (s + step * torch.nan_to_num(ds)).clamp_min(1e-150)
         z = (z + step * torch.nan_to_num(dz)).clamp_min(1e-150)
     return x, y, z, s
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Program:
+    """A batch of programs. Where one is solved, with s the slack of its inequalities, y and z the multipliers,
+
+    W (x - c) + A^T y + G^T z = 0,   A x = b + relax y,   G x + s = h + relax z,   s z = 0
+    """
+
+    c: Tensor
+    weight: Tensor
+    equal: Tensor
+    target: Tensor
+    below: Tensor
+    bound: Tensor
+    relax: float
+    corner: Tensor  # -relax on the diagonal
+
+    def newton(self, x: Tensor, y: Tensor, z: Tensor, s: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Newton's steps (dx, dy, ds, dz) from a point, as a function of how far s z is to fall, [N, K].
+
+        The matrix is factored once for the two steps of an iteration.
+        """
+        equal, below, relax = self.equal, self.below, self.relax
+        dual = _times(self.weight, x - self.c) + _times(equal.mT, y) + _times(below.mT, z)
+        primal, inside = _times(equal, x) - self.target - relax * y, _times(below, x) + s - self.bound - relax * z
+        soft = s + relax * z
+        block = self.weight + below.mT @ ((z / soft)[:, :, None] * below)
+        matrix = torch.cat([torch.cat([block, equal.mT], 2), torch.cat([equal, self.corner], 2)], 1)
+        # a matrix that is singular to rounding gives infinities, and the row stays where it is
+        factor = torch.linalg.lu_factor_ex(matrix)[:2]
+
+        def move(fall: Tensor) -> tuple[Tensor, ...]:
+            top = -dual - _times(below.mT, (z * inside - fall) / soft)
+            step = torch.linalg.lu_solve(*factor, torch.cat([top, -primal], 1)[:, :, None])[:, :, 0]
+            dx, dy = step[:, : x.shape[1]], step[:, x.shape[1] :]
+            dz = (z * (inside + _times(below, dx)) - fall) / soft
+            return dx, dy, -inside - _times(below, dx) + relax * dz, dz
+
+        return move
 
 
 def all_rest(done: Tensor) -> bool:

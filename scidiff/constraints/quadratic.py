@@ -13,8 +13,8 @@ from scidiff.constraints.secular import onto_quadric
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ball(RowConstraint):
-    """|x - centre| <= radius for the row x, flattened to D numbers.
+class _Round(RowConstraint):
+    """|x - centre| against a radius, for the row x, flattened to D numbers.
 
     Attributes:
         leaf: the leaf.
@@ -35,6 +35,22 @@ class Ball(RowConstraint):
     def nearest(self, x: Tensor, metric: Tensor | None) -> Tensor:
         centre = torch.as_tensor(self.centre).to(x)
         return kept(self, x, _onto_sphere(x - centre, self.radius, metric) + centre)
+
+    def polyhedron(self, size: int) -> None:
+        return None
+
+
+class Ball(_Round):
+    """|x - centre| <= radius for the row x, flattened to D numbers.
+
+    Attributes:
+        leaf: the leaf.
+        centre: one number for all entries, or one for each, [D].
+        radius: > 0, in the leaf's units.
+
+    Raises:
+        Infeasible: the radius is not positive.
+    """
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         off, scale = _off_sphere(x, torch.as_tensor(self.centre).to(x), self.radius)
@@ -49,12 +65,8 @@ class Ball(RowConstraint):
         centre = torch.as_tensor(self.centre).to(x)
         return _smooth_off_sphere(x.abs(), -centre.abs(), self.radius) + self.radius
 
-    def polyhedron(self, size: int) -> None:
-        return None
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sphere(RowConstraint):
+class Sphere(_Round):
     """|x - centre| = radius for the row x, flattened to D numbers.
 
     Not convex: from the centre all points are equally near (in the Euclidean metric), and the one along the first axis
@@ -69,17 +81,6 @@ class Sphere(RowConstraint):
         Infeasible: the radius is not positive.
     """
 
-    leaf: str
-    centre: Tensor | float = 0.0
-    radius: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "centre", _centre(self.leaf, self.centre, self.radius))
-
-    def nearest(self, x: Tensor, metric: Tensor | None) -> Tensor:
-        centre = torch.as_tensor(self.centre).to(x)
-        return kept(self, x, _onto_sphere(x - centre, self.radius, metric) + centre)
-
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         off, scale = _off_sphere(x, torch.as_tensor(self.centre).to(x), self.radius)
         return worst(off.abs()[:, None], scale[:, None])
@@ -91,9 +92,6 @@ class Sphere(RowConstraint):
     def sizes(self, x: Tensor) -> Tensor:
         """Of no inequality, [N, 0]."""
         return x[:, :0]
-
-    def polyhedron(self, size: int) -> None:
-        return None
 
 
 def _centre(leaf: str, centre: Tensor | float, radius: float) -> Tensor:
@@ -220,8 +218,8 @@ def _flat(q: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuadraticInequality(RowConstraint):
-    """x^T matrix x + slope . x <= level for the row x, flattened to D numbers: an ellipsoid, cylinder or paraboloid.
+class _Quadric(RowConstraint):
+    """x^T matrix x + slope . x against a level, for the row x, flattened to D numbers.
 
     Attributes:
         leaf: the leaf.
@@ -248,6 +246,23 @@ class QuadraticInequality(RowConstraint):
         found = kept(self, x, self._form.onto(x, metric))
         return kept(self, found, self._form.onto(found, None))
 
+    def polyhedron(self, size: int) -> None:
+        return None
+
+
+class QuadraticInequality(_Quadric):
+    """x^T matrix x + slope . x <= level for the row x, flattened to D numbers: an ellipsoid, cylinder or paraboloid.
+
+    Attributes:
+        leaf: the leaf.
+        matrix: [D, D], positive semidefinite, not 0; its symmetric part counts.
+        slope: [D]; None: 0.
+        level: a number.
+
+    Raises:
+        Infeasible: the form is nowhere as low as the level.
+    """
+
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         off, size = self._form.off(x)
         return worst(off.clamp_min(0)[:, None], size[:, None])
@@ -260,12 +275,8 @@ class QuadraticInequality(RowConstraint):
         """The size of the terms of the inequality, [N, 1]."""
         return self._form.off(x)[1][:, None]
 
-    def polyhedron(self, size: int) -> None:
-        return None
 
-
-@dataclass(frozen=True, kw_only=True)
-class QuadraticEquality(RowConstraint):
+class QuadraticEquality(_Quadric):
     """x^T matrix x + slope . x = level for the row x, flattened to D numbers.
 
     Not convex: from inside, several points may be equally near, and one is chosen as `onto_quadric` says.
@@ -280,21 +291,6 @@ class QuadraticEquality(RowConstraint):
         Infeasible: the form is nowhere as low as the level.
     """
 
-    leaf: str
-    matrix: Tensor
-    slope: Tensor | None = None
-    level: float
-    _form: _Form = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        form = _Form.of(self.leaf, self.matrix, self.slope, self.level)
-        for name, value in {"matrix": form.matrix, "slope": form.slope, "_form": form}.items():
-            object.__setattr__(self, name, value)
-
-    def nearest(self, x: Tensor, metric: Tensor | None) -> Tensor:
-        found = kept(self, x, self._form.onto(x, metric))
-        return kept(self, found, self._form.onto(found, None))
-
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         off, size = self._form.off(x)
         return worst(off.abs()[:, None], size[:, None])
@@ -306,6 +302,3 @@ class QuadraticEquality(RowConstraint):
     def sizes(self, x: Tensor) -> Tensor:
         """Of no inequality, [N, 0]."""
         return x[:, :0]
-
-    def polyhedron(self, size: int) -> None:
-        return None

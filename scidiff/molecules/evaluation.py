@@ -133,14 +133,8 @@ def evaluate(
         progress("filters", done + 1, len(molecules))
     compared = [_compare(name, molecules, bits, progress) for name in references]
     if len(molecules) > 1 and (fcd.available() if with_fcd is None else with_fcd):
-        theirs = [reference_moments(name, progress) for name in references]
-        progress("ChemNet on the samples", 0, len(canonical))
-        ours = fcd.moments(canonical)
-        compared = [replace(c, fcd=fcd.frechet_distance(ours, m)) for c, m in zip(compared, theirs, strict=True)]
-        if with_floor:
-            floor = floor_moments(training, len(canonical), seed, progress)
-            floors = [fcd.frechet_distance(floor, m) for m in theirs]
-            compared = [replace(c, fcd_floor=f) for c, f in zip(compared, floors, strict=True)]
+        training_set = training if with_floor else None
+        compared = _with_fcd(compared, canonical, references, training=training_set, seed=seed, progress=progress)
     return Evaluation(
         samples=len(smiles),
         valid=metrics.validity(read),
@@ -166,3 +160,23 @@ def _compare(name: str, molecules: Sequence[Chem.Mol], bits: metrics.Bits, progr
         fragments=metrics.cosine(metrics.count_fragments(molecules), reference.fragments),
         scaffolds=metrics.cosine(metrics.count_scaffolds(molecules), reference.scaffolds),
     )
+
+
+def _with_fcd(
+    compared: Sequence[Comparison],
+    canonical: Sequence[str],
+    references: Sequence[str],
+    *,
+    training: str | None,
+    seed: int,
+    progress: Progress,
+) -> list[Comparison]:
+    """The comparisons with FCD, and with its floor where there is a training set to draw from."""
+    theirs = [reference_moments(name, progress) for name in references]
+    progress("ChemNet on the samples", 0, len(canonical))
+    ours = fcd.moments(canonical)
+    found = [replace(c, fcd=fcd.frechet_distance(ours, m)) for c, m in zip(compared, theirs, strict=True)]
+    if training is None:
+        return found
+    floor = floor_moments(training, len(canonical), seed, progress)
+    return [replace(c, fcd_floor=fcd.frechet_distance(floor, m)) for c, m in zip(found, theirs, strict=True)]

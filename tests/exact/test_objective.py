@@ -200,7 +200,7 @@ def test_two_step_masked_bound_by_hand(enumerated: Any) -> None:
 
 def test_bound_of_a_mixed_state_is_the_sum_over_independent_leaves(gaussian_data: Any, enumerated: Any) -> None:
     masked = MaskedProcess(classes=2)
-    classes, values = enumerated(masked, torch.tensor([3.0, 1.0])), gaussian_data(Cosine(), leaf="v")
+    classes, values = enumerated(masked, torch.tensor([3.0, 1.0])), gaussian_data(VPLinear(), leaf="v")
 
     class Both(Denoiser):
         def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
@@ -208,7 +208,7 @@ def test_bound_of_a_mixed_state_is_the_sum_over_independent_leaves(gaussian_data
 
     layout = Layout.dense(8, {"x": (1,), "v": (2,)})
     x_0 = {"x": torch.tensor([[0], [1]] * 4), "v": torch.ones(8, 2, dtype=torch.float64)}
-    processes = {"x": masked, "v": GaussianProcess(schedule=Cosine(), parametrisation=Data())}
+    processes = {"x": masked, "v": GaussianProcess(schedule=VPLinear(), parametrisation=Data())}
     together = bound(Both(), processes, x_0, layout, noise(8), start=0.1)
     apart = [
         bound(alone, {leaf: processes[leaf]}, x_0, layout, noise(8), start=0.1).total
