@@ -3,46 +3,28 @@
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from imputers import L, S, V, configuration, shaken, standardised
 
 from scidiff.noise import Noise
 from scidiff.objective import stratified
 from scidiff.state import Layout
 from scidiff.timeseries.batches import LEAF, PanelBatches, Standardised, series
 from scidiff.timeseries.draws import draw, encode
-from scidiff.timeseries.model import ImputerConfig, ImputerModel, imputation_loss
+from scidiff.timeseries.model import ImputerModel, imputation_loss
 
-S, L, V = 3, 7, 4
-CONFIG = ImputerConfig(
-    variables=tuple("abcd"), means=(0.0,) * V, stds=(1.0,) * V, static=("u", "v"), network="csdi", width=16, depth=2,
-    heads=2,
-)  # fmt: skip
+CONFIG = configuration(network="csdi")
 
 
 @pytest.fixture(scope="module")
 def data():
-    random = np.random.default_rng(0)
-    observed = torch.tensor(random.random((S, L, V)) < 0.6)
-    values = torch.tensor(random.standard_normal((S, L, V)), dtype=torch.float32)
-    return Standardised(
-        values=torch.where(observed, values, 0),
-        observed=observed,
-        times=torch.tensor(np.sort(random.random((S, L)) * 20, axis=1), dtype=torch.float32),
-        rows=torch.ones(S, L, dtype=torch.bool),
-        static=torch.tensor(random.standard_normal((S, 2, 2)), dtype=torch.float32),
-    )
+    return standardised()
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    made = ImputerModel.create(CONFIG)
-    with torch.no_grad():  # fresh weights hold zeros, behind which a leak could hide
-        for parameter in made.denoiser.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return made
+    return shaken(CONFIG)
 
 
 @pytest.fixture(scope="module")

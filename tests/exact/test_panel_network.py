@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from imputers import L, S, V, configuration, shaken, standardised
 from scipy import integrate, stats
 
 from scidiff.networks.neighbours import neighbours
@@ -12,37 +13,19 @@ from scidiff.noise import Noise
 from scidiff.timeseries.batches import LEAF, PanelBatches, Standardised, series
 from scidiff.timeseries.draws import draw, encode
 from scidiff.timeseries.masks import PATTERNS, hide
-from scidiff.timeseries.model import ImputerConfig, ImputerModel, crps_normal, imputation_loss
+from scidiff.timeseries.model import crps_normal, imputation_loss
 
-S, L, V = 3, 7, 4
+CONFIG = configuration(row_width=16, row_depth=1)
 
 
 @pytest.fixture(scope="module")
 def data():
-    random = np.random.default_rng(0)
-    observed = torch.tensor(random.random((S, L, V)) < 0.6)
-    values = torch.tensor(random.standard_normal((S, L, V)), dtype=torch.float32)
-    return Standardised(
-        values=torch.where(observed, values, 0),
-        observed=observed,
-        times=torch.tensor(np.sort(random.random((S, L)) * 20, axis=1), dtype=torch.float32),
-        rows=torch.ones(S, L, dtype=torch.bool),
-        static=torch.tensor(random.standard_normal((S, 2, 2)), dtype=torch.float32),
-    )
+    return standardised()
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = ImputerConfig(
-        variables=tuple("abcd"), means=(0.0,) * V, stds=(1.0,) * V, static=("u", "v"), width=16, depth=2, heads=2,
-        row_width=16, row_depth=1,
-    )  # fmt: skip
-    made = ImputerModel.create(config)
-    with torch.no_grad():  # fresh weights hold zeros, behind which a leak could hide
-        for parameter in made.denoiser.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return made
+    return shaken(CONFIG)
 
 
 def _hidden(data):
