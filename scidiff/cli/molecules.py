@@ -56,47 +56,52 @@ Examples:
 """
 
 
+Where = Annotated[
+    list[str] | None, typer.Option("--where", metavar="CONDITION", help="What must hold; may be given again.")
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="File to write (.smi .csv .parquet .sdf), or - for standard output. "
+        "Default: -, unless --report or --json is given.",
+    ),
+]
+Format = Annotated[
+    Literal["smi", "csv"] | None, typer.Option("--format", help="Format on standard output. Default: smi.")
+]
+Report = Annotated[str | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")]
+MaxDraws = Annotated[
+    int | None, typer.Option(help="Give up after so many draws. Default: 1,000 a molecule, at least 20,000.")
+]
+Properties = Annotated[
+    str, typer.Option(metavar="NAMES", help="Properties to write, with commas; those of --where are always written.")
+]
+Model = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder with weights. Default: the packaged model.")]
+Shown = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
+]
+
+
 @app.command(help=_GENERATE)
 def generate(
     *,
     num: Annotated[int, typer.Option("--num", "-n", help="How many certified molecules.")],
-    where: Annotated[
-        list[str] | None, typer.Option("--where", metavar="CONDITION", help="What must hold; may be given again.")
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="File to write (.smi .csv .parquet .sdf), or - for standard output. "
-            "Default: -, unless --report or --json is given.",
-        ),
-    ] = None,
-    format_: Annotated[
-        Literal["smi", "csv"] | None, typer.Option("--format", help="Format on standard output. Default: smi.")
-    ] = None,
-    report: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")
-    ] = None,
+    where: Where = None,
+    out: Out = None,
+    format_: Format = None,
+    report: Report = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     start: Annotated[int, typer.Option(help="Index of the first draw.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's own.")] = None,
     batch_size: Annotated[int, typer.Option(help="Molecules drawn at a time; changes speed only.")] = 256,
     unique: Annotated[bool, typer.Option("--unique/--no-unique", help="Refuse duplicates.")] = True,
-    max_draws: Annotated[
-        int | None, typer.Option(help="Give up after so many draws. Default: 1,000 a molecule, at least 20,000.")
-    ] = None,
-    properties: Annotated[
-        str,
-        typer.Option(metavar="NAMES", help="Properties to write, with commas; those of --where are always written."),
-    ] = "all",
-    model: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder with weights. Default: the packaged model.")
-    ] = None,
+    max_draws: MaxDraws = None,
+    properties: Properties = "all",
+    model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
-    progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
-    ] = None,
+    progress: Shown = None,
 ) -> None:
     """See `_GENERATE`."""
     from scidiff.cli.progress import StatusLine
@@ -104,7 +109,6 @@ def generate(
     with held_back():
         from scidiff.molecules.certified import Interrupted
         from scidiff.molecules.certified import generate as run
-        from scidiff.molecules.properties import PROPERTIES
 
     out = _destination(out, report, as_json)
     kind = _check_outputs(out, format_, report)
@@ -127,7 +131,7 @@ def generate(
             batch_size=batch_size,
             unique=unique,
             max_draws=max_draws,
-            properties=tuple(PROPERTIES) if properties == "all" else tuple(properties.replace(",", " ").split()),
+            properties=_names(properties),
             model=model,
             device=device,
             progress=watch,
@@ -137,10 +141,8 @@ def generate(
     finally:
         line.clear()
     _finish(generation, out, kind, report, as_json=as_json)
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
-    if not generation.complete:
-        raise typer.Exit(SHORT)
+    if interrupted or not generation.complete:
+        raise typer.Exit(INTERRUPTED if interrupted else SHORT)
 
 
 def _destination(out: str | None, report: str | None, as_json: bool) -> str | None:
@@ -164,6 +166,12 @@ def _check_outputs(out: str | None, kind: str | None, report: str | None) -> str
             raise UserError(f"--report: expected a file name ending in .html, got {report!r}")
         check_writable(report)
     return kind or "smi"
+
+
+def _names(properties: str) -> tuple[str, ...]:
+    from scidiff.molecules.properties import PROPERTIES
+
+    return tuple(PROPERTIES) if properties == "all" else tuple(properties.replace(",", " ").split())
 
 
 def _status(generation: Generation) -> str:
@@ -224,9 +232,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Judge only the first so many.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the training molecules of the floor.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
-    ] = None,
+    progress: Shown = None,
 ) -> None:
     """See `_EVALUATE`."""
     from scidiff.cli.progress import StatusLine
