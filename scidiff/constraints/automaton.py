@@ -131,7 +131,11 @@ class Automaton:
 
     def log_acceptance(self, log_probs: Tensor) -> Tensor:
         """log P(accepted) when every token is drawn on its own: [B, L, K] -> float64 [B]; -inf if none can be."""
-        betas, log_scale = self._backward(self._by_kind(log_probs.double().exp()))
+        return self.log_total(self._by_kind(log_probs.double().exp()))
+
+    def log_total(self, by_kind: Tensor) -> Tensor:
+        """`log_acceptance` from the probability of each kind at each place: float64 [B, L, kinds] -> [B]."""
+        betas, log_scale = self._backward(by_kind)
         return betas[0][:, self.start].log() + log_scale
 
     def __call__(self, log_probs: Tensor, draw: Draw, rows: Rows) -> Tensor:
@@ -148,13 +152,13 @@ class Automaton:
         chosen = []
         for place in range(length):
             weight = by_kind[:, place] * betas[place + 1].gather(1, self._following[state])
-            kind = _invert(weight, uniform[:, 0, place])
+            kind = draw_class(weight, uniform[:, 0, place])
             chosen.append(kind)
             state = self._following[state].gather(1, kind[:, None]).squeeze(1)
         kinds = torch.stack(chosen, dim=1)
         tokens = self._tokens[kinds]
         within = torch.where(self._filled[kinds], probabilities.gather(-1, tokens), 0)
-        return tokens.gather(-1, _invert(within, uniform[:, 1])[..., None]).squeeze(-1)
+        return tokens.gather(-1, draw_class(within, uniform[:, 1])[..., None]).squeeze(-1)
 
     def accepts(self, tokens: Tensor) -> Tensor:
         """Whether each sequence is accepted: int64 [B, L] -> bool [B]."""
@@ -165,7 +169,7 @@ class Automaton:
         return (state >= 0) & self.accepting[state.clamp_min(0)]
 
 
-def _invert(weight: Tensor, uniform: Tensor) -> Tensor:
+def draw_class(weight: Tensor, uniform: Tensor) -> Tensor:
     """The class whose share of the cumulative weight [..., K] holds the uniform number [...]."""
     cumulative = weight.cumsum(-1)
     total = cumulative[..., -1:].contiguous()

@@ -36,7 +36,7 @@ def product(a: Automaton, b: Automaton, accepts: Accepts, name: str) -> Automato
     after_a, after_b = after_a[:, pairs[0]], after_b[:, pairs[1]]
     following = (after_a[:, None] * len(ends_b) + after_b[None]).flatten(0, 1)
     ends = accepts(ends_a[:, None], ends_b[None]).expand(len(ends_a), len(ends_b)).flatten()
-    return _trimmed(kind, following, a.start * len(ends_b) + b.start, ends, name).to(a.kind.device)
+    return trimmed(kind, following, a.start * len(ends_b) + b.start, ends, name).to(a.kind.device)
 
 
 def complement(a: Automaton) -> Automaton:
@@ -47,7 +47,7 @@ def complement(a: Automaton) -> Automaton:
     """
     following, ends = _complete(a)
     name = f"the complement of an automaton of {len(a.accepting)} states"
-    return _trimmed(a.kind.cpu(), following, a.start, ~ends, name).to(a.kind.device)
+    return trimmed(a.kind.cpu(), following, a.start, ~ends, name).to(a.kind.device)
 
 
 def _complete(a: Automaton) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def _complete(a: Automaton) -> tuple[Tensor, Tensor]:
     )
 
 
-def _trimmed(kind: Tensor, following: Tensor, start: int, ends: Tensor, name: str) -> Automaton:
+def trimmed(kind: Tensor, following: Tensor, start: int, ends: Tensor, name: str) -> Automaton:
     """Only states on a way from the start to an end, and one kind for those that move all of them alike."""
     from scidiff.constraints.automaton import Automaton
 

@@ -252,6 +252,11 @@ def _part(token: str) -> tuple[Chem.Mol, int | None, tuple[int, ...]]:
     return bare.GetMol(), None if parent is None else place[parent], tuple(place[i] for i in slots)
 
 
+def skeleton(token: str) -> Chem.Mol:
+    """The Kekule form of a token without its dummies. ValueError for a ring label or what RDKit does not read."""
+    return Chem.Mol(_part(token)[0])
+
+
 def arity(token: str) -> int:
     """How many child slots a token opens; 0 for a ring label."""
     return 0 if token in RING_LABELS else len(_part(token)[2])

@@ -8,10 +8,10 @@ comes from the tile of molecules 0 to 255, whether one molecule is wanted or a m
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from itertools import count
@@ -22,9 +22,15 @@ from rdkit import Chem
 from torch import Tensor
 
 from scidiff.constraints.automaton import Automaton
+from scidiff.constraints.base import Infeasible
+from scidiff.constraints.pair import Pair
+from scidiff.errors import UserError
 from scidiff.grids import uniform
 from scidiff.interrupts import hold_back
+from scidiff.molecules.conditioned import Conditioned
+from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
+from scidiff.molecules.language import Expression
 from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.noise import Noise
 from scidiff.sampling import sample
@@ -44,15 +50,18 @@ class Drawn:
         smiles: canonical SMILES.
         mol: the molecule, sanitised.
         calls: network calls spent on it.
+        log_weight: logarithm of its weight; 0 unless constraints are enforced.
     """
 
     index: int
     smiles: str
     mol: Chem.Mol
     calls: int
+    log_weight: float = 0.0
 
 
-_Tile = list[tuple[Tensor, int, "Future[list[list[int]]]"]]  # of each length: samples, network calls, sequences
+_Sequences = tuple[list[list[int]], list[float]]  # classes [B][L] and log-weights [B]
+_Tile = list[tuple[Tensor, int, "Future[_Sequences]"]]  # of each length: samples, network calls, sequences
 
 
 def _alone() -> None:
@@ -81,11 +90,22 @@ def side_by_side(device: torch.device) -> Iterator[Executor]:
 class Generator:
     """Draws molecules that are valid by construction.
 
+    Under constraints (`given`) what tokens decide is enforced at every step. The number of fragments L is drawn from
+    its posterior under the first estimate of the network, x_1 being all masks, and each step draws from the estimate
+    conditioned on the grammar and the constraint at once:
+
+        L ~ p(L) r(x_1),   r(x_t) = P(constraint | grammar, prod_l p_l(. | x_t))
+
+    What comes out is the model given the constraint up to the weights w of `scidiff.molecules.conditioned`, which say
+    how far a step's product of marginals misjudged what was to come: E[w f(x)] / E[w] is exact, for any f.
+
     Attributes:
         model: the weights and the vocabulary.
+        enforcement: what tokens must meet; None for nothing.
     """
 
     model: FragmentModel
+    enforcement: Enforcement | None = None
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: torch.device | str = "cpu") -> Generator:
@@ -100,15 +120,70 @@ class Generator:
         """The grammar of the vocabulary, on the model's device."""
         return grammar(self.model.vocabulary).to(self._device)
 
+    def given(self, terms: Sequence[Expression]) -> Generator:
+        """This generator, enforcing what tokens decide of an expression.
+
+        Raises:
+            UserError: no sequence of fragments meets it.
+        """
+        try:
+            found = replace(
+                self, enforcement=enforce(terms, self.model.vocabulary, grammar_states=self.automaton.states)
+            )
+            if found.pair is not None:
+                _ = found.length_probabilities
+        except Infeasible:
+            named = " and ".join(term.text for term in terms)
+            raise UserError(f"--where {named!r}: no molecule that this model can draw meets it") from None
+        return found
+
+    @cached_property
+    def pair(self) -> Pair | None:
+        """The grammar beside the counters of what is enforced; None if nothing is."""
+        counter = None if self.enforcement is None else self.enforcement.counter
+        return None if counter is None else Pair(a=self.automaton, b=counter.to(self._device))
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """By length L, r(x_1): the share of sequences that meet what is enforced, as the first step sees it."""
+        if self.pair is None:
+            return torch.ones_like(self.model.length_probabilities)
+        shares = torch.zeros_like(self.model.length_probabilities)
+        for length in self.model.length_probabilities.nonzero().flatten().tolist():
+            if len(self.pair.layers(length)[0]):
+                by_pair = self.pair.by_pair(self._first(length).double().exp())
+                shares[length] = self.pair.log_share(by_pair).exp().cpu()
+        return shares
+
+    @property
+    def feasible(self) -> float:
+        """sum_L p(L) r(x_1): the share of molecules that meet what is enforced, as the first step sees it."""
+        return float(self.model.length_probabilities @ self.shares)
+
+    @cached_property
+    def length_probabilities(self) -> Tensor:
+        """p(L) r(x_1), normalised: float64 [longest + 1]. Infeasible if it is 0 for every length."""
+        joint = self.model.length_probabilities * self.shares
+        if not float(joint.sum()) > 0:
+            raise Infeasible("no length admits a sequence")
+        return joint / joint.sum()
+
+    def _first(self, length: int) -> Tensor:
+        """The network's estimate of a sequence that is all masks: [1, L, K]."""
+        layout = Layout.dense(1, {LEAF: (length,)}, device=self._device)
+        masks = torch.full((1, length), len(self.model.vocabulary.tokens), device=self._device)
+        with torch.no_grad(), torch.autocast(self._device.type, dtype=torch.bfloat16):
+            return self.model.denoiser({LEAF: masks}, torch.ones(1, device=self._device), layout)[LEAF]
+
     @property
     def _device(self) -> torch.device:
         return next(self.model.denoiser.parameters()).device
 
     def lengths(self, seed: int, index: Tensor) -> Tensor:
-        """Number of fragments of each sample, drawn from that of the training molecules: int64 [B]."""
+        """Number of fragments of each sample: int64 [B]."""
         rows = Layout.dense(len(index), {"length": ()}).rows("length")
         draw = Noise(seed=seed, index=index).at("length", 0, rows)
-        return draw.categorical(self.model.length_probabilities.expand(len(index), -1))
+        return draw.categorical(self.length_probabilities.expand(len(index), -1))
 
     def stream(self, *, seed: int, start: int = 0, steps: int | None = None, batch_size: int = TILE) -> Iterator[Drawn]:
         """Molecules start, start + 1, ... without end, in the order of the index.
@@ -136,7 +211,7 @@ class Generator:
         """Start the computations of a tile, one for each length, the long ones first."""
         index = torch.arange(number * TILE, (number + 1) * TILE)
         lengths = self.lengths(seed, index)
-        automaton = self.automaton  # made once, before the threads ask for it
+        automaton, _ = self.automaton, self.pair  # made once, before the threads ask for them
         groups = {length: index[lengths == length] for length in lengths.unique().tolist()}
         tile: _Tile = []
         for length in sorted(groups, key=lambda length: -length * length * len(groups[length])):
@@ -149,16 +224,17 @@ class Generator:
         """The molecules of a tile when they are ready."""
         molecules = []
         for members, calls, drawn in tile:
-            for i, classes in zip(members.tolist(), drawn.result(), strict=True):
+            for i, classes, weight in zip(members.tolist(), *drawn.result(), strict=True):
                 mol = self.model.vocabulary.decode(classes)
-                molecules.append(Drawn(index=i, smiles=Chem.MolToSmiles(mol), mol=mol, calls=calls))
+                molecules.append(Drawn(index=i, smiles=Chem.MolToSmiles(mol), mol=mol, calls=calls, log_weight=weight))
         return sorted(molecules, key=lambda molecule: molecule.index)
 
-    def _sequences(self, index: Tensor, length: int, calls: int, seed: int, automaton: Automaton) -> list[list[int]]:
-        """Sequences of one length: classes [B][L]."""
+    def _sequences(self, index: Tensor, length: int, calls: int, seed: int, automaton: Automaton) -> _Sequences:
+        """Sequences of one length with their weights."""
         device = self._device
         layout = Layout.dense(len(index), {LEAF: (length,)}, device=device)
-        rule = CountedUnmasking.on(uniform(calls), joint=automaton)
+        joint = automaton if self.pair is None else Conditioned(self.pair)
+        rule = CountedUnmasking.on(uniform(calls), joint=joint)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             done = sample(
                 self.model.denoiser,
@@ -167,4 +243,5 @@ class Generator:
                 layout,
                 Noise(seed=seed, index=index.to(device)),
             )
-        return done.state[LEAF].tolist()
+        weights = joint.log_weight.tolist() if isinstance(joint, Conditioned) else [0.0] * len(index)
+        return done.state[LEAF].tolist(), weights
