@@ -59,6 +59,34 @@ def test_error_falls_with_the_fifth_power_of_the_number_of_steps() -> None:
     assert math.log(coarse / fine) / math.log(many / few) == pytest.approx(5.0, abs=0.5)
 
 
+def test_a_step_whose_error_is_above_the_tolerance_is_not_taken() -> None:
+    # Nothing moves before t = 0.47, so steps are as long as they may be, and the one that leaps over the start is found
+    # to err by some ten tolerances: dx/dt = rate [t > 0.47].
+    layout, rate = Layout.dense(3, {"x": ()}), torch.tensor([0.2, 0.4, 0.8], dtype=torch.float64)
+
+    def field(x: State, t: Tensor) -> State:
+        return {"x": rate * (t > 0.47)}
+
+    control = Control(relative=0, absolute=1e-4, attempts=200, look_every=5)
+    start = {"x": torch.zeros(3, dtype=torch.float64)}
+    path = integrate(field, start, FLAT, layout, start=0.0, end=1.0, control=control)
+    assert bool(path.arrived.all())
+    assert int(path.refused.min()) > 0
+
+
+def test_error_in_units_of_the_tolerance() -> None:
+    # root mean square of v / (absolute + relative max(|before|, |after|)), the worst leaf
+    layout = Layout.dense(2, {"x": (2,), "y": ()})
+    v = {"x": torch.tensor([[0.3, 0.0], [0.1, 0.2]]), "y": torch.tensor([0.05, 0.9])}
+    before = {"x": torch.tensor([[2.0, 1.0], [0.0, 1.0]]), "y": torch.tensor([0.0, -3.0])}
+    after = {"x": torch.tensor([[-4.0, 1.0], [0.0, 3.0]]), "y": torch.tensor([1.0, 1.0])}
+    found = Control(relative=0.5, absolute=0.1).error(v, before, after, FLAT | {"y": Flat()}, layout)
+    x = math.sqrt((0.3 / 2.1) ** 2 / 2), math.sqrt(((0.1 / 0.1) ** 2 + (0.2 / 1.6) ** 2) / 2)
+    y = 0.05 / 0.6, 0.9 / 1.6
+    expected = torch.tensor([max(x[0], y[0]), max(x[1], y[1])], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
 def test_time_may_run_either_way() -> None:
     layout = Layout.dense(3, {"x": (2,)})
     start = torch.tensor([[1.0, 2.0], [0.5, -1.0], [0.0, 3.0]], dtype=torch.float64)
