@@ -37,6 +37,7 @@ from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
 HELD_OUT = 400
+MINUTES = 60.0  # of a row, in the unit of the tables
 SEEN = (0.1, 0.5, 0.9)  # shares of values hidden in validation
 SIZES = {"panel": {}, "csdi": {"width": 64, "depth": 4, "heads": 8}}
 PLAIN = {  # matrices that Muon leaves to AdamW: embeddings, read-outs and what the level of noise sets
@@ -56,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--copies", type=int, help="noisy copies of each stay in a step; default 4, for csdi 1")
     parser.add_argument("--stays", type=int, help="learn from so many stays (default: all but those held out)")
     parser.add_argument("--init", type=Path, metavar="FOLDER", help="begin with these weights, variable by variable")
+    parser.add_argument("--rate", type=float, default=1.0, help="part of the usual learning rates, to go on gently")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -72,6 +74,7 @@ def configuration(stays: Stays, network: str) -> ImputerConfig:
         static=stays.covariates,
         static_means=tuple(np.nanmean(stays.static, 0).tolist()),
         static_stds=tuple(np.nanstd(stays.static, 0).tolist()),
+        step=MINUTES,
         network=network,
         **SIZES[network],
     )
@@ -115,8 +118,8 @@ def main(options: argparse.Namespace) -> None:
     config = TrainingConfig(
         max_minutes=options.minutes,
         optimiser="muon",
-        learning_rate=2e-3,
-        muon_learning_rate=5e-3,
+        learning_rate=2e-3 * options.rate,
+        muon_learning_rate=5e-3 * options.rate,
         not_hidden=PLAIN[options.network],
         weight_decay=0.02,
         schedule="stable",
@@ -131,6 +134,8 @@ def main(options: argparse.Namespace) -> None:
     card = {
         "data": "PhysioNet/CinC Challenge 2012, set-a, ODC-By 1.0 (Silva et al. 2012)",
         "stays": len(learned),
+        "step_seconds": 60 * MINUTES,
+        "init": str(options.init or "fresh weights"),
         "training": config.model_dump(mode="json"),
         "torch": torch.__version__,
     }

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,6 +107,10 @@ def impute(
         Path | None,
         typer.Option(metavar="FILE", help="Rules that every sample has to keep (YAML): see the README."),
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Widen or narrow the quantiles until they hold, on a half of the series."),
+    ] = False,
     complete: Annotated[
         bool, typer.Option("--complete/--no-complete", help="Also write times and measurements without a row.")
     ] = True,
@@ -134,6 +137,7 @@ def impute(
 ) -> None:
     """See `_IMPUTE`."""
     from scidiff.timeseries import filling
+    from scidiff.timeseries.calibrating import central
     from scidiff.timeseries.columns import Options
     from scidiff.timeseries.draws import STEPS
     from scidiff.timeseries.rules import Rules
@@ -165,8 +169,10 @@ def impute(
         rules=None if constraints is None else Rules.read(constraints),
     )
     request.check()
+    if calibrate:
+        central(filling.levels(quantiles))
     outcome = _run(file, options, request, static=static, step=step, levels=filling.levels(quantiles), places=places,
-                   progress=progress)  # fmt: skip
+                   calibrate=calibrate, progress=progress)  # fmt: skip
     _finish(outcome, places, levels=filling.levels(quantiles), complete=complete, as_json=as_json)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -218,15 +224,15 @@ def _run(
     step: str | None,
     levels: tuple[float, ...],
     places: _Places,
+    calibrate: bool,
     progress: bool | None,
 ) -> Outcome:
     """Read, learn, fill and check."""
     from dataclasses import replace
 
     from scidiff.cli.progress import StatusLine
-    from scidiff.timeseries import evaluate, filling
-    from scidiff.timeseries.impute import Interrupted
-    from scidiff.timeseries.report import BAND, Outcome
+    from scidiff.timeseries import filling
+    from scidiff.timeseries.running import run as carry_out
 
     line = StatusLine(progress)
     budget = filling.Budget.of(request)
@@ -241,39 +247,22 @@ def _run(
         panel = read(file, options, static)
         places.check_layout(panel)
         request = replace(request, step=None if step is None else step_of(step, panel))
-        learned, notes = filling.learned(panel, request, budget=budget, show=show)
-        notes = (*(Path(note).name for note in (panel.source.notes if panel.source else ())), *notes)
-        checked = None
-        if places.report is not None:
-            checked = evaluate.check(panel, learned, request, progress=lambda k, n: show(f"checking {k} of {n}"))
-        interrupted = False
-        wanted = sorted({*levels, *BAND}) if places.report is not None else levels
-        try:
-            grid, filled = filling.fill(
-                panel,
-                learned,
-                request,
-                quantiles=wanted,
-                keep=places.draws is not None,
-                progress=lambda k, n: show(f"imputed {k} of {n} windows"),
-            )
-        except Interrupted as stop:
-            grid, filled, interrupted = filling.fill_grid(panel, learned, request.step), stop.filled, True
+        outcome = carry_out(
+            panel,
+            request,
+            budget=budget,
+            quantiles=levels,
+            keep=places.draws is not None,
+            check=places.report is not None,
+            calibrate=calibrate,
+            show=show,
+        )
     finally:
         line.clear()
     if places.report is not None and file == "sample" and request.model is None:
-        notes = (*notes, "the packaged weights were trained on stays that the sample is a part of: its check flatters")
-    return Outcome(
-        panel=panel,
-        learned=learned,
-        request=request,
-        grid=grid,
-        filled=filled,
-        checked=checked,
-        notes=notes,
-        seconds=time.monotonic() - budget.began,
-        interrupted=interrupted,
-    )
+        why = "the packaged weights were trained on stays that the sample is a part of: its check flatters"
+        return replace(outcome, notes=(*outcome.notes, why))
+    return outcome
 
 
 def _finish(outcome: Outcome, places: _Places, *, levels: tuple[float, ...], complete: bool, as_json: bool) -> None:

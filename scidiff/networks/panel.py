@@ -3,7 +3,8 @@ r"""A network over panels: rows that share a time, columns that are variables, m
 Two halves, so that what is known is read once a series and not once a draw and step:
 
     context = encode(series)                       attention among known cells; those that are asked for look at them
-    output  = forward(noisy cells, t, context)     attention among rows, which the noisy cells of a row are summed into
+    output  = forward(noisy cells, t, context)     attention among rows, which the noisy cells of a row are summed into;
+                                                   each cell looks at the noisy ones of its own variable nearby
 
 The first half also gives a first guess of every cell, a location and a scale, and the second half works in the
 coordinates that they make.
@@ -25,6 +26,7 @@ from scidiff.state import Layout, State
 
 PERIODS = (2.0, 400.0)  # of the rotary times, in steps
 MESSAGES = 2  # numbers that a row tells each of its cells
+REACH = 3  # rows before and after it in which a cell sees the noisy values of its own variable
 
 Series = Mapping[str, Tensor]
 """S series of L rows and V variables, as the encoder reads them:
@@ -48,6 +50,7 @@ class Context(Coordinates):
         send: [S, L, V, W], how a cell's noisy value adds to its row.
         receive: [S, L, V, MESSAGES, W], what a cell reads off its row.
         hidden, out: [S, L, V, H], the cell's own offset and read-out.
+        asked: [S, L, V], 1 for the cells that are asked for, else 0: what is noisy elsewhere is nobody's business.
         about: [S, L, W], what the cells of a row have in common.
         times: [S, L], in steps.
         rows: [S, L] bool, which rows there are.
@@ -57,6 +60,7 @@ class Context(Coordinates):
     receive: Tensor
     hidden: Tensor
     out: Tensor
+    asked: Tensor
     about: Tensor
     times: Tensor
     rows: Tensor
@@ -88,6 +92,25 @@ class LookUp(nn.Module):
         x = x + self.attend_out(mixed.transpose(1, 2).flatten(2))
         h = F.rms_norm(x, x.shape[-1:])
         return x + self.feed_out(F.relu(self.feed_in(h)).square())
+
+
+class RowBlock(Block):
+    """A block that adds normalised branches, each times a learned gate that begins at 0: rows keep their scale.
+
+    Nothing else would hold the branches small, since what reads the rows normalises them.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__(width, heads)
+        for layer in (self.attend_out, self.feed_out):
+            layer.reset_parameters()
+
+    def forward(self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (modulation + self.offset).unsqueeze(2).unbind(1)
+        h = self.attention(F.rms_norm(x, x.shape[-1:]) * (1 + scale_a) + shift_a, cos, sin, mask)
+        x = x + gate_a * F.rms_norm(h, h.shape[-1:])
+        h = self.feed(F.rms_norm(x, x.shape[-1:]) * (1 + scale_f) + shift_f)
+        return x + gate_f * F.rms_norm(h, h.shape[-1:])
 
 
 class PanelEncoder(nn.Module):
@@ -175,8 +198,8 @@ class PanelNetwork(nn.Module):
         self.into_row, self.out_of_row = nn.Linear(exchange, row_width), nn.Linear(row_width, exchange)
         self.condition = nn.Sequential(nn.Linear(64, row_width), nn.SiLU())
         self.modulate = nn.Linear(row_width, 6 * row_width)
-        self.blocks = nn.ModuleList(Block(row_width, heads) for _ in range(row_depth))
-        self.mix = nn.Linear(1 + MESSAGES, hidden)
+        self.blocks = nn.ModuleList(RowBlock(row_width, heads) for _ in range(row_depth))
+        self.mix = nn.Linear(1 + 2 * REACH + MESSAGES, hidden)
         self.level = nn.Linear(row_width, 2 * hidden)
         for layer in (self.modulate, self.level):
             nn.init.zeros_(layer.weight)
@@ -193,7 +216,7 @@ class PanelNetwork(nn.Module):
         parts = self.project(features) * here[..., None]
         spread = _place(parts, cells, here, grid)
         send, receive, hidden, out, about = spread.split(self.sizes, dim=-1)
-        count = _place(here[..., None].to(parts.dtype), cells, here, grid).sum(2)
+        wanted = _place(here[..., None].to(parts.dtype), cells, here, grid)
         return Context(
             location=_place((location * here)[..., None], cells, here, grid)[..., 0],
             scale=1 + _place(((scale - 1) * here)[..., None], cells, here, grid)[..., 0],
@@ -201,7 +224,8 @@ class PanelNetwork(nn.Module):
             receive=receive.unflatten(-1, (MESSAGES, -1)),
             hidden=hidden,
             out=out,
-            about=about.sum(2) / count.clamp_min(1).sqrt(),
+            asked=wanted[..., 0],
+            about=about.sum(2) / wanted.sum(2).clamp_min(1).sqrt(),
             times=series["times"],
             rows=series["rows"],
         )
@@ -209,7 +233,7 @@ class PanelNetwork(nn.Module):
     def forward(self, inputs: State, t: Tensor, layout: Layout, condition: Context) -> State:
         """Raw output [S * draws, L, V] of the noisy cells [S * draws, L, V] at times t [S * draws]."""
         context = condition
-        x = inputs[self.leaf].unflatten(0, (-1, context.draws))
+        x = inputs[self.leaf].unflatten(0, (-1, context.draws)) * context.asked[:, None]
         level = self.condition(time_features(t, 64))
         told = torch.einsum("sklv,slvw->sklw", x, context.send.to(x.dtype))
         told = told / (context.send.shape[2] ** 0.5) + context.about[:, None].to(x.dtype)
@@ -222,10 +246,15 @@ class PanelNetwork(nn.Module):
             rows = block(rows, modulation, cos, sin, mask)
         back = self.out_of_row(F.rms_norm(rows, rows.shape[-1:])).unflatten(0, (-1, context.draws))
         heard = torch.einsum("sklw,slvmw->sklvm", back, context.receive.to(back.dtype))
-        mixed = self.mix(torch.cat([x[..., None].to(heard.dtype), heard], dim=-1))
+        mixed = self.mix(torch.cat([_around(x).to(heard.dtype), heard], dim=-1))
         shift, gain = self.level(level).unflatten(0, (-1, context.draws))[:, :, None, None].chunk(2, dim=-1)
         hidden = F.silu(mixed * (1 + gain) + shift + context.hidden[:, None])
         return {self.leaf: (hidden * context.out[:, None]).sum(-1).float().flatten(0, 1)}
+
+
+def _around(x: Tensor) -> Tensor:
+    """Each cell and `REACH` rows before and after it, 0 beyond the ends: [..., L, V] -> [..., L, V, 1 + 2 REACH]."""
+    return F.pad(x, (0, 0, REACH, REACH)).unfold(-2, 1 + 2 * REACH, 1)
 
 
 def _pick(x: Tensor, cells: Tensor) -> Tensor:

@@ -69,13 +69,16 @@ class Block(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.attend_out(mixed.transpose(1, 2).flatten(2))
 
+    def feed(self, h: Tensor) -> Tensor:
+        return self.feed_out(F.relu(self.feed_in(h)).square())
+
     def forward(self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask` bool, broadcastable to [B, heads, L, L]: which positions each one looks at."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (modulation + self.offset).unsqueeze(2).unbind(1)
         h = F.rms_norm(x, x.shape[-1:]) * (1 + scale_a) + shift_a
         x = x + (1 + gate_a) * self.attention(h, cos, sin, mask)
         h = F.rms_norm(x, x.shape[-1:]) * (1 + scale_f) + shift_f
-        return x + (1 + gate_f) * self.feed_out(F.relu(self.feed_in(h)).square())
+        return x + (1 + gate_f) * self.feed(h)
 
 
 class SequenceTransformer(nn.Module):

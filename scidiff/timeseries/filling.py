@@ -15,6 +15,7 @@ import torch
 
 from scidiff.errors import UserError
 from scidiff.timeseries import fit, learn
+from scidiff.timeseries.calibration import Calibration
 from scidiff.timeseries.draws import DRAWS, STEPS
 from scidiff.timeseries.grid import Grid
 from scidiff.timeseries.impute import Filled, Imputation
@@ -121,7 +122,7 @@ def levels(text: str | Sequence[float]) -> tuple[float, ...]:
     return tuple(found)
 
 
-def imputation(panel: Panel, learned: Learned, request: Request) -> Imputation:
+def imputation(panel: Panel, learned: Learned, request: Request, calibration: Calibration | None = None) -> Imputation:
     """How the windows of a panel are imputed by a model."""
     grid = fill_grid(panel, learned, request.step)
     return Imputation(
@@ -133,6 +134,7 @@ def imputation(panel: Panel, learned: Learned, request: Request) -> Imputation:
         seed=request.seed,
         steps=request.steps,
         rules=request.rules,
+        calibration=calibration,
     )
 
 
@@ -211,8 +213,9 @@ def fill(
     *,
     quantiles: Sequence[float] = (),
     keep: bool = False,
+    calibration: Calibration | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Grid, Filled]:
-    """Fill the gaps of a panel. Arguments as for `Imputation.fill`; raises what it raises."""
-    job = imputation(panel, learned, request)
+    """Fill the gaps of a panel. Arguments as for `Imputation` and its `fill`; raises what that raises."""
+    job = imputation(panel, learned, request, calibration)
     return job.grid, job.fill(levels=quantiles, keep=keep, progress=progress)

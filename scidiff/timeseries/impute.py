@@ -17,12 +17,13 @@ import torch
 
 from scidiff.networks.panel import Context
 from scidiff.timeseries.batches import Standardised
+from scidiff.timeseries.calibration import Calibration
 from scidiff.timeseries.constrained import constrained_draws
 from scidiff.timeseries.draws import STEPS, TILE, draw, encode
 from scidiff.timeseries.grid import Array, Grid
 from scidiff.timeseries.metrics import Bools, Floats
 from scidiff.timeseries.model import ImputerModel
-from scidiff.timeseries.panel import Panel
+from scidiff.timeseries.panel import Ints, Panel
 from scidiff.timeseries.restriction import restrict
 from scidiff.timeseries.rules import Rules, terms
 from scidiff.timeseries.standardise import Translation, scale
@@ -76,6 +77,7 @@ class Imputation:
         seed: of the run.
         steps: network calls a draw.
         rules: that every draw has to keep, checked against the panel's variables.
+        calibration: of the quantiles, in the panel's units; draws and median are left as they are.
     """
 
     model: ImputerModel
@@ -86,6 +88,7 @@ class Imputation:
     seed: int = 0
     steps: int = STEPS
     rules: Rules | None = None
+    calibration: Calibration | None = None
 
     def window(self, number: int, *, hidden: Bools | None = None) -> Floats:
         """Draws of what one window of L cells (without padding) lacks: [K, L, V], NaN for what was not asked.
@@ -196,12 +199,21 @@ class Imputation:
         gap = ~self.grid.mask[number, : self.grid.length[number]]
         found = found[:, gap]
         here = (number, slice(int(self.grid.length[number])))
-        made = np.quantile(found, [0.5, *quantiles], axis=0)
-        median[here][gap] = made[0]
-        for level, row in zip(quantiles, made[1:], strict=True):
+        median[here][gap] = np.median(found, axis=0)
+        for level, row in self._quantiles(found, np.nonzero(gap)[1], list(quantiles)).items():
             quantiles[level][here][gap] = row
         if draws is not None:
             draws[number, :, here[1]][:, gap] = found
+
+    def _quantiles(self, found: Floats, variable: Ints, levels: Sequence[float]) -> dict[float, Floats]:
+        """Quantiles of draws [K, N] of some variables [N]: [N] by level."""
+        made = dict(zip(levels, np.quantile(found, levels, axis=0), strict=True)) if levels else {}
+        for level in () if self.calibration is None else levels:
+            if level < 0.5:
+                own = min(self.calibration.levels, key=lambda held: abs(held - (1 - 2 * level)))  # type: ignore[union-attr]
+                upper = min(levels, key=lambda other: abs(other - (1 - level)))
+                made[level], made[upper] = self.calibration.interval(found, variable, own)  # type: ignore[union-attr]
+        return made
 
     def seconds_per_window(self, tries: int = 3) -> float:
         """About how long a window takes, from a few of middling size: a part for each, and a part for each tile."""

@@ -17,6 +17,8 @@ import xarray as xr
 
 from scidiff.timeseries import filling
 from scidiff.timeseries.arrays import draws_dataset
+from scidiff.timeseries.calibrating import calibrate, central
+from scidiff.timeseries.calibration import Calibration
 from scidiff.timeseries.columns import IDS, TIMES, Options
 from scidiff.timeseries.draws import STEPS
 from scidiff.timeseries.estimator import TableTransformer, as_frame, value_errors
@@ -47,6 +49,8 @@ class DiffusionImputer(TableTransformer):
         static: covariates of the series, one row each: a DataFrame.
         step: of a regular grid in the unit of the times (seconds for dates). Default: the times as they are.
         constraints: what every draw has to keep (see `rules.Rules`): a dictionary, or the path of a YAML file.
+        calibrate: quantiles widened or narrowed until they hold, on a half of the series of `fit` (or of those that
+            training left out); draws and medians stay.
         complete: also return rows for times, or measurements, that the table has no row for.
         n_draws: draws of each gap.
         steps: network calls a draw.
@@ -83,6 +87,7 @@ class DiffusionImputer(TableTransformer):
         static: pd.DataFrame | None = None,
         step: float | None = None,
         constraints: Mapping[str, Any] | Rules | str | Path | None = None,
+        calibrate: bool = False,
         complete: bool = False,
         n_draws: int = 50,
         steps: int = STEPS,
@@ -102,6 +107,7 @@ class DiffusionImputer(TableTransformer):
         self.static = static
         self.step = step
         self.constraints = constraints
+        self.calibrate = calibrate
         self.complete = complete
         self.n_draws = n_draws
         self.steps = steps
@@ -133,6 +139,7 @@ class DiffusionImputer(TableTransformer):
         self.model_: ImputerModel = found.model
         self.notes_ = (*(panel.source.notes if panel.source else ()), *notes)
         self._learned = found
+        self._calibrates = panel if self.calibrate else None
         return self
 
     def transform(self, X: Any) -> Any:
@@ -173,7 +180,8 @@ class DiffusionImputer(TableTransformer):
         frame = self._recall(X)
         with value_errors():
             panel = self._panel(frame)
-            grid, filled = self._fill(panel, quantiles=filling.levels(quantiles))
+            levels = filling.levels(quantiles)
+            grid, filled = self._fill(panel, quantiles=levels, calibration=self._calibration(levels))
             return _as_came(imputed_table(panel, grid, filled.median, filled.quantiles, complete=self.complete), frame)
 
     def _fill(self, panel: Panel, *, draws: int | None = None, **kinds: Any) -> tuple[Grid, Filled]:
@@ -183,6 +191,12 @@ class DiffusionImputer(TableTransformer):
         grid, filled = filling.fill(panel, found, request, progress=self._windows, **kinds)
         self.verdicts_ = None if filled.verdicts is None else filled.verdicts.as_dict()
         return grid, filled
+
+    def _calibration(self, levels: tuple[float, ...]) -> Calibration | None:
+        if self._calibrates is None:
+            return None
+        request, wanted = self._request(), central(levels)
+        return calibrate(self._calibrates, self._learned, request, levels=wanted)[0]
 
     def _panel(self, frame: pd.DataFrame) -> Panel:
         options = Options(

@@ -175,14 +175,14 @@ def test_a_model_is_kept_and_used_again_without_training(run: Run) -> None:
 def test_ctrl_c_keeps_the_series_that_are_finished(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run("waves.csv", "--out", "whole.csv")
     assert whole.exit_code == 0
-    fill_one = Imputation._fill_one
+    put = Imputation._put
 
-    def until_third(self: Imputation, number: int, *rest: Any) -> None:
+    def until_third(self: Imputation, found: Any, number: int, *rest: Any) -> None:
         if number == 3:
             raise KeyboardInterrupt
-        fill_one(self, number, *rest)
+        put(self, found, number, *rest)
 
-    monkeypatch.setattr(Imputation, "_fill_one", until_third)
+    monkeypatch.setattr(Imputation, "_put", until_third)
     done = run("waves.csv", "--out", "o.csv", "--report", "r.html")
     assert done.exit_code == 130
     assert "interrupted after 3 of 8 windows" in done.stderr
@@ -379,3 +379,13 @@ def test_the_imputer_takes_rules_as_a_dictionary_and_says_what_came_of_them() ->
     assert imputer.verdicts_ is not None
     assert imputer.verdicts_["b increasing"]["observed"]
     assert not imputer.verdicts_["a <= 0.5"]["draws"]
+
+
+def test_calibrated_quantiles_need_pairs_and_series(run: Run) -> None:
+    done = run("waves.csv", "--calibrate", "--quantiles", "0.1,0.9", "--out", "o.csv")
+    assert done.exit_code == 2
+    assert "expected hidden values of a variable in at least 18 series that training left out" in done.stderr
+    uneven = run("waves.csv", "--calibrate", "--quantiles", "0.1,0.8", "--out", "o.csv")
+    assert uneven.exit_code == 2
+    assert uneven.stderr == "error: expected quantiles in pairs p and 1 - p to calibrate, got none at 0.2\n"
+    assert not Path("o.csv").exists()
