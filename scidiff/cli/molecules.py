@@ -30,6 +30,9 @@ Conditions, which hold together:
   NAME in [LOW, HIGH]  mw in [250, 350]
   NAME in {A, B, C}    charge in {-1, 0}    formula in {C9H8O4, C8H9NO2}
 Names: qed logp mw [g/mol] sa tpsa [angstrom^2] hbd hba rotatable_bonds rings heavy_atoms charge formula
+       alerts n_atoms[X] count(SMARTS) similarity(SMILES); a unit may follow (mw <= 350 Da, tpsa <= 90 A^2)
+Predicates: contains SMARTS, lacks SMARTS, scaffold == SMILES, novel, lipinski, veber
+They join by and, or, not and parentheses. `scidiff molecules explain` says how each is enforced.
 
 \b
 Examples:
@@ -41,6 +44,17 @@ Examples:
 \b
 Exit codes: 0 all certified; 3 fewer than asked for (they are written); 2 the request cannot be carried out;
 130 Ctrl-C (what was certified is written).
+"""
+
+_EXPLAIN = """Say how each term of an expression is enforced, what it costs, and whether terms contradict.
+
+\b
+Examples:
+  scidiff molecules explain "n_atoms[N] == 3 and (rings <= 3 or contains c1ccncc1)"
+  scidiff molecules explain "formula == C17H19N3O3" --json
+
+\b
+Exit codes: 0 explained; 2 it cannot be read, contradicts itself, or no molecule of the model meets it.
 """
 
 _EVALUATE = """Judge generated molecules by the metrics of MOSES.
@@ -58,6 +72,16 @@ Examples:
 
 Where = Annotated[
     list[str] | None, typer.Option("--where", metavar="CONDITION", help="What must hold; may be given again.")
+]
+Constraints = Annotated[
+    Path | None, typer.Option("--constraints", metavar="FILE", help="YAML with more conditions, a list under `where`.")
+]
+Method = Annotated[
+    Literal["exact", "enforce", "reject"],
+    typer.Option(
+        help="exact: what fragments decide is enforced, and draws follow the model given the conditions. "
+        "enforce: faster, not quite so distributed. reject: draw freely and certify."
+    ),
 ]
 Out = Annotated[
     str | None,
@@ -88,6 +112,8 @@ def generate(
     *,
     num: Annotated[int, typer.Option("--num", "-n", help="How many certified molecules.")],
     where: Where = None,
+    constraints: Constraints = None,
+    method: Method = "exact",
     out: Out = None,
     format_: Format = None,
     report: Report = None,
@@ -124,7 +150,8 @@ def generate(
             line.show("loading the model")
         generation = run(
             num=num,
-            where=where or (),
+            where=_wanted(where, constraints),
+            method=method,
             seed=seed,
             start=start,
             steps=steps,
@@ -143,6 +170,27 @@ def generate(
     _finish(generation, out, kind, report, as_json=as_json)
     if interrupted or not generation.complete:
         raise typer.Exit(INTERRUPTED if interrupted else SHORT)
+
+
+def _wanted(where: list[str] | None, constraints: Path | None) -> list[str]:
+    """The expressions of the command line and of a file."""
+    from scidiff.molecules.parsing import read_file
+
+    return [*(where or ()), *(read_file(constraints) if constraints is not None else ())]
+
+
+@app.command(help=_EXPLAIN)
+def explain(
+    *,
+    expression: Annotated[str, typer.Argument(metavar="EXPR", help="The expression, as after --where.")],
+    model: Model = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """See `_EXPLAIN`."""
+    from scidiff.molecules.explain import explain as run
+
+    found = run([expression], model=model)
+    typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())
 
 
 def _destination(out: str | None, report: str | None, as_json: bool) -> str | None:

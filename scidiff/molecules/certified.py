@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from scidiff.errors import UserError, one_line
 from scidiff.interrupts import held_back
@@ -24,6 +24,8 @@ from scidiff.molecules.training import training_molecules
 from scidiff.molecules.where import Condition
 
 DUPLICATE = "duplicate"
+THINNED = "thinned to the distribution of the model"
+METHODS = ("exact", "enforce", "reject")
 _MAX_INDEX = 2**32
 _MAX_SEED = 2**64
 
@@ -45,6 +47,14 @@ class Source(Protocol):
 
     def stream(self, *, seed: int, start: int, steps: int | None, batch_size: int) -> Iterator[Drawn]:
         """Molecules start, start + 1, ... without end."""
+
+
+@runtime_checkable
+class Conditionable(Protocol):
+    """A source that can enforce expressions while it draws."""
+
+    def given(self, terms: Sequence[Expression], *, thin: bool) -> Source:
+        """The source of molecules that meet what it can enforce; those it thins out are not `kept`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +169,7 @@ def generate(
     properties: Sequence[str] = tuple(PROPERTIES),
     model: str | Path | None = None,
     device: str | None = None,
+    method: str = "exact",
     source: Source | None = None,
     progress: Callable[[Generation], None] = lambda generation: None,
 ) -> Generation:
@@ -176,6 +187,9 @@ def generate(
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
+        method: `exact` enforces what fragments decide of the conditions while drawing and thins the draws, so that they
+            follow the model given the conditions; `enforce` does not thin them, which is faster, and favours molecules
+            that look likelier to a single step than they are; `reject` only certifies.
         source: draw from this instead of a model.
         progress: told of the run's account after every draw.
 
@@ -186,6 +200,8 @@ def generate(
         UserError: an argument that cannot be met, or weights that cannot be read.
         Interrupted: Ctrl-C; carries what was certified.
     """
+    if method not in METHODS:
+        raise UserError(f"--method: expected one of {', '.join(METHODS)}, got {method!r}")
     conditions = parse_all(where)
     needed = [name for name in asked(conditions) if name in PROPERTIES]
     names = tuple(dict.fromkeys([*needed, *(lookup(name).name for name in properties)]))
@@ -196,6 +212,8 @@ def generate(
     if source is None:
         with held_back():  # threads that torch starts now never see Ctrl-C
             source = load(model, device)
+            if method != "reject" and conditions and isinstance(source, Conditionable):
+                source = source.given(conditions, thin=method == "exact")
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
     stream = source.stream(seed=seed, start=start, steps=steps, batch_size=batch_size)
     began = time.perf_counter()
@@ -230,6 +248,8 @@ def _draw(
         with held_back():
             certificate = oracle.certify(drawn.smiles)
             reasons = certificate.reasons
+            if not reasons and not getattr(drawn, "kept", True):
+                reasons = (THINNED,)
             if not reasons and unique and certificate.canonical in seen:
                 reasons = (DUPLICATE,)
             values = {} if reasons else describe(certificate, generation.properties)

@@ -181,15 +181,20 @@ class Enforcement:
 
     def decides(self, term: Expression) -> str:
         """How a term is enforced: `exact`, `exact without ring labels`, `in part` or `certification only`."""
-        ranges = [range(cap + 1) for cap in self.features.caps.values()]
-        found: dict[bool, set[bool | None]] = {False: set(), True: set()}
-        labels = list(self.features.caps).index(LABELS) if LABELS in self.features.caps else None
-        for counts in itertools.product(*ranges):
-            unsure = labels is not None and counts[labels] > 0
-            found[unsure].add(truth(term, self.features.known(counts)))
-        if None not in found[False]:
-            return "exact without ring labels" if None in found[True] else "exact"
-        return "in part" if False in found[False] else "certification only"
+        return decided(term, self.features)
+
+
+def decided(term: Expression, features: Features) -> str:
+    """How counters enforce a term: see `Enforcement.decides`."""
+    ranges = [range(cap + 1) for cap in features.caps.values()]
+    found: dict[bool, set[bool | None]] = {False: set(), True: set()}
+    labels = list(features.caps).index(LABELS) if LABELS in features.caps else None
+    for counts in itertools.product(*ranges):
+        unsure = labels is not None and counts[labels] > 0
+        found[unsure].add(truth(term, features.known(counts)))
+    if None not in found[False]:
+        return "exact without ring labels" if None in found[True] else "exact"
+    return "in part" if False in found[False] else "certification only"
 
 
 def enforce(terms: Sequence[Expression], vocabulary: Vocabulary, *, grammar_states: int) -> Enforcement:
@@ -202,7 +207,7 @@ def enforce(terms: Sequence[Expression], vocabulary: Vocabulary, *, grammar_stat
         Infeasible: no sequence of tokens meets the expression.
     """
     terms = tuple(terms)
-    features = _features(terms, vocabulary)
+    features = _features([term for term in terms if _counts(term, vocabulary)], vocabulary)
     dropped: list[str] = []
     while True:
         if math.prod(cap + 1 for cap in features.caps.values()) <= _MOST_VECTORS:
@@ -214,6 +219,13 @@ def enforce(terms: Sequence[Expression], vocabulary: Vocabulary, *, grammar_stat
         gone = {worst, LABELS} if worst == RINGS else {worst}
         caps = {name: cap for name, cap in features.caps.items() if name not in gone}
         features = Features(caps=caps, named=features.named, neutral=features.neutral)
+
+
+def _counts(term: Expression, vocabulary: Vocabulary) -> bool:
+    """Whether counters can refuse anything on account of a term; taken for granted where they would be very many."""
+    features = _features([term], vocabulary)
+    size = math.prod(cap + 1 for cap in features.caps.values())
+    return size > _MOST_VECTORS or decided(term, features) != "certification only"
 
 
 def _features(terms: Sequence[Expression], vocabulary: Vocabulary) -> Features:

@@ -7,6 +7,7 @@ comes from the tile of molecules 0 to 255, whether one molecule is wanted or a m
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -51,6 +52,7 @@ class Drawn:
         mol: the molecule, sanitised.
         calls: network calls spent on it.
         log_weight: logarithm of its weight; 0 unless constraints are enforced.
+        kept: False if it was thinned out.
     """
 
     index: int
@@ -58,10 +60,20 @@ class Drawn:
     mol: Chem.Mol
     calls: int
     log_weight: float = 0.0
+    kept: bool = True
 
 
 _Sequences = tuple[list[list[int]], list[float]]  # classes [B][L] and log-weights [B]
 _Tile = list[tuple[Tensor, int, "Future[_Sequences]"]]  # of each length: samples, network calls, sequences
+
+
+_HEAVIEST = 0.05  # share of the samples whose weights are clipped
+
+
+def _ceiling(pilot: list[Drawn]) -> float:
+    """log c, of a tile."""
+    weights = torch.tensor([drawn.log_weight for drawn in pilot], dtype=torch.float64)
+    return float(weights.quantile(1 - _HEAVIEST))
 
 
 def _alone() -> None:
@@ -97,15 +109,19 @@ class Generator:
         L ~ p(L) r(x_1),   r(x_t) = P(constraint | grammar, prod_l p_l(. | x_t))
 
     What comes out is the model given the constraint up to the weights w of `scidiff.molecules.conditioned`, which say
-    how far a step's product of marginals misjudged what was to come: E[w f(x)] / E[w] is exact, for any f.
+    how far a step's product of marginals misjudged what was to come: E[w f(x)] / E[w] is exact, for any f. Thinning
+    keeps a sample with probability min(1, w / c), where 5 % of the first 256 samples of the seed weigh more than c:
+    what is kept follows the model given the constraint, but for what the heaviest few weigh above c.
 
     Attributes:
         model: the weights and the vocabulary.
         enforcement: what tokens must meet; None for nothing.
+        thin: whether samples are thinned out by their weights.
     """
 
     model: FragmentModel
     enforcement: Enforcement | None = None
+    thin: bool = False
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: torch.device | str = "cpu") -> Generator:
@@ -120,22 +136,25 @@ class Generator:
         """The grammar of the vocabulary, on the model's device."""
         return grammar(self.model.vocabulary).to(self._device)
 
-    def given(self, terms: Sequence[Expression]) -> Generator:
+    def given(self, terms: Sequence[Expression], *, thin: bool = False) -> Generator:
         """This generator, enforcing what tokens decide of an expression.
+
+        Args:
+            terms: what must hold together.
+            thin: mark samples to be left out, so that the others follow the model given what is enforced.
 
         Raises:
             UserError: no sequence of fragments meets it.
         """
         try:
-            found = replace(
-                self, enforcement=enforce(terms, self.model.vocabulary, grammar_states=self.automaton.states)
-            )
-            if found.pair is not None:
-                _ = found.length_probabilities
+            found = enforce(terms, self.model.vocabulary, grammar_states=self.automaton.states)
+            given = replace(self, enforcement=found, thin=thin and found.counter is not None)
+            if given.pair is not None:
+                _ = given.length_probabilities
         except Infeasible:
             named = " and ".join(term.text for term in terms)
             raise UserError(f"--where {named!r}: no molecule that this model can draw meets it") from None
-        return found
+        return given
 
     @cached_property
     def pair(self) -> Pair | None:
@@ -197,10 +216,23 @@ class Generator:
         ahead = -(-batch_size // TILE)
         with side_by_side(self._device) as pool:
             begun: deque[_Tile] = deque()
+            ceiling = math.inf
             for number in count(start // TILE):
                 begun.append(self._begin(pool, number, seed=seed, steps=steps))
                 if len(begun) > ahead:  # the next tiles are drawn while the molecules of this one are looked at
-                    yield from (molecule for molecule in self._end(begun.popleft()) if molecule.index >= start)
+                    tile = self._end(begun.popleft())
+                    if self.thin and ceiling == math.inf:
+                        pilot = tile if tile[0].index == 0 else self._end(self._begin(pool, 0, seed=seed, steps=steps))
+                        ceiling = _ceiling(pilot)
+                    yield from (self._thinned(one, seed, ceiling) for one in tile if one.index >= start)
+
+    def _thinned(self, drawn: Drawn, seed: int, ceiling: float) -> Drawn:
+        """The sample, with whether it is kept: with probability min(1, w / c)."""
+        if not self.thin:
+            return drawn
+        rows = Layout.dense(1, {"kept": ()}).rows("kept")
+        uniform = Noise(seed=seed, index=torch.tensor([drawn.index])).at("kept", 0, rows).uniform()
+        return replace(drawn, kept=float(uniform) < math.exp(min(0.0, drawn.log_weight - ceiling)))
 
     def tile(self, number: int, *, seed: int, steps: int | None = None) -> list[Drawn]:
         """The TILE molecules of one tile."""

@@ -1,0 +1,115 @@
+"""How each term of an expression will be enforced, what that costs, and how many molecules meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scidiff.molecules.contradictions import alternatives, clash
+from scidiff.molecules.histograms import BINS, training_histograms
+from scidiff.molecules.language import Expression
+from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.where import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One term of a conjunction.
+
+    Attributes:
+        text: its spelling.
+        enforced: `exact`, `exact without ring labels`, `in part` or `certification only`.
+        training: about the share of MOSES training molecules that meet it, from the shipped histograms; None if there
+            is none for it.
+    """
+
+    text: str
+    enforced: str
+    training: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What a request comes to.
+
+    Attributes:
+        terms: what must hold, term by term.
+        counters: what the automaton counts, by name, with the number from which on counts are one.
+        dropped: counters left out for size.
+        states, grammar: states of the counters' automaton and of the grammar, which are run side by side.
+        feasible: about the share of the model's draws that meets what is enforced; 1 if nothing is.
+        lengths: the smallest and largest number of fragments that can meet it.
+        impossible: alternatives of `or` that contradict themselves.
+    """
+
+    terms: tuple[Term, ...]
+    counters: dict[str, int]
+    dropped: tuple[str, ...]
+    states: int
+    grammar: int
+    feasible: float
+    lengths: tuple[int, int]
+    impossible: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Lines for people."""
+        width = max(len(term.text) for term in self.terms)
+        lines = []
+        for term in self.terms:
+            share = "" if term.training is None else f"   about {term.training:.2g} of the training molecules"
+            lines.append(f"{term.text:<{width}}   {term.enforced}{share}")
+        if self.states:
+            counted = ", ".join(f"{name} to {cap}" for name, cap in self.counters.items())
+            lines.append(f"automaton: {self.states} states beside {self.grammar} of the grammar; counts {counted}")
+            lines.append(f"fragments: {self.lengths[0]} to {self.lengths[1]}")
+            lines.append(
+                f"about {self.feasible:.2g} of all draws meet what is enforced; under enforcement every draw does"
+            )
+        else:
+            lines.append("no automaton: draws are certified and refused")
+        if self.dropped:
+            lines.append(f"not counted, for the automaton would be too large: {', '.join(self.dropped)}")
+        lines += [f"never met: {text}" for text in self.impossible]
+        return "\n".join(lines)
+
+
+def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explanation:
+    """Look at a request without drawing anything.
+
+    Raises:
+        UserError: it cannot be read, contradicts itself, or no sequence of fragments meets it.
+    """
+    terms = parse_all(where)
+    found = alternatives(terms) or []
+    clashes = [clash(alternative) for alternative in found]
+    from scidiff.molecules.certified import load
+
+    generator: Any = load(model, None)
+    given = generator.given(terms)
+    enforcement = given.enforcement
+    possible = given.length_probabilities.nonzero().flatten().tolist()
+    return Explanation(
+        terms=tuple(Term(text=t.text, enforced=enforcement.decides(t), training=_share(t)) for t in terms),
+        counters=dict(enforcement.features.caps) if enforcement.counter is not None else {},
+        dropped=enforcement.dropped,
+        states=enforcement.states,
+        grammar=generator.automaton.states,
+        feasible=given.feasible if enforcement.counter is not None else 1.0,
+        lengths=(possible[0], possible[-1]),
+        impossible=tuple(dict.fromkeys(one.text for one in clashes if one is not None)),
+    )
+
+
+def _share(term: Expression) -> float | None:
+    """The share of training molecules whose bin of the histogram has its middle where the condition holds."""
+    if not isinstance(term, Condition) or term.property not in training_histograms():
+        return None
+    counts, (first, width, _) = training_histograms()[term.property].counts, BINS[term.property]
+    met = sum(n for k, n in enumerate(counts) if term.violation(first + (k + 0.5) * width) == 0.0)
+    return met / sum(counts)
