@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scidiff.cli.tables import (
+    AsJson,
     Decimal,
     Delimiter,
     Device,
@@ -31,6 +32,7 @@ from scidiff.cli.tables import (
     Variable,
     Variables,
     names,
+    options_of,
     read,
     step_of,
 )
@@ -64,6 +66,7 @@ Exit codes: 0 done, whatever was found; 2 the request cannot be carried out; 130
 
 
 def detect(
+    context: typer.Context,
     *,
     file: File,
     id_: Id = None,
@@ -90,12 +93,11 @@ def detect(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     decimal: Decimal = ".",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
+    as_json: AsJson = False,
     progress: Progress = None,
 ) -> None:
     """See `DETECT`."""
     from scidiff.atomic import check_writable
-    from scidiff.timeseries.columns import Options
     from scidiff.timeseries.filling import Request
     from scidiff.timeseries.writers import ARRAYS, format_of
 
@@ -105,22 +107,17 @@ def detect(
         if format_of(out) in ARRAYS:
             raise UserError(f"--out: expected a file name ending in .csv or .parquet, got {out!r}")
         check_writable(out)
-    options = Options(
-        id=id_,
-        time=time_,
-        variable=variable,
-        value=value,
-        variables=names(variables),
-        duplicates=duplicates,
-        unsorted=unsorted,
-        delimiter=delimiter,
-        encoding=encoding,
-        decimal=decimal,
-    )
     request = Request(draws=samples, model=model, train=train, max_steps=max_steps, seed=seed, device=device)
     request.check()
     panel, judged = _judged(
-        file, options, request, static=static, step=step, checks=names(checks) or (), rate=rate, progress=progress
+        file,
+        options_of(context),
+        request,
+        static=static,
+        step=step,
+        checks=names(checks) or (),
+        rate=rate,
+        progress=progress,
     )
     written = judged if every else judged[judged["flagged"]]
     _write(written, out)

@@ -39,6 +39,7 @@ Unsorted = Annotated[Literal["refuse", "sort"], typer.Option(help="What times th
 Delimiter = Annotated[str | None, typer.Option(help="Of a text file. Default: found out.")]
 Encoding = Annotated[str | None, typer.Option(help="Of a text file. Default: found out.")]
 Decimal = Annotated[Literal[".", ","], typer.Option(help="Decimal sign of a text file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")]
 Progress = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
 ]
@@ -47,6 +48,20 @@ Progress = Annotated[
 def names(text: str | None) -> tuple[str, ...] | None:
     """Names with commas between them."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def options_of(context: typer.Context) -> Options:
+    """What a command was told about its table, by the options above; other commands name them alike."""
+    from scidiff.timeseries.columns import Options
+
+    given = context.params
+    same = ("variable", "value", "duplicates", "unsorted", "delimiter", "encoding", "decimal")
+    return Options(
+        id=given["id_"],
+        time=given["time_"],
+        variables=names(given["variables"]),
+        **{name: given[name] for name in same},
+    )
 
 
 def read(file: str, options: Options, static: Path | None) -> Panel:

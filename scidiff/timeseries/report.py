@@ -16,6 +16,7 @@ import numpy as np
 import scidiff
 from scidiff import atomic
 from scidiff.errors import UserError, one_line
+from scidiff.timeseries.account import CELLS, Account
 from scidiff.timeseries.charts import HEIGHT, WIDTH, Chart, chart
 from scidiff.timeseries.evaluate import ALL, Checked
 from scidiff.timeseries.filling import Request
@@ -75,34 +76,24 @@ class Outcome:
                     why[name] = "the model does not know it"
         return why
 
-    def summary(self) -> str:
-        """The account on one line."""
-        total = {name: int(count.sum()) for name, count in self.counts.items()}
-        text = (
-            f"{len(self.panel):,} series, {len(self.panel.variables)} variables: observed {total['observed']:,}, "
-            f"filled {total['filled']:,} with {self.request.draws} samples each, left {total['left']:,}"
+    @cached_property
+    def account(self) -> Account:
+        """What came of it, without the numbers themselves."""
+        return Account(
+            series=len(self.panel),
+            variables=self.panel.variables,
+            counts={name: int(self.counts[name].sum()) for name in CELLS},
+            samples=self.request.draws,
+            seed=self.request.seed,
+            left_because=self.left(),
+            windows=(self.filled.finished, self.filled.total),
+            interrupted=self.interrupted,
+            verdicts=self.filled.verdicts,
+            training=self.learned.model.card.get("training", {}) if self.learned.holdout else {},
+            held_out=() if self.checked is None else tuple(self._checked()),
+            notes=self.notes,
+            seconds=self.seconds,
         )
-        if self.interrupted:
-            text += f"; interrupted after {self.filled.finished:,} of {self.filled.total:,} windows"
-        return text
-
-    def as_dict(self) -> dict[str, Any]:
-        """The account as plain values, for JSON."""
-        total = {name: int(count.sum()) for name, count in self.counts.items()}
-        return {
-            "series": len(self.panel),
-            "variables": list(self.panel.variables),
-            **total,
-            "samples": self.request.draws,
-            "constraints": {} if self.filled.verdicts is None else self.filled.verdicts.as_dict(),
-            "seed": self.request.seed,
-            "left_because": self.left(),
-            "interrupted": self.interrupted,
-            "training": dict(self.learned.model.card.get("training", {})) if self.learned.holdout else {},
-            "held_out": [] if self.checked is None else self._checked(),
-            "notes": list(self.notes),
-            "seconds": round(self.seconds, 3),
-        }
 
     def _checked(self) -> list[dict[str, Any]]:
         table = self.checked.table.rename_axis("variable").reset_index()  # type: ignore[union-attr]

@@ -102,6 +102,18 @@ class Rules(BaseModel):
             ]
             raise UserError(f"{where}: {'; '.join(' '.join(text.split()) for text in told)}") from None
 
+    def with_bounds(self, stated: Sequence[str]) -> Rules:
+        """With bounds as they are written on a command line, `HR=20:250` or `Urine=0:`; UserError for others."""
+        bounds: dict[str, list[str | None]] = {}
+        for text in stated:
+            name, _, interval = text.rpartition("=")
+            low, colon, high = interval.partition(":")
+            if not (name and colon and (low or high)) or name in {*self.bounds, *bounds}:
+                got = f"{text!r}" + (", the second of this variable" if name in {*self.bounds, *bounds} else "")
+                raise UserError(f"--bounds: expected NAME=LOW:HIGH such as HR=20:250 or Urine=0:, got {got}")
+            bounds[name] = [low or None, high or None]
+        return Rules.parse({**self.model_dump(), "bounds": {**self.bounds, **bounds}}, "--bounds")
+
     def variables(self) -> set[str]:
         """Every variable that is named."""
         chains = [name for chain in self.order for name in chain]

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scidiff.timeseries import calibrating, evaluate, filling
+from scidiff.timeseries.calibration import Calibration
+from scidiff.timeseries.evaluate import Checked
 from scidiff.timeseries.filling import Budget, Request
 from scidiff.timeseries.impute import Interrupted
+from scidiff.timeseries.learn import Learned
 from scidiff.timeseries.panel import Panel
 from scidiff.timeseries.report import BAND, Outcome
 
@@ -54,16 +57,38 @@ def run(
         notes = (*notes, *more)
     if check:
         checked = evaluate.check(panel, learned, request, calibration=calibration, progress=told("checking:"))
+    return outcome_of(
+        panel,
+        learned,
+        request,
+        quantiles=wanted,
+        keep=keep,
+        calibration=calibration,
+        checked=checked,
+        notes=notes,
+        began=budget.began,
+        progress=told("imputed"),
+    )
+
+
+def outcome_of(
+    panel: Panel,
+    learned: Learned,
+    request: Request,
+    *,
+    quantiles: Sequence[float],
+    keep: bool = False,
+    calibration: Calibration | None = None,
+    checked: Checked | None = None,
+    notes: tuple[str, ...] = (),
+    began: float,
+    progress: Callable[[int, int], None],
+) -> Outcome:
+    """Fill; Ctrl-C gives what is finished. Arguments as of `filling.fill` and `Outcome`; `began` on the clock."""
     interrupted = False
     try:
         grid, filled = filling.fill(
-            panel,
-            learned,
-            request,
-            quantiles=wanted,
-            keep=keep,
-            calibration=calibration,
-            progress=told("imputed"),
+            panel, learned, request, quantiles=quantiles, keep=keep, calibration=calibration, progress=progress
         )
     except Interrupted as stop:
         grid, filled, interrupted = filling.fill_grid(panel, learned, request.step), stop.filled, True
@@ -75,6 +100,6 @@ def run(
         filled=filled,
         checked=checked,
         notes=notes,
-        seconds=time.monotonic() - budget.began,
+        seconds=time.monotonic() - began,
         interrupted=interrupted,
     )

@@ -5,7 +5,7 @@ z = (x - mean) / std,      t = (time - first time of the window) / step
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,10 @@ class Translation:
             static=_static(config, panel),
             rescaled=tuple(panel.variables[v] for v in here[other]),
         )
+
+    def alike(self, model: ImputerModel, panel: Panel) -> Translation:
+        """For other series of the same variables, on the same scale."""
+        return replace(self, static=_static(model.config, panel))
 
     def across(self, x: npt.NDArray[Any], empty: float | bool) -> npt.NDArray[Any]:
         """From the panel's variables to the model's: [..., V] -> [..., U]."""

@@ -16,7 +16,9 @@ from scidiff.timeseries.parse import Where, measurements
 from scidiff.timeseries.readers import PARQUET, TEXT, check_file, read_parquet
 
 
-def with_static(panel: Panel, static: pd.DataFrame | str | Path, options: Options | None = None) -> Panel:
+def with_static(
+    panel: Panel, static: pd.DataFrame | str | Path, options: Options | None = None, *, partly: bool = False
+) -> Panel:
     """The panel with covariates of its series; series without a row there get NaN, rows of no series are left out.
 
     Args:
@@ -24,6 +26,7 @@ def with_static(panel: Panel, static: pd.DataFrame | str | Path, options: Option
         static: a table, or a CSV or Parquet file, with a column of identities (`options.id`, else one of the name that
             the panel's table has, else a well-known name, else the index or the first column) and columns of numbers.
         options: delimiter, encoding and decimal sign of a file.
+        partly: the panel is a part of one, so that the table may have none of its series.
 
     Raises:
         UserError: an identity twice, a cell that is no finite number, or not one series of the panel in the table.
@@ -44,7 +47,7 @@ def with_static(panel: Panel, static: pd.DataFrame | str | Path, options: Option
     if not numbers:
         raise UserError(f"{where.name}: expected columns of numbers besides {id_!r}, got none")
     place = pd.Index(keys).get_indexer(pd.Index(panel.ids.astype(str).str.strip()))
-    if (place < 0).all():
+    if (place < 0).all() and not partly:
         raise UserError(
             f"{where.name}: expected rows of the panel's series ({panel.ids[0]}, ...), got {keys.iloc[0]}, ...: "
             f"is {id_!r} the column of identities?"

@@ -104,6 +104,8 @@ def _write_parquet(pieces: Iterable[pd.DataFrame], path: Path) -> None:
             table = pa.Table.from_pandas(piece, schema=schema, preserve_index=True if named else None)
             writer = writer or parquet.ParquetWriter(path, table.schema)
             writer.write_table(table)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UserError(f"expected columns of one kind throughout, to write Parquet, got {one_line(error)}") from None
     finally:
         if writer is not None:
             writer.close()

@@ -66,7 +66,8 @@ def test_what_observed_values_break_among_themselves_is_counted_apart():
     found = _judged({"order": [["b", "c"]]}, np.ones((4, 6)))
     verdict = found.verdicts["b <= c"]
     assert (verdict.observed, verdict.draws, verdict.places) == (6, 0, 0)
-    assert "observed values themselves break b <= c 6 times" in found.summary()
+    assert verdict.observed_at == ["s at 0.0", "s at 1.0", "s at 2.0"]
+    assert "themselves break b <= c 6 times (series s at 0.0, s at 1.0, s at 2.0, ...)" in found.summary()
 
 
 def test_an_order_holds_also_across_a_variable_that_is_not_there():
