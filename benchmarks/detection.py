@@ -47,7 +47,7 @@ HOUR = 60.0
 def stays_of(long: pd.DataFrame, count: int, seed: int) -> Panel:
     """Some stays at random."""
     ids = np.random.default_rng(seed).permutation(np.unique(long["RecordID"]))[:count]
-    return read_frame(long[long["RecordID"].isin(ids)].reset_index(drop=True), Options())
+    return read_frame(long[long["RecordID"].isin(ids)].reset_index(drop=True), Options(duplicates="mean"))
 
 
 def accused(score: np.ndarray, count: int) -> np.ndarray:

@@ -139,6 +139,7 @@ class DiffusionImputer(TableTransformer):
         self.model_: ImputerModel = found.model
         self.notes_ = (*(panel.source.notes if panel.source else ()), *notes)
         self._learned = found
+        self.verdicts_: dict[str, Any] | None = None
         self._calibrates = panel if self.calibrate else None
         return self
 
@@ -189,7 +190,8 @@ class DiffusionImputer(TableTransformer):
         request.check(panel)
         found: Learned = replace(self._learned, translation=Translation.of(self.model_, panel, step=self.step))
         grid, filled = filling.fill(panel, found, request, progress=self._windows, **kinds)
-        self.verdicts_ = None if filled.verdicts is None else filled.verdicts.as_dict()
+        if filled.verdicts is not None:
+            self.verdicts_ = filled.verdicts.as_dict()
         return grid, filled
 
     def _calibration(self, levels: tuple[float, ...]) -> Calibration | None:

@@ -1,10 +1,11 @@
 """Sensors that are stuck: runs of one value, longer than the variable and the series make believable.
 
-    P(run of n values)  =  prod_{j < n}  max( P(|step_j| <= resolution / 2),  h_j )
+    P(run of n values)  =  max( prod_{j < n}  max( P(|step_j| <= resolution / 2),  h_j ),  s_n )
 
 The steps are those of joint draws of the run given its first value and all that is known outside of it. h_j is how
-often runs of j values go on in the whole table: variables that change little, or are charted by copying, are not
-accused.
+often runs of j values go on in the whole table, and s_n the share of the other series that have a run of n values of
+the variable too, if it is no small one: variables that change little are not accused, nor are those that some series
+have charted by copying, whose runs do not end by chance.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from scidiff.timeseries.panel import Ints
 
 LEAST = 3  # values a run worth asking the model about
 _AT_RISK = 30  # runs that the rate of going on is estimated from
+_HABIT, _SEVERAL = 0.05, 2  # a share of the other series, and their number, from which on long runs are no accident
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +74,19 @@ def continuing(found: Sequence[Run]) -> Floats:
     return np.asarray(np.maximum.accumulate(np.where(told, rate, 0)))
 
 
+def habit(found: Sequence[Run], windows: Sequence[Window]) -> Floats:
+    """The share of the other series with a run as long, for runs of one variable: [N]; 0 if it is small."""
+    longest: dict[int, int] = {}
+    for run in found:
+        series = windows[run.window].series
+        longest[series] = max(longest.get(series, 0), len(run.rows))
+    lengths = np.sort(list(longest.values()))
+    as_long = len(lengths) - np.searchsorted(lengths, [len(run.rows) for run in found])
+    others = as_long - 1  # every series has a run as long as its own
+    share = others / max(len(lengths) - 1, 1)
+    return np.asarray(np.where((share >= _HABIT) & (others >= _SEVERAL), share, 0.0))
+
+
 def resolution(windows: Sequence[Window], variable: int) -> float:
     """The smallest distance of two different values of a variable; 0 if there are no two."""
     values = np.unique(np.concatenate([w.values[:, variable] for w in windows]))
@@ -100,12 +115,12 @@ def stuck(conditional: Conditional, windows: Sequence[Window]) -> list[Run]:
     out = []
     for v, some in by_variable.items():
         rate, width = continuing(some), resolution(windows, v)
-        for run in some:
+        for run, share in zip(some, habit(some, windows), strict=True):
             p = 1.0
             held = rate[: len(run.rows) - 1]
             # the table's own rate bounds p from below: no need to ask the model if that is no accusation
-            if len(run.rows) >= LEAST and np.prod(held) < 0.05:
+            if len(run.rows) >= LEAST and max(np.prod(held), share) < 0.05:
                 steps = step_probabilities(conditional, windows[run.window], run, width=width)
-                p = float(np.prod(np.maximum(steps, held))) if np.isfinite(steps).all() else 1.0
+                p = max(float(np.prod(np.maximum(steps, held))), share) if np.isfinite(steps).all() else 1.0
             out.append(Run(window=run.window, variable=v, rows=run.rows, last=run.last, p=p))
     return out

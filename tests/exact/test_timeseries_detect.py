@@ -17,7 +17,7 @@ from scidiff.timeseries.grid import irregular
 from scidiff.timeseries.mistaken import Columns, mistaken
 from scidiff.timeseries.panel import Panel
 from scidiff.timeseries.planted import plant, recall
-from scidiff.timeseries.stuck import Run, continuing, resolution, runs, step_probabilities, stuck
+from scidiff.timeseries.stuck import Run, continuing, habit, resolution, runs, step_probabilities, stuck
 
 NAMES = ("HR", "SysABP", "DiasABP", "Temp")
 MEAN = np.array([85.0, 120.0, 60.0, 37.0])
@@ -122,6 +122,18 @@ def test_runs_and_how_often_they_go_on_by_hand() -> None:
     np.testing.assert_allclose(continuing(long), [81 / 121] * 9)
 
 
+def test_the_share_of_other_series_with_runs_as_long_by_hand() -> None:
+    one = Window(values=np.zeros((9, 1)), time=np.arange(9.0), number=0, series=0)
+    series = [replace(one, number=n, series=n // 2) for n in range(42)]  # 21 series of two windows each
+    lengths = {0: 9, 1: 2, 2: 7, 4: 7, 6: 5}  # by window; all others have none longer than 3
+    found = [Run(window=n, variable=0, rows=np.arange(lengths.get(n, 3)), last=False) for n in range(42)]
+    share = habit(found, series)
+    # as long as 9: none other; as 7: 2 of 20 others; as 5: 3; as 3 and as 2: all
+    np.testing.assert_allclose(share[[0, 2, 4, 6, 8, 1]], [0, 0.1, 0.1, 0.15, 1, 1])
+    np.testing.assert_array_equal(habit(found[:1], series), [0])  # a series alone has no others
+    np.testing.assert_array_equal(habit(found[:4], series)[[0, 2]], [0, 0])  # one other series is no habit
+
+
 def test_step_probabilities_are_those_of_the_conditional_distribution() -> None:
     model = vitals(rho=0.7, draws=40_000)
     window = windows(irregular(model.panel(series=1, length=9)))[0]
@@ -152,6 +164,15 @@ def test_stuck_sensors_are_found_and_coarse_or_copied_values_are_not_accused() -
         some = [run for run in found if run.variable == v]
         rate = continuing(some)
         assert all(run.p >= np.prod(rate[: len(run.rows) - 1]) * (1 - 1e-9) for run in some)
+
+
+def test_runs_that_several_series_have_are_a_habit_of_charting() -> None:
+    model = vitals()
+    panel = model.panel(series=12, length=20, digits=0)
+    several = changed(panel, {(20 * s + 4 + i, 0): panel.value[20 * s + 4, 0] for s in (2, 5, 9) for i in range(10)})
+    alone = changed(panel, {(20 * 5 + 4 + i, 0): panel.value[20 * 5 + 4, 0] for i in range(10)})
+    assert detect(model, several, checks=["stuck"])["flagged"].sum() == 0
+    assert detect(model, alone, checks=["stuck"])["flagged"].sum() == 10
 
 
 def test_a_constant_column_and_a_single_value_are_no_accusation() -> None:
