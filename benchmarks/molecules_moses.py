@@ -172,11 +172,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(title: str, results: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """One line a contestant: mean +- half-width of every metric, `-` where a repeat had too few valid samples."""
+    """One line a metric: mean ± half-width of every contestant, `-` where a repeat had too few valid samples."""
     names = list(dict.fromkeys(name for found in results.values() for one in found for name in one))
-    shown = [name for name in names if name != "samples"]
-    lines = [[name, *(_cell([one.get(m) for one in found]) for m in shown)] for name, found in results.items()]
-    return {"title": title, "columns": ["", *shown], "rows": lines}
+    lines = [
+        [metric, *(_cell([one.get(metric) for one in found]) for found in results.values())]
+        for metric in names
+        if metric != "samples"
+    ]
+    return {"title": title, "columns": ["", *results], "rows": lines}
 
 
 def _cell(values: Sequence[float | None]) -> str:
@@ -184,17 +187,15 @@ def _cell(values: Sequence[float | None]) -> str:
     if len(there) < len(values):
         return "-"
     mean, half = interval(there)
-    return f"{mean:.4f}" if math.isnan(half) else f"{mean:.4f} +- {half:.4f}"
+    return f"{mean:.4f}" if math.isnan(half) else f"{mean:.4f} ± {half:.4f}"
 
 
 def show(one: dict[str, Any]) -> None:
-    """Print a table with its metrics as lines, for they are more than the contestants."""
-    columns, lines = one["columns"], one["rows"]
+    """Print a table."""
     print(f"\n{one['title']}")
-    turned = [["", *(line[0] for line in lines)]]
-    turned += [[name, *(line[k + 1] for line in lines)] for k, name in enumerate(columns[1:])]
-    widths = [max(map(len, column)) for column in zip(*turned, strict=True)]
-    for first, *cells in turned:
+    lines = [one["columns"], *one["rows"]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *cells in lines:
         print("  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))]))
 
 

@@ -286,7 +286,7 @@ def cell(values: Sequence[float | None]) -> str:
     if len(there) < len(values):
         return "-"
     mean, half = interval(there)
-    return f"{mean:.4g}" if math.isnan(half) else f"{mean:.4g} +- {half:.2g}"
+    return f"{mean:.4g}" if math.isnan(half) else f"{mean:.4g} ± {half:.2g}"
 
 
 def row_of(fitted: Fitted, refused: float, found: list[dict[str, float]], reference: str) -> list[str]:
@@ -298,7 +298,7 @@ def row_of(fitted: Fitted, refused: float, found: list[dict[str, float]], refere
         f"{fitted.representation.classes:,}",
         f"{fitted.measured['tokens a molecule']:.1f}",
         f"{refused:.3%}",
-        f"{nats:.2f} +- {spread:.2f}",
+        f"{nats:.2f} ± {spread:.2f}",
         *(cell([one.get(name) for one in found]) for name in metrics),
         f"{fitted.measured['trained/s']:.0f}",
     ]
