@@ -105,6 +105,7 @@ def ours() -> Methods:
         "UniPC 3": partial(solvers.unipc, order=3),
         "DEIS 3": partial(solvers.deis, order=3),
         "exponential AB 3": partial(solvers.exponential_ab, order=3),
+        "AB velocity 3": partial(solvers.adams_bashforth_velocity, order=3),
     }
 
     def on_grid(solver: Callable[..., solvers.Plan], grid: Callable[[int], Tensor]) -> Method:
