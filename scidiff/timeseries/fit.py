@@ -87,8 +87,7 @@ def fit(
         return _finished(done, batches.fingerprint)
     judge = _Judge(model, data, out, warm)
     every = judge.begin(batches, resume=resume, deadline=deadline)
-    if max_steps:
-        every = min(every, max(max_steps // 4, 1))
+    every = min(every, max(max_steps // 4, 1)) if max_steps else every
     length: dict[str, Any] = {"max_steps": max_steps} if max_steps else {"max_minutes": judge.minutes}
     config = TrainingConfig(**length, **_settings(rate=0.1 if warm else 1.0, every=every, seed=seed))
     with suppress(_Enough):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -127,18 +127,8 @@ def restrict(
     single: list[Term] = []
     linked: list[Term] = []
     for term in stated:
-        bound, scale = term.bound, abs(term.bound)
-        cells, coefficients = [], []
-        for cell, coefficient in zip(term.cells, term.coefficients, strict=True):
-            if free[cell]:
-                cells.append(cell)
-                coefficients.append(coefficient)
-            else:
-                bound -= coefficient * known[cell]
-                scale += abs(coefficient * known[cell])
-        left = Term(
-            cells=tuple(cells), coefficients=tuple(coefficients), bound=bound, equality=term.equality, rule=term.rule
-        )
+        left, scale = _left(term, known, free)
+        cells, coefficients, bound = left.cells, left.coefficients, left.bound
         if not cells:
             if bound < -ROUNDING * scale or (term.equality and bound > ROUNDING * scale):
                 broken.append(f"row {min(term.cells) // width + 1}: {term.rule}")
@@ -166,6 +156,20 @@ def restrict(
         contradictory=tuple(contradictory),
         **_certificate([*single, *linked], np.tile(stds, len(asked))),
     )
+
+
+def _left(term: Term, known: np.ndarray, free: np.ndarray) -> tuple[Term, float]:
+    """What a rule asks of the unknown cells, and the size of the numbers it is made of."""
+    bound, scale = term.bound, abs(term.bound)
+    open_ = []
+    for cell, coefficient in zip(term.cells, term.coefficients, strict=True):
+        if free[cell]:
+            open_.append((cell, coefficient))
+        else:
+            bound -= coefficient * known[cell]
+            scale += abs(coefficient * known[cell])
+    cells, coefficients = tuple(c for c, _ in open_), tuple(a for _, a in open_)
+    return replace(term, cells=cells, coefficients=coefficients, bound=bound), scale
 
 
 def _rules_of(cell: int, single: Sequence[Term]) -> str:
