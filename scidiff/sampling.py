@@ -141,7 +141,6 @@ def sample(
             for leaf, trace in traces.items():
                 trace.map(partial(rows[leaf].inherit, ancestors=ancestors))
         x = _advanced(k, traces, processes, rules=rules, rows=rows, draws=draws)
-
     x = known.into(x, known.values)
     return Samples(
         state=x,

@@ -138,13 +138,7 @@ def generate(
 
     out = _destination(out, report, as_json)
     kind = _check_outputs(out, format_, report)
-    line = StatusLine(progress)
-
-    def watch(generation: Generation) -> None:
-        if line.due():
-            line.show(_status(generation))
-
-    interrupted = False
+    line, interrupted = StatusLine(progress), False
     try:
         if line.due(now=True):
             line.show("loading the model")
@@ -161,7 +155,7 @@ def generate(
             properties=_names(properties),
             model=model,
             device=device,
-            progress=watch,
+            progress=lambda account: line.show(_status(account)) if line.due() else None,
         )
     except Interrupted as stop:
         generation, interrupted = stop.generation, True

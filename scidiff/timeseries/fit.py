@@ -80,8 +80,7 @@ def fit(
         UserError: `out` holds another run.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    size = batch_size or min(max(len(data.train) // 16, 4), 16)
-    batches = PanelBatches(data.train, size=size, seed=seed)
+    batches = PanelBatches(data.train, size=batch_size or min(max(len(data.train) // 16, 4), 16), seed=seed)
     done = out / "model"
     if resume and done.exists():
         return _finished(done, batches.fingerprint)
@@ -105,8 +104,8 @@ def fit(
         )
     model.denoiser.load_state_dict(judge.best)
     model.denoiser.eval()
-    record = {**judge.record, "held_out": data.unit, "windows": len(data.train), "data": batches.fingerprint}
-    found = replace(model, card={**model.card, "training": record})
+    learned = {"held_out": data.unit, "windows": len(data.train), "data": batches.fingerprint}
+    found = replace(model, card={**model.card, "training": {**judge.record, **learned}})
     found.save(done, dtype=torch.float32)
     return found
 
