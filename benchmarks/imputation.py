@@ -1,8 +1,8 @@
 """Imputation of clinical time series: PhysioNet 2012 as in CSDI, against baselines and PyPOTS, with quality and speed.
 
     python benchmarks/imputation.py [--quick] [--seed N] [--json FILE] [--data FOLDER] [--model FOLDER] [--csdi FOLDER]
-                                    [--beijing FILE] [--part quality|steps|speed|tables ...] [--stays N] [--seeds N]
-                                    [--budget SECONDS]
+                                    [--beijing FILE] [--outcomes FILE] [--stays N] [--seeds N] [--budget SECONDS]
+                                    [--part quality|steps|speed|tables|downstream ...]
 
 Trained on set a and judged on set b: 48 hours of 35 variables, the last value of an hour, a share of the observed
 values of every stay hidden at random, values in units of the standard deviation of set a. CRPS-19 is CSDI's: 19
@@ -15,6 +15,7 @@ each contestant.
 * steps: scidiff at several numbers of network calls a draw, from the same noise; differences to 50 calls are paired.
 * speed: whole tables, every missing cell; each contestant in a process of its own; time, processor time, peak memory.
 * tables: other data, where linear interpolation is what must be reached.
+* downstream: a prediction of the second day, from first days whose gaps were filled in different ways.
 
 `--quick` trains and tests on the 163 stays that travel with the package. The shipped weights have seen those stays, so
 its numbers say that it runs and nothing else. Without it the data come from datasets/physionet2012.py, or `--data`.
@@ -33,6 +34,9 @@ from typing import Any
 import numpy as np
 import torch
 from _imputation_data import Stays, Units, folder_of, hide, read_sample, read_set
+from _imputation_downstream import downstream as predictions
+from _imputation_downstream import outcome
+from _imputation_downstream import table as downstream_table
 from _imputation_methods import SIMPLE, Method, Ours, sklearn_methods
 from _imputation_peers import PyPOTS
 from _imputation_peers import missing as missing_peers
@@ -50,6 +54,7 @@ from scidiff import atomic
 from scidiff.errors import UserError
 from scidiff.timeseries.draws import STEPS
 from scidiff.timeseries.model import ImputerModel
+from scidiff.timeseries.sample import sample_path
 from scidiff.timeseries.scores import ALL, Judged, scores
 from scidiff.timeseries.scores import judge as judged_by
 
@@ -263,11 +268,23 @@ def tables(arguments: argparse.Namespace, train: Stays, test: Stays, units: Unit
             "missing": missing, "bars_missed": misses}  # fmt: skip
 
 
+def downstream(arguments: argparse.Namespace, train: Stays, test: Stays, units: Units) -> dict[str, Any]:
+    """A prediction from imputed tables."""
+    measured = sample_path() if arguments.quick else folder_of(arguments.data) / "set-b-long.csv.gz"
+    order = np.random.default_rng(arguments.seed).permutation(len(test))[: 60 if arguments.quick else 1000]
+    stays = test[np.sort(order)]
+    own, missing = models(arguments, units)
+    draws = 2 if arguments.quick else 10
+    rows = predictions(own[:1], stays, outcome(stays, measured, arguments.outcomes), draws=draws, seed=arguments.seed)
+    return {"tables": [downstream_table(rows)], "downstream": rows, "missing": missing, "bars_missed": []}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Stays, Stays, Units], dict[str, Any]]] = {
     "quality": quality,
     "steps": steps,
     "speed": speed,
     "tables": tables,
+    "downstream": downstream,
 }
 
 
@@ -282,6 +299,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="weights instead of the shipped ones")
     parser.add_argument("--csdi", type=Path, metavar="FOLDER", help="weights of the network of CSDI")
     parser.add_argument("--beijing", type=Path, metavar="FILE", help="hourly table of Beijing's stations")
+    parser.add_argument("--outcomes", type=Path, metavar="FILE", help="the challenge's outcomes of set b")
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--stays", type=int, help="a seed; default 200")
     parser.add_argument("--peer-stays", type=int, help="a seed, for PyPOTS' CSDI, which is slow; default 2")
