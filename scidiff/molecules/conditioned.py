@@ -14,6 +14,13 @@ Whiteley & Lee 2014; Wu et al., "Practical and asymptotically exact conditional 
 r_0(x_0) is the same for all samples of one length and is spent on drawing the length; the logarithm of the rest is
 kept here. Each factor compares what two successive estimates say of one state, so a denoiser whose products foresee
 the constraint exactly has weights of 1.
+
+A step may be tilted too: x_0 is drawn in proportion to p_k(x_0) exp(sum_l tilt_k(x_0^l)) given G and C, which is again a
+product given automata. Then r_k(x) is the mean of exp(sum_l tilt_k) [C] under p_k given G, and
+
+    w = r_0(x_0) prod_{k >= 1} r_k(x_k) / r_{k-1}(x_k) exp(-sum_l tilt_{n-1}(x_n^l))
+
+is exact for any tilts. They go from a first to a last one with the number of masks.
 """
 
 from __future__ import annotations
@@ -21,33 +28,81 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scidiff.constraints.automaton import Automaton
 from scidiff.constraints.pair import Pair
 from scidiff.noise import Draw
 from scidiff.processes.categorical import LOG_ZERO
 from scidiff.state import Rows
+
+_Tables = tuple[Tensor, ...]  # [B, L, *] each: what a step's product says of kinds of tokens
 
 
 class Conditioned:
     """The `joint` of one run of a categorical rule; a new one for each run, for it adds up the weights.
 
     Args:
-        pair: the grammar and the constraint.
+        grammar: G.
+        pair: the grammar and the constraint C; None for no constraint.
+        tilt: [2, K] float64, what each class adds to the exponent while all is masked, and when one mask is left, between
+            which it moves by the number of masks; None for nothing.
     """
 
-    def __init__(self, pair: Pair):
-        self.pair = pair
-        self.log_weight = torch.zeros(())
-        self._before: Tensor | None = None
+    def __init__(self, grammar: Automaton, pair: Pair | None, tilt: Tensor | None = None):
+        self.grammar, self.pair, self.tilt = grammar, pair, tilt
+        self._path = torch.zeros(())
+        self._before: _Tables | None = None
+        self._now = torch.zeros(1, 1, dtype=torch.float64)  # [B, K] the tilt of the last call
 
     def __call__(self, log_probs: Tensor, draw: Draw, rows: Rows) -> Tensor:
-        probabilities = log_probs.double().exp()
-        by_pair = self.pair.by_pair(probabilities)
-        x_0, log_share = self.pair.draw(probabilities, by_pair, draw)
-        if self._before is None:
-            self.log_weight = torch.zeros_like(log_share)
+        plain = log_probs.double().exp()
+        seen = log_probs.amin(-1) <= LOG_ZERO  # only what is not masked is known for certain
+        before, self._now = self._now, self._tilt(seen)
+        tilted = plain * self._now.exp()[:, None]
+        tables = self.tables(plain, tilted)
+        if self.pair is None:
+            x_0, share = self.grammar(tilted.log(), draw, rows), self.log_share(tables)
         else:
-            seen = log_probs.amin(-1, keepdim=True) <= LOG_ZERO  # only what is not masked is known for certain
-            foreseen = torch.where(seen, by_pair, self._before)
-            self.log_weight = self.log_weight + log_share - self.pair.log_share(foreseen)
-        self._before = by_pair
+            x_0, share = self.pair.draw(tilted, tables[0], draw)
+            share = share + self._log_tilt(tables)
+        if self._before is None:
+            self._path = torch.zeros_like(share)
+        else:
+            known = self.tables(plain, plain * before.exp()[:, None])
+            foreseen = (torch.where(seen[..., None], x, y) for x, y in zip(known, self._before, strict=True))
+            self._path = self._path + share - self.log_share(tuple(foreseen))
+        self._before = tables
         return x_0
+
+    def _tilt(self, seen: Tensor) -> Tensor:
+        """The tilt of a call by what is seen [B, L]: [B, K], or [B, 1] zeros without one."""
+        if self.tilt is None:
+            return torch.zeros(len(seen), 1, dtype=torch.float64, device=seen.device)
+        first, last = self.tilt
+        share = ((~seen).double().sum(1, keepdim=True) - 1) / max(seen.shape[1] - 1, 1)
+        return last + share.clamp_min(0) * (first - last)
+
+    def log_weight(self, x: Tensor) -> Tensor:
+        """log w / r_0 of the finished sequences: int64 [B, L] -> float64 [B]."""
+        return self._path if self.tilt is None else self._path - self._now.gather(1, x).sum(-1)
+
+    def tables(self, plain: Tensor, tilted: Tensor) -> _Tables:
+        """What `log_share` needs of a product without and with the tilt: float64 [B, L, K]."""
+        pairs = () if self.pair is None else (self.pair.by_pair(tilted),)
+        kinds = () if self.tilt is None else (self.grammar.by_kind(tilted), self.grammar.by_kind(plain))
+        return (*pairs, *kinds)
+
+    def log_share(self, tables: _Tables) -> Tensor:
+        """log r of a product: [B]."""
+        tilt = self._log_tilt(tables)
+        return tilt if self.pair is None else tilt + self.pair.log_share(tables[0])
+
+    def first(self, log_probs: Tensor) -> Tensor:
+        """log r of the first step, from its log-probabilities [B, L, K]: [B]."""
+        plain = log_probs.double().exp()
+        return self.log_share(self.tables(plain, plain if self.tilt is None else plain * self.tilt[0].exp()))
+
+    def _log_tilt(self, tables: _Tables) -> Tensor:
+        """log of the mean of exp(sum_l tilt) over the sequences of the grammar."""
+        if self.tilt is None:
+            return tables[0].new_zeros(len(tables[0]))
+        return self.grammar.log_total(tables[-2]) - self.grammar.log_total(tables[-1])

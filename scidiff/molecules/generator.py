@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from itertools import count
@@ -33,6 +33,7 @@ from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.language import Expression
 from scidiff.molecules.model import LEAF, FragmentModel
+from scidiff.molecules.tilting import Steered, steer
 from scidiff.noise import Noise
 from scidiff.sampling import sample
 from scidiff.solvers.categorical import CountedUnmasking
@@ -52,6 +53,7 @@ class Drawn:
         mol: the molecule, sanitised.
         calls: network calls spent on it.
         log_weight: logarithm of its weight; 0 unless constraints are enforced.
+        classes: its tokens.
         kept: False if it was thinned out.
     """
 
@@ -60,6 +62,7 @@ class Drawn:
     mol: Chem.Mol
     calls: int
     log_weight: float = 0.0
+    classes: tuple[int, ...] = ()
     kept: bool = True
 
 
@@ -117,11 +120,18 @@ class Generator:
         model: the weights and the vocabulary.
         enforcement: what tokens must meet; None for nothing.
         thin: whether samples are thinned out by their weights.
+        tilt: [2, K] float64, by how much each token is favoured at the first and at the last step; weights take it back.
+            None for not at all.
+        ceiling: log c; None for that of the first tile.
+        drawn: tiles that are known already, by (seed, steps, number).
     """
 
     model: FragmentModel
     enforcement: Enforcement | None = None
     thin: bool = False
+    tilt: Tensor | None = None
+    ceiling: float | None = None
+    drawn: Mapping[tuple[int, int | None, int], list[Drawn]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: torch.device | str = "cpu") -> Generator:
@@ -156,27 +166,45 @@ class Generator:
             raise UserError(f"--where {named!r}: no molecule that this model can draw meets it") from None
         return given
 
+    def steered(self, terms: Sequence[Expression], *, seed: int, steps: int | None, forced: bool) -> Steered:
+        """This generator, tilted towards an expression where that pays: see `scidiff.molecules.tilting`."""
+        return steer(self, terms, seed=seed, steps=steps, forced=forced)
+
     @cached_property
     def pair(self) -> Pair | None:
         """The grammar beside the counters of what is enforced; None if nothing is."""
         counter = None if self.enforcement is None else self.enforcement.counter
         return None if counter is None else Pair(a=self.automaton, b=counter.to(self._device))
 
+    @property
+    def _free(self) -> bool:
+        """Whether the model is drawn from as it is."""
+        return self.pair is None and self.tilt is None
+
+    @property
+    def _conditioned(self) -> Conditioned:
+        return Conditioned(self.automaton, self.pair, self.tilt)
+
     @cached_property
     def shares(self) -> Tensor:
-        """By length L, r(x_1): the share of sequences that meet what is enforced, as the first step sees it."""
-        if self.pair is None:
+        """By length L, r(x_1): the share of sequences that meet what is enforced, as the first step sees it.
+
+        Under a tilt, the mean of its exponential over them.
+        """
+        if self._free:
             return torch.ones_like(self.model.length_probabilities)
         shares = torch.zeros_like(self.model.length_probabilities)
         for length in self.model.length_probabilities.nonzero().flatten().tolist():
-            if len(self.pair.layers(length)[0]):
-                by_pair = self.pair.by_pair(self._first(length).double().exp())
-                shares[length] = self.pair.log_share(by_pair).exp().cpu()
+            if self.pair is None or len(self.pair.layers(length)[0]):
+                shares[length] = self._conditioned.first(self._first(length)).exp().cpu()
         return shares
 
     @property
     def feasible(self) -> float:
-        """sum_L p(L) r(x_1): the share of molecules that meet what is enforced, as the first step sees it."""
+        """sum_L p(L) r(x_1): the share of molecules that meet what is enforced, as the first step sees it.
+
+        Times a sample's weight, it is how much likelier the model is to draw that sample, r(x_1) of its tilt included.
+        """
         return float(self.model.length_probabilities @ self.shares)
 
     @cached_property
@@ -215,12 +243,14 @@ class Generator:
         """
         ahead = -(-batch_size // TILE)
         with side_by_side(self._device) as pool:
-            begun: deque[_Tile] = deque()
-            ceiling = math.inf
+            begun: deque[_Tile | list[Drawn]] = deque()
+            ceiling = math.inf if self.ceiling is None else self.ceiling
             for number in count(start // TILE):
-                begun.append(self._begin(pool, number, seed=seed, steps=steps))
+                known = self.drawn.get((seed, steps, number))
+                begun.append(self._begin(pool, number, seed=seed, steps=steps) if known is None else known)
                 if len(begun) > ahead:  # the next tiles are drawn while the molecules of this one are looked at
-                    tile = self._end(begun.popleft())
+                    done = begun.popleft()
+                    tile = self._end(done) if not done or isinstance(done[0], tuple) else done
                     if self.thin and ceiling == math.inf:
                         pilot = tile if tile[0].index == 0 else self._end(self._begin(pool, 0, seed=seed, steps=steps))
                         ceiling = _ceiling(pilot)
@@ -258,14 +288,16 @@ class Generator:
         for members, calls, drawn in tile:
             for i, classes, weight in zip(members.tolist(), *drawn.result(), strict=True):
                 mol = self.model.vocabulary.decode(classes)
-                molecules.append(Drawn(index=i, smiles=Chem.MolToSmiles(mol), mol=mol, calls=calls, log_weight=weight))
+                smiles, tokens = Chem.MolToSmiles(mol), tuple(classes)
+                one = Drawn(index=i, smiles=smiles, mol=mol, calls=calls, log_weight=weight, classes=tokens)
+                molecules.append(one)
         return sorted(molecules, key=lambda molecule: molecule.index)
 
     def _sequences(self, index: Tensor, length: int, calls: int, seed: int, automaton: Automaton) -> _Sequences:
         """Sequences of one length with their weights."""
         device = self._device
         layout = Layout.dense(len(index), {LEAF: (length,)}, device=device)
-        joint = automaton if self.pair is None else Conditioned(self.pair)
+        joint = automaton if self._free else self._conditioned
         rule = CountedUnmasking.on(uniform(calls), joint=joint)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             done = sample(
@@ -275,5 +307,6 @@ class Generator:
                 layout,
                 Noise(seed=seed, index=index.to(device)),
             )
-        weights = joint.log_weight.tolist() if isinstance(joint, Conditioned) else [0.0] * len(index)
-        return done.state[LEAF].tolist(), weights
+        classes = done.state[LEAF]
+        weights = joint.log_weight(classes).tolist() if isinstance(joint, Conditioned) else [0.0] * len(index)
+        return classes.tolist(), weights

@@ -1,0 +1,249 @@
+r"""Steering towards properties: draws tilted by what each fragment adds to them, with the weights that make them exact.
+
+Shipped beside the weights is what token k adds to each property, s_k (ridge regression on token counts, R^2 in its
+card). With S(x) = sum_l s(x^l) the sampler draws from about p(x) exp(lambda . S(x)), inside the grammar and what is
+enforced, and `scidiff.molecules.conditioned` keeps the weight W = p / q of every draw, exact for any lambda and any s:
+a poor s costs draws, never the distribution.
+
+lambda comes from a pilot, by the cross-entropy method (Rubinstein & Kroese 2004): of all exponential tilts the nearest
+to the model given the conditions has the same mean of S. Each round draws a tile, takes the draws that hold (or, while
+there are few, the tenth that come nearest), weighs them, and makes a Newton step
+
+    lambda += Cov_lambda(S)^{-1} (mean_elite(S) - mean_lambda(S)) a,    a = max(0, 1 - d / (n |difference|^2))
+
+where a (James & Stein 1961) forgets differences that are noise of n draws in d dimensions. While much is masked, the
+product of marginals of a step spreads S wider than the model does (places of a sequence make up for each other), and
+would answer a tilt with too large a shift. So the first step is tilted by what shifts it as far as lambda shifts the
+model, Cov_product(S)^{-1} Cov(S) lambda, and the tilt moves from there to lambda while masks are lifted. A last part of the pilot,
+independent of the run, measures what steering brings and above which weight thinning clips.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from scidiff.molecules.language import And, Expression
+from scidiff.molecules.oracle import Oracle
+
+if TYPE_CHECKING:
+    from scidiff.molecules.generator import Generator
+
+SCORED = ("qed", "logp", "mw", "sa", "tpsa", "hbd", "hba", "rotatable_bonds", "rings", "heavy_atoms")
+RARE = 0.05  # base rate below which steering is tried unasked
+ROUNDS = 6
+_ELITE = 0.1  # share of a tile that a round learns from, at least
+_ENOUGH = 40  # draws that hold, to measure the gain with
+_MOST_TILES = 4  # of the measurement
+_CLIPPED = 0.05  # share of the draws that hold whose weights are clipped
+_ROOM = 1e-2  # added to the variances of scores, in units of the model's
+_PILOT = 0x9E3779B97F4A7C15  # takes the pilot's seed away from the run's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steered:
+    """A generator and how it came to be.
+
+    Attributes:
+        source: draws the molecules.
+        record: what the pilot found, as plain values: `used`, `why`, `base_rate`, `rounds`, `gain`, `tilt`.
+        calls, oracle_calls: what it spent.
+    """
+
+    source: Generator
+    record: dict[str, Any]
+    calls: int
+    oracle_calls: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A tile of the pilot.
+
+    Attributes:
+        scores: S of each draw, [B, d].
+        log_weight: log W, [B].
+        miss: how far each is from meeting the conditions, in units of the first tile's spread; 0 if it does, [B].
+    """
+
+    scores: Tensor
+    log_weight: Tensor
+    miss: Tensor
+
+    @property
+    def holds(self) -> Tensor:
+        """Which draws meet the conditions."""
+        return self.miss == 0
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> tuple[tuple[str, ...], Tensor]:
+    folder = resources.files("scidiff.molecules") / "weights" / "moses"
+    names = json.loads((folder / "scores.json").read_text())["properties"]
+    return tuple(names), load((folder / "scores.safetensors").read_bytes())["scores"].double()
+
+
+def scores(generator: Generator) -> Tensor | None:
+    """What each token adds to each scored property: float64 [K, d]; None for a vocabulary without scores."""
+    found = _shipped()[1].T
+    return found if len(found) == len(generator.model.vocabulary.tokens) else None
+
+
+class _Pilot:
+    """Draws tiles and judges them.
+
+    Args:
+        generator: not tilted.
+        terms: what must hold.
+        table: [K, d].
+        seed, steps: of the run.
+    """
+
+    def __init__(self, generator: Generator, terms: Sequence[Expression], table: Tensor, seed: int, steps: int | None):
+        self.generator, self.table, self.seed, self.steps = generator, table, seed, steps
+        self.terms = tuple(part for term in terms for part in (term.of if isinstance(term, And) else (term,)))
+        self.oracle = Oracle(self.terms)
+        self.unit: Tensor | None = None
+        self.calls = self.oracle_calls = 0
+
+    def tile(self, generator: Generator, number: int, *, seed: int, steps: int | None = None) -> Round:
+        """One tile of a generator, tilted or not."""
+        steps = self.steps if steps is None else steps
+        drawn = generator.drawn.get((seed, steps, number))
+        if drawn is None:
+            drawn = generator.tile(number, seed=seed, steps=steps)
+        self.calls += sum(one.calls for one in drawn)
+        self.oracle_calls += len(drawn)
+        misses = []
+        for one in drawn:
+            found = self.oracle.certify(one.smiles)
+            misses.append([math.inf if found.problem else found.violations[t.text] for t in self.terms])
+        miss = torch.tensor(misses, dtype=torch.float64).clamp_max(1e6)
+        if self.unit is None:
+            spread = miss.std(0)
+            self.unit = torch.where(spread > 0, spread, 1.0)
+        return Round(
+            scores=torch.stack([self.table[list(one.classes)].sum(0) for one in drawn]),
+            log_weight=torch.tensor([one.log_weight for one in drawn], dtype=torch.float64)
+            + math.log(generator.feasible),
+            miss=(miss / self.unit).sum(1),
+        )
+
+
+def steer(generator: Generator, terms: Sequence[Expression], *, seed: int, steps: int | None, forced: bool) -> Steered:
+    """Tilt a generator towards an expression.
+
+    Args:
+        generator: with what is enforced.
+        terms: what must hold together.
+        seed, steps: of the run to come; the generator found is a function of them and the terms.
+        forced: steer whatever the base rate is; otherwise only below 5 % and where it pays.
+
+    Returns:
+        A generator that thins its draws to the model given what is enforced; the one given where steering is not used.
+    """
+    table = scores(generator)
+    if table is None:
+        return _unsteered(generator, "no scores for this vocabulary", None, None)
+    table = table / table.std(0)
+    pilot = _Pilot(generator, terms, table, seed, steps)
+    drawn = generator.tile(0, seed=seed, steps=steps)
+    generator = replace(generator, drawn={(seed, steps, 0): drawn})
+    base = pilot.tile(generator, 0, seed=seed)
+    weight = base.log_weight.exp()
+    rate = float((weight * base.holds).sum() / weight.sum())
+    if rate >= RARE and not forced:
+        return _unsteered(generator, f"{rate:.0%} of the draws hold as it is", pilot, rate)
+    first = damping(pilot.tile(replace(generator, drawn={}), 0, seed=seed, steps=1).scores, base.scores)
+    found, rounds = None, 0
+    exponent = torch.zeros(table.shape[1], dtype=torch.float64)
+    last = base
+    while rounds < ROUNDS:
+        enough = float(last.holds.double().mean()) >= _ELITE
+        exponent = exponent + newton(last)
+        found = tilted(generator, torch.stack([table @ (first @ exponent), table @ exponent]))
+        rounds += 1
+        if enough and rounds > 1:
+            break
+        last = pilot.tile(found, rounds, seed=(seed + _PILOT) % 2**64)
+    return _measured(pilot, generator, found, rounds, rate, forced=forced)
+
+
+def tilted(generator: Generator, tilt: Tensor) -> Generator:
+    """The generator under a tilt [2, K], not thinned, without what was remembered of it."""
+    device = next(generator.model.denoiser.parameters()).device
+    return replace(generator, tilt=tilt.to(device), thin=False, ceiling=None, drawn={})
+
+
+def newton(last: Round) -> Tensor:
+    """The change of lambda that a round of draws asks for: [d]."""
+    quantile = last.miss.quantile(_ELITE)
+    elite = last.miss <= quantile  # all that hold, if they are more than that
+    log_weight = last.log_weight[elite]
+    weight = (log_weight.clamp_max(float(log_weight.quantile(1 - _CLIPPED))) - log_weight.amax()).exp()
+    weight = weight / weight.sum()
+    centre = last.scores.mean(0)
+    difference = weight @ last.scores[elite] - centre
+    step = torch.linalg.solve(covariance(last.scores), difference)
+    size = float(difference @ step)  # |difference|^2 in the metric of the covariance
+    count = float(1 / weight.square().sum())
+    return step * max(0.0, 1 - len(step) / (count * size)) if size > 0 else torch.zeros_like(step)
+
+
+def covariance(found: Tensor) -> Tensor:
+    """Of scores [B, d], with a little more variance, so that it can be inverted: [d, d]."""
+    spread = found.T.cov()
+    return spread + _ROOM * torch.diag(spread.diagonal().clamp_min(1e-12))
+
+
+def damping(product: Tensor, model: Tensor) -> Tensor:
+    """Cov_product^{-1} Cov_model, from scores of draws made in one step and of draws of the model: [d, d]."""
+    return torch.linalg.solve(covariance(product), covariance(model))
+
+
+def _measured(
+    pilot: _Pilot, plain: Generator, found: Generator | None, rounds: int, rate: float, *, forced: bool
+) -> Steered:
+    """Measure a tilt, and use it where it pays."""
+    if found is None or not bool(found.tilt.abs().max() > 0):  # type: ignore[union-attr]
+        return _unsteered(plain, "fragments say nothing of the conditions", pilot, rate)
+    log_weights: list[Tensor] = []
+    drawn = 0
+    for part in _last_tiles(pilot, found, rounds):
+        log_weights.append(part.log_weight[part.holds])
+        drawn += len(part.holds)
+        if sum(map(len, log_weights)) >= _ENOUGH:
+            break
+    held = torch.cat(log_weights)
+    if not len(held):
+        return _unsteered(plain, "the pilot found none that holds", pilot, rate)
+    ceiling = float(held.quantile(1 - _CLIPPED))
+    kept = float((held - ceiling).clamp_max(0).exp().sum()) / drawn
+    share = float(held.exp().sum()) / drawn
+    gain = kept / share
+    if gain < 1 and not forced:
+        return _unsteered(plain, f"it would keep {gain:.2g} times as many draws as plain ones", pilot, rate)
+    source = replace(found, thin=True, ceiling=ceiling - math.log(found.feasible))
+    record = {"used": True, "why": "", "base_rate": share, "rounds": rounds, "gain": gain}
+    return Steered(source=source, record=record, calls=pilot.calls, oracle_calls=pilot.oracle_calls)
+
+
+def _last_tiles(pilot: _Pilot, found: Generator, rounds: int) -> Iterator[Round]:
+    seed = (pilot.seed + _PILOT) % 2**64
+    for number in range(_MOST_TILES):
+        yield pilot.tile(found, rounds + 1 + number, seed=seed)
+
+
+def _unsteered(generator: Generator, why: str, pilot: _Pilot | None, rate: float | None) -> Steered:
+    record = {"used": False, "why": why, "base_rate": rate}
+    calls, oracle_calls = (pilot.calls, pilot.oracle_calls) if pilot is not None else (0, 0)
+    return Steered(source=generator, record=record, calls=calls, oracle_calls=oracle_calls)
