@@ -3,10 +3,10 @@
     python datasets/moses.py                     once: fetch MOSES into the cache
     python workflows/fit_scores.py [--molecules 40000]
 
-A property y of a molecule with token counts n is approximated by  y ~ b + sum_k n_k s_k,  where s_k = t_k + g . f_k has a
-part of its own and one that is shared through the atoms, rings and slots f_k of the token. Ridge regression, the shared
-part hardly penalised, so that tokens seen seldom are scored by what they are made of. Writes scores.safetensors and
-scores.json (R^2 on molecules of the test set) into scidiff/molecules/weights/moses, some minutes on one core.
+A property y of a molecule with token counts n is approximated by  y ~ b + sum_k n_k s_k,  where s_k = t_k + g . f_k has
+a part of its own and one that is shared through the atoms, rings and slots f_k of the token. Ridge regression, the
+shared part hardly penalised, so that tokens seen seldom are scored by what they are made of. Writes scores.safetensors and
+scores.json (R^2 on test molecules) into scidiff/molecules/weights/moses, some minutes on one core.
 """
 
 from __future__ import annotations
@@ -43,7 +43,13 @@ def made_of(text: str) -> list[float]:
     mol = skeleton(text)
     polar = sum(a.GetTotalNumHs() for a in mol.GetAtoms() if a.GetSymbol() in "NO")
     double = sum(b.GetBondTypeAsDouble() > 1 for b in mol.GetBonds())
-    return [*(float(adds.atoms.get(x, 0)) for x in ELEMENTS), float(adds.rings), float(polar), float(double), float(arity(text))]
+    return [
+        *(float(adds.atoms.get(x, 0)) for x in ELEMENTS),
+        float(adds.rings),
+        float(polar),
+        float(double),
+        float(arity(text)),
+    ]
 
 
 def rows(vocabulary: Vocabulary, smiles: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -77,9 +77,10 @@ Constraints = Annotated[
     Path | None, typer.Option("--constraints", metavar="FILE", help="YAML with more conditions, a list under `where`.")
 ]
 Method = Annotated[
-    Literal["exact", "enforce", "reject"],
+    Literal["exact", "steer", "enforce", "reject"],
     typer.Option(
-        help="exact: what fragments decide is enforced, and draws follow the model given the conditions. "
+        help="exact: what fragments decide is enforced, what is rare besides is steered for, and draws follow "
+        "the model given the conditions. steer: the same, steering in any case. "
         "enforce: faster, not quite so distributed. reject: draw freely and certify."
     ),
 ]

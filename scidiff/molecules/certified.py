@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from scidiff.errors import UserError, one_line
 from scidiff.interrupts import held_back
+from scidiff.molecules.effort import Effort
 from scidiff.molecules.hopeless import Watch
 from scidiff.molecules.language import Expression, Holds, leaves
 from scidiff.molecules.oracle import Oracle, describe
@@ -23,9 +24,12 @@ from scidiff.molecules.properties import PROPERTIES, Value, lookup
 from scidiff.molecules.training import training_molecules
 from scidiff.molecules.where import Condition
 
+if TYPE_CHECKING:
+    from scidiff.molecules.tilting import Steered
+
 DUPLICATE = "duplicate"
 THINNED = "thinned to the distribution of the model"
-METHODS = ("exact", "enforce", "reject")
+METHODS = ("exact", "steer", "enforce", "reject")
 _MAX_INDEX = 2**32
 _MAX_SEED = 2**64
 
@@ -55,6 +59,14 @@ class Conditionable(Protocol):
 
     def given(self, terms: Sequence[Expression], *, thin: bool) -> Source:
         """The source of molecules that meet what it can enforce; those it thins out are not `kept`."""
+
+
+@runtime_checkable
+class Steerable(Protocol):
+    """A source that can be tilted towards expressions."""
+
+    def steered(self, terms: Sequence[Expression], *, seed: int, steps: int | None, forced: bool) -> Steered:
+        """The source tilted where it pays, and what the pilot found and spent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +100,9 @@ class Generation:
         refused: number of draws that were refused.
         reasons: how many draws each reason refused; a draw can have several.
         stopped: why there are fewer than requested, or empty.
-        seconds: wall-clock time of drawing and certifying.
+        seconds: wall-clock time of drawing and certifying, the pilot of steering left out.
+        steering: what the pilot of steering found; None if there was none.
+        effort: draws, network calls and oracle calls, the pilot's included, and the share of feasible molecules.
     """
 
     requested: int
@@ -101,6 +115,8 @@ class Generation:
     reasons: Counter[str] = field(default_factory=Counter)
     stopped: str = ""
     seconds: float = 0.0
+    steering: Mapping[str, object] | None = None
+    effort: Effort = field(default_factory=Effort)
 
     @property
     def drawn(self) -> int:
@@ -145,6 +161,8 @@ class Generation:
             "next_index": self.next_index,
             "seconds": round(self.seconds, 3),
             "stopped": self.stopped,
+            "steering": self.steering,
+            **self.effort.as_dict(len(self.molecules)),
         }
 
 
@@ -187,9 +205,10 @@ def generate(
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
-        method: `exact` enforces what fragments decide of the conditions while drawing and thins the draws, so that they
-            follow the model given the conditions; `enforce` does not thin them, which is faster, and favours molecules
-            that look likelier to a single step than they are; `reject` only certifies.
+        method: `exact` enforces what fragments decide of the conditions while drawing, tilts draws towards the rest
+            where a pilot finds it rare (`steer`: in any case), and thins them, so that they follow the model given the
+            conditions but for the heaviest weights, which are clipped; `enforce` does not thin them, which is
+            faster, and favours molecules that look likelier to a single step than they are; `reject` only certifies.
         source: draw from this instead of a model.
         progress: told of the run's account after every draw.
 
@@ -213,8 +232,11 @@ def generate(
         with held_back():  # threads that torch starts now never see Ctrl-C
             source = load(model, device)
             if method != "reject" and conditions and isinstance(source, Conditionable):
-                source = source.given(conditions, thin=method == "exact")
+                source = source.given(conditions, thin=method != "enforce")
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
+    if method in ("exact", "steer") and conditions and isinstance(source, Steerable):
+        source = _steer(generation, source, steps=steps, forced=method == "steer")
+    generation.effort.scale = getattr(source, "feasible", 1.0)
     stream = source.stream(seed=seed, start=start, steps=steps, batch_size=batch_size)
     began = time.perf_counter()
     try:
@@ -225,6 +247,18 @@ def generate(
     finally:
         generation.seconds = time.perf_counter() - began
     return generation
+
+
+def _steer(generation: Generation, source: Steerable, *, steps: int | None, forced: bool) -> Source:
+    """The source, tilted where it pays; what the pilot found goes on record."""
+    try:
+        found = source.steered(generation.conditions, seed=generation.seed, steps=steps, forced=forced)
+    except KeyboardInterrupt:
+        generation.stopped = "interrupted"
+        raise Interrupted(generation) from None
+    generation.steering = found.record
+    generation.effort.calls, generation.effort.oracle_calls = found.calls, found.oracle_calls
+    return found.source
 
 
 def asked(conditions: Sequence[Expression]) -> tuple[str, ...]:
@@ -248,6 +282,7 @@ def _draw(
         with held_back():
             certificate = oracle.certify(drawn.smiles)
             reasons = certificate.reasons
+            generation.effort.add(drawn, holds=not reasons)
             if not reasons and not getattr(drawn, "kept", True):
                 reasons = (THINNED,)
             if not reasons and unique and certificate.canonical in seen:

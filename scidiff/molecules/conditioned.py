@@ -15,8 +15,8 @@ r_0(x_0) is the same for all samples of one length and is spent on drawing the l
 kept here. Each factor compares what two successive estimates say of one state, so a denoiser whose products foresee
 the constraint exactly has weights of 1.
 
-A step may be tilted too: x_0 is drawn in proportion to p_k(x_0) exp(sum_l tilt_k(x_0^l)) given G and C, which is again a
-product given automata. Then r_k(x) is the mean of exp(sum_l tilt_k) [C] under p_k given G, and
+A step may be tilted too: x_0 is drawn in proportion to p_k(x_0) exp(sum_l tilt_k(x_0^l)) given G and C, which is again
+a product given automata. Then r_k(x) is the mean of exp(sum_l tilt_k) [C] under p_k given G, and
 
     w = r_0(x_0) prod_{k >= 1} r_k(x_k) / r_{k-1}(x_k) exp(-sum_l tilt_{n-1}(x_n^l))
 
@@ -43,8 +43,8 @@ class Conditioned:
     Args:
         grammar: G.
         pair: the grammar and the constraint C; None for no constraint.
-        tilt: [2, K] float64, what each class adds to the exponent while all is masked, and when one mask is left, between
-            which it moves by the number of masks; None for nothing.
+        tilt: [2, K] float64, what each class adds to the exponent while all is masked, and when one mask is left,
+            between which it moves by the number of masks; None for nothing.
     """
 
     def __init__(self, grammar: Automaton, pair: Pair | None, tilt: Tensor | None = None):

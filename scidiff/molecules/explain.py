@@ -73,6 +73,11 @@ class Explanation:
             )
         else:
             lines.append("no automaton: draws are certified and refused")
+        if any(term.enforced != "exact" for term in self.terms):
+            lines.append(
+                "what is not exact is steered for where a pilot finds that fewer than 5 % of the draws hold and that "
+                "steering keeps more: the pilot costs up to 3,072 draws; draws are tilted and thinned by exact weights"
+            )
         if self.dropped:
             lines.append(f"not counted, for the automaton would be too large: {', '.join(self.dropped)}")
         lines += [f"never met: {text}" for text in self.impossible]

@@ -70,6 +70,13 @@ _Sequences = tuple[list[list[int]], list[float]]  # classes [B][L] and log-weigh
 _Tile = list[tuple[Tensor, int, "Future[_Sequences]"]]  # of each length: samples, network calls, sequences
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A tile that was drawn before."""
+
+    drawn: list[Drawn]
+
+
 _HEAVIEST = 0.05  # share of the samples whose weights are clipped
 
 
@@ -120,8 +127,8 @@ class Generator:
         model: the weights and the vocabulary.
         enforcement: what tokens must meet; None for nothing.
         thin: whether samples are thinned out by their weights.
-        tilt: [2, K] float64, by how much each token is favoured at the first and at the last step; weights take it back.
-            None for not at all.
+        tilt: [2, K] float64, by how much each token is favoured at the first and at the last step, which the weights
+            take back; None for not at all.
         ceiling: log c; None for that of the first tile.
         drawn: tiles that are known already, by (seed, steps, number).
     """
@@ -243,14 +250,13 @@ class Generator:
         """
         ahead = -(-batch_size // TILE)
         with side_by_side(self._device) as pool:
-            begun: deque[_Tile | list[Drawn]] = deque()
+            begun: deque[_Tile | _Known] = deque()
             ceiling = math.inf if self.ceiling is None else self.ceiling
             for number in count(start // TILE):
                 known = self.drawn.get((seed, steps, number))
-                begun.append(self._begin(pool, number, seed=seed, steps=steps) if known is None else known)
+                begun.append(self._begin(pool, number, seed=seed, steps=steps) if known is None else _Known(known))
                 if len(begun) > ahead:  # the next tiles are drawn while the molecules of this one are looked at
-                    done = begun.popleft()
-                    tile = self._end(done) if not done or isinstance(done[0], tuple) else done
+                    tile = self._end(begun.popleft())
                     if self.thin and ceiling == math.inf:
                         pilot = tile if tile[0].index == 0 else self._end(self._begin(pool, 0, seed=seed, steps=steps))
                         ceiling = _ceiling(pilot)
@@ -282,8 +288,10 @@ class Generator:
             tile.append((members, calls, drawn))
         return tile
 
-    def _end(self, tile: _Tile) -> list[Drawn]:
+    def _end(self, tile: _Tile | _Known) -> list[Drawn]:
         """The molecules of a tile when they are ready."""
+        if isinstance(tile, _Known):
+            return tile.drawn
         molecules = []
         for members, calls, drawn in tile:
             for i, classes, weight in zip(members.tolist(), *drawn.result(), strict=True):

@@ -14,7 +14,8 @@ there are few, the tenth that come nearest), weighs them, and makes a Newton ste
 where a (James & Stein 1961) forgets differences that are noise of n draws in d dimensions. While much is masked, the
 product of marginals of a step spreads S wider than the model does (places of a sequence make up for each other), and
 would answer a tilt with too large a shift. So the first step is tilted by what shifts it as far as lambda shifts the
-model, Cov_product(S)^{-1} Cov(S) lambda, and the tilt moves from there to lambda while masks are lifted. A last part of the pilot,
+model, Cov_product(S)^{-1} Cov(S) lambda, and the tilt moves from there to lambda while masks are lifted. Log-weights
+that spread too far hide heavier ones that so few draws do not show, so lambda is then halved. A last part of the pilot,
 independent of the run, measures what steering brings and above which weight thinning clips.
 """
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
@@ -45,6 +46,7 @@ _ELITE = 0.1  # share of a tile that a round learns from, at least
 _ENOUGH = 40  # draws that hold, to measure the gain with
 _MOST_TILES = 4  # of the measurement
 _CLIPPED = 0.05  # share of the draws that hold whose weights are clipped
+_WIDEST, _HALVINGS = 1.5, 3  # standard deviation of the log-weights of draws that hold; how often lambda is halved
 _ROOM = 1e-2  # added to the variances of scores, in units of the model's
 _PILOT = 0x9E3779B97F4A7C15  # takes the pilot's seed away from the run's
 
@@ -201,7 +203,7 @@ def newton(last: Round) -> Tensor:
 
 def covariance(found: Tensor) -> Tensor:
     """Of scores [B, d], with a little more variance, so that it can be inverted: [d, d]."""
-    spread = found.T.cov()
+    spread = found.T.cov().reshape(found.shape[1], -1)
     return spread + _ROOM * torch.diag(spread.diagonal().clamp_min(1e-12))
 
 
@@ -214,22 +216,22 @@ def _measured(
     pilot: _Pilot, plain: Generator, found: Generator | None, rounds: int, rate: float, *, forced: bool
 ) -> Steered:
     """Measure a tilt, and use it where it pays."""
-    if found is None or not bool(found.tilt.abs().max() > 0):  # type: ignore[union-attr]
+    tilt = None if found is None else found.tilt
+    if found is None or tilt is None or not bool(tilt.abs().max() > 0):
         return _unsteered(plain, "fragments say nothing of the conditions", pilot, rate)
-    log_weights: list[Tensor] = []
-    drawn = 0
-    for part in _last_tiles(pilot, found, rounds):
-        log_weights.append(part.log_weight[part.holds])
-        drawn += len(part.holds)
-        if sum(map(len, log_weights)) >= _ENOUGH:
+    held, drawn = _hold(pilot, found)
+    for _ in range(_HALVINGS):
+        if len(held) < 2 or float(held.std()) <= _WIDEST:
             break
-    held = torch.cat(log_weights)
+        found = tilted(plain, tilt := tilt / 2)
+        held, drawn = _hold(pilot, found)
     if not len(held):
         return _unsteered(plain, "the pilot found none that holds", pilot, rate)
     ceiling = float(held.quantile(1 - _CLIPPED))
     kept = float((held - ceiling).clamp_max(0).exp().sum()) / drawn
     share = float(held.exp().sum()) / drawn
-    gain = kept / share
+    # The clipped draws are kept too seldom: what counts is how many independent draws those that hold are worth.
+    gain = min(kept, float(torch.exp(2 * held.logsumexp(0) - (2 * held).logsumexp(0))) / drawn) / share
     if gain < 1 and not forced:
         return _unsteered(plain, f"it would keep {gain:.2g} times as many draws as plain ones", pilot, rate)
     source = replace(found, thin=True, ceiling=ceiling - math.log(found.feasible))
@@ -237,10 +239,13 @@ def _measured(
     return Steered(source=source, record=record, calls=pilot.calls, oracle_calls=pilot.oracle_calls)
 
 
-def _last_tiles(pilot: _Pilot, found: Generator, rounds: int) -> Iterator[Round]:
-    seed = (pilot.seed + _PILOT) % 2**64
-    for number in range(_MOST_TILES):
-        yield pilot.tile(found, rounds + 1 + number, seed=seed)
+def _hold(pilot: _Pilot, found: Generator) -> tuple[Tensor, int]:
+    """Log-weights of draws that hold, enough of them if there are, and of how many draws they are."""
+    held: list[Tensor] = []
+    while len(held) < _MOST_TILES and sum(map(len, held)) < _ENOUGH:
+        part = pilot.tile(found, ROUNDS + 1 + len(held), seed=(pilot.seed + _PILOT) % 2**64)
+        held.append(part.log_weight[part.holds])
+    return torch.cat(held), sum(len(part.holds) for _ in held)
 
 
 def _unsteered(generator: Generator, why: str, pilot: _Pilot | None, rate: float | None) -> Steered:

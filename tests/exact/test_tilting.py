@@ -1,0 +1,138 @@
+"""Tilted draws: weights against an enumerated space, the pilot's step against a closed form, and when it gives up."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from rdkit import Chem
+from test_enforcement import SMALL, Exact, model
+
+from scidiff.molecules import tilting
+from scidiff.molecules.effort import Effort
+from scidiff.molecules.generator import Drawn, Generator
+from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.tilting import Round, damping, newton
+
+TILT = torch.stack([torch.linspace(-0.7, 0.9, len(SMALL)), torch.linspace(1.0, -1.2, len(SMALL))]).double()
+
+
+@pytest.mark.parametrize("text", ["", "n_atoms[N] == 1"])
+def test_weighted_tilted_samples_are_the_model(text: str) -> None:
+    """A tilt that changes its sign on the way: total variation, and the mean weight, against enumeration."""
+    plain = Generator(model=model(SMALL, (0, 0, 3, 4)))
+    exact, mass = Exact(plain), {}
+    for length, share in enumerate(plain.model.length_probabilities.tolist()):
+        for sequence in itertools.product(range(len(SMALL)), repeat=length) if share else ():
+            if bool(plain.automaton.accepts(torch.tensor([sequence]))):
+                mol = plain.model.vocabulary.decode(sequence)
+                if not text or sum(atom.GetSymbol() == "N" for atom in mol.GetAtoms()) == 1:
+                    smiles = Chem.MolToSmiles(mol)
+                    mass[smiles] = mass.get(smiles, 0.0) + share * exact.chance(sequence)
+    known = sum(mass.values())
+    tilted = replace(plain.given(parse_all([text])) if text else plain, tilt=TILT)
+    samples = [one for number in range(80) for one in tilted.tile(number, seed=3)]
+    weight = tilted.feasible * torch.tensor([one.log_weight for one in samples], dtype=torch.float64).exp()
+    assert abs(float(weight.mean()) - known) < 5 * float(weight.std()) / len(samples) ** 0.5 + 0.01 * known
+    found: dict[str, float] = {}
+    for one, w in zip(samples, weight.tolist(), strict=True):
+        found[one.smiles] = found.get(one.smiles, 0.0) + w / float(weight.sum())
+    assert found.keys() <= mass.keys()
+    assert sum(abs(found.get(smiles, 0.0) - p / known) for smiles, p in mass.items()) / 2 < 0.02
+
+
+def test_the_step_of_the_pilot_is_that_of_a_gaussian() -> None:
+    """Scores N(m, C) that hold above a plane: the nearest tilt has C lambda = the shift of the truncated mean."""
+    source = torch.Generator().manual_seed(0)
+    root = torch.tensor([[1.0, 0.0], [0.6, 0.5]], dtype=torch.float64)
+    found = torch.randn(200_000, 2, generator=source, dtype=torch.float64) @ root.T + 3.0
+    miss = (4.28155 - found[:, 0]).clamp_min(0)  # the upper tenth of the first score
+    step = newton(Round(scores=found, log_weight=torch.zeros(len(found), dtype=torch.float64), miss=miss))
+    assert step[0] == pytest.approx(1.755, rel=0.03)  # phi(z) / 0.1, z = 1.28155
+    assert abs(float(step[1])) < 0.05
+
+
+def test_a_step_corrects_for_the_weights() -> None:
+    """Draws of N(1, 1) with the weights of N(0, 1), the heaviest 5 % clipped, against quadrature."""
+    source = torch.Generator().manual_seed(0)
+    found = torch.randn(200_000, 1, generator=source, dtype=torch.float64) + 1
+    last = Round(scores=found, log_weight=0.5 - found[:, 0], miss=torch.zeros(len(found), dtype=torch.float64))
+    x = torch.linspace(-6, 8, 20_001, dtype=torch.float64)
+    density = (-((x - 1) ** 2) / 2 - x.clamp_min(1 - 1.644854)).exp()
+    mean = float((x * density).sum() / density.sum())
+    assert float(newton(last)) == pytest.approx((mean - 1) / 1.01, abs=0.015)
+
+
+def test_noise_asks_for_no_step() -> None:
+    source = torch.Generator().manual_seed(1)
+    found = torch.randn(256, 10, generator=source, dtype=torch.float64)
+    miss = torch.rand(256, generator=source, dtype=torch.float64)
+    shipped = newton(Round(scores=found, log_weight=torch.zeros(256, dtype=torch.float64), miss=miss))
+    assert float(shipped.norm()) < 0.4
+
+
+def test_damping_is_the_ratio_of_the_covariances() -> None:
+    source = torch.Generator().manual_seed(0)
+    found = torch.randn(50_000, 2, generator=source, dtype=torch.float64)
+    assert torch.allclose(damping(2 * found, found), torch.eye(2, dtype=torch.float64) / 4, atol=0.01)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Generator:
+    """A generator whose scores are the nitrogens, the carbons and the fluorines of its tokens."""
+    table = torch.tensor([[text.count(x) for x in "NCF"] for text in SMALL], dtype=torch.float64)
+    monkeypatch.setattr(tilting, "scores", lambda generator: table)
+    return Generator(model=model(SMALL, (0, 0, 1, 1, 2, 3, 3)))
+
+
+def test_the_pilot_finds_a_tilt_and_reports_the_base_rate(small: Generator) -> None:
+    terms = parse_all(["count([NX3]) >= 4"])
+    plain = [one for number in range(8) for one in small.tile(number, seed=5)]
+    rate = sum(_nitrogens(one) >= 4 for one in plain) / len(plain)
+    found = small.steered(terms, seed=0, steps=None, forced=True)
+    assert found.record["used"]
+    assert found.record["gain"] > 1
+    assert found.record["base_rate"] == pytest.approx(rate, rel=0.5)
+    ours = [one for number in range(2) for one in found.source.tile(number, seed=0)]
+    assert sum(_nitrogens(one) >= 4 for one in ours) / len(ours) > 2 * rate
+    assert found.oracle_calls >= 3 * 256
+    assert found.calls > found.oracle_calls
+
+
+def _nitrogens(one: Drawn) -> int:
+    return sum(atom.GetSymbol() == "N" for atom in one.mol.GetAtoms())
+
+
+def test_what_is_common_or_hopeless_is_not_steered(small: Generator) -> None:
+    common = small.steered(parse_all(["qed >= 0"]), seed=0, steps=None, forced=False)
+    assert not common.record["used"]
+    assert common.source.tilt is None
+    assert common.oracle_calls == 256
+    assert [x.smiles for x in itertools.islice(common.source.stream(seed=0), 300)] == [
+        x.smiles for x in itertools.islice(small.stream(seed=0), 300)
+    ]
+    hopeless = small.steered(parse_all(["mw >= 5000"]), seed=0, steps=None, forced=True)
+    assert not hopeless.record["used"]
+    assert "none that holds" in hopeless.record["why"]
+
+
+def test_a_vocabulary_without_scores_is_not_steered() -> None:
+    plain = Generator(model=model(SMALL, (0, 0, 1)))
+    found = plain.steered(parse_all(["qed >= 0.9"]), seed=0, steps=None, forced=True)
+    assert found.source is plain
+    assert "no scores" in found.record["why"]
+
+
+def test_the_share_of_feasible_molecules_is_the_mean_weight() -> None:
+    effort = Effort(scale=0.5)
+    for log_weight, holds in ((0.0, True), (math.log(3), True), (5.0, False), (0.0, False)):
+        drawn = Drawn(index=0, smiles="C", mol=Chem.MolFromSmiles("C"), calls=3, log_weight=log_weight)
+        effort.add(drawn, holds=holds)
+    assert effort.share == pytest.approx((0.5 + 1.5) / 4)
+    assert effort.effective == pytest.approx(2.0**2 / (0.25 + 2.25))
+    values = torch.tensor([0.5, 1.5, 0.0, 0.0], dtype=torch.float64)
+    assert effort.half_width == pytest.approx(1.96 * float(values.std()) / 2)
+    assert effort.as_dict(2)["network_calls_per_certified"] == 6
