@@ -5,8 +5,8 @@
 
 A property y of a molecule with token counts n is approximated by  y ~ b + sum_k n_k s_k,  where s_k = t_k + g . f_k has
 a part of its own and one that is shared through the atoms, rings and slots f_k of the token. Ridge regression, the
-shared part hardly penalised, so that tokens seen seldom are scored by what they are made of. Writes scores.safetensors and
-scores.json (R^2 on test molecules) into scidiff/molecules/weights/moses, some minutes on one core.
+shared part hardly penalised, so that tokens seen seldom are scored by what they are made of. Writes scores.safetensors
+and scores.json (R^2 on test molecules) into scidiff/molecules/weights/moses, some minutes on one core.
 """
 
 from __future__ import annotations
