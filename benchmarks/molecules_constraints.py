@@ -123,7 +123,7 @@ def judge(generator: Generator, where: list[str], draws: int, seed: int) -> dict
             certified.add(one.smiles)
     seconds = time.process_time() - began
     found = {"rate": len(certified) / seconds, "worth": effort.effective / seconds, "certified": float(len(certified))}
-    mols = [Chem.MolFromSmiles(text) for text in sorted(certified)]
+    mols, n = [Chem.MolFromSmiles(text) for text in sorted(certified)], len(certified)
     return {
         **found,
         "share": effort.share,
