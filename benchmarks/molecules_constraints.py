@@ -8,7 +8,8 @@ Tables:
   many draws: tilted draws by their weights, tilted and thinned, and rejection. Bar: 0.02 by the weights.
 * `MOSES`: three sets of conditions that about 10 %, 1 % and 0.1 % of the training molecules meet. Certified molecules a
   processor second, the pilot of steering left out and stated apart; `worth` counts the independent draws that they are
-  worth by their weights instead. Internal diversity of the certified, without pairs of one. Mean ± half-width of the 95 % interval over seeds.
+  worth by their weights instead. Internal diversity of the certified, without
+  pairs of one. Mean ± half-width of the 95 % interval over seeds.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def judge(generator: Generator, where: list[str], draws: int, seed: int) -> dict
             certified.add(one.smiles)
     seconds = time.process_time() - began
     found = {"rate": len(certified) / seconds, "worth": effort.effective / seconds, "certified": float(len(certified))}
-    mols, n = [Chem.MolFromSmiles(text) for text in sorted(certified)], len(certified)
+    mols, _n = [Chem.MolFromSmiles(text) for text in sorted(certified)], len(certified)
     return {
         **found,
         "share": effort.share,
