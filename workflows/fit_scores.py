@@ -27,7 +27,7 @@ from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.properties import PROPERTIES
 from scidiff.molecules.readers import read_smiles
 from scidiff.molecules.reference import locate
-from scidiff.molecules.tilting import SCORED
+from scidiff.molecules.tilting import SCORED, fingerprint
 from scidiff.molecules.vocabulary import Vocabulary
 
 FOLDER = Path(__file__).parents[1] / "scidiff" / "molecules" / "weights" / "moses"
@@ -93,6 +93,7 @@ def main() -> None:
     card = {
         "what": "what each fragment adds to each property: ridge regression on token counts",
         "fitted": f"{molecules:,} random MOSES training molecules, workflows/fit_scores.py",
+        "vocabulary_sha256": fingerprint(vocabulary),
         "properties": list(SCORED),
         "r_squared_on_4000_test_molecules": dict(zip(SCORED, np.round(r_squared, 3).tolist(), strict=True)),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -79,8 +80,8 @@ Constraints = Annotated[
 Method = Annotated[
     Literal["exact", "steer", "enforce", "reject"],
     typer.Option(
-        help="exact: what fragments decide is enforced, what is rare besides is steered for, and draws follow "
-        "the model given the conditions. steer: the same, steering in any case. "
+        help="exact: what fragments decide is enforced, and draws follow the model given the conditions. "
+        "steer: besides, draws are tilted towards rare properties, after a pilot. "
         "enforce: faster, not quite so distributed. reject: draw freely and certify."
     ),
 ]
@@ -219,11 +220,22 @@ def _names(properties: str) -> tuple[str, ...]:
 
 def _status(generation: Generation) -> str:
     have, seconds = len(generation.molecules), generation.seconds
+    if not generation.drawn and generation.effort.oracle_calls:
+        return f"pilot of steering: {generation.effort.oracle_calls} draws"
     text = f"certified {have}/{generation.requested}  drawn {generation.drawn}  acceptance {generation.acceptance:.1%}"
     if have and seconds > 0:
         left = (generation.requested - have) * seconds / have
         text += f"  {have / seconds:.1f} certified/s  {_duration(left)} left"
     return text
+
+
+def _steering(found: Mapping[str, object]) -> str:
+    """What the pilot found, on a line."""
+    if not found["used"]:
+        return f"not steered ({found['why']}), after a pilot of {found['pilot_draws']} draws"
+    pays = found["pays_from"]
+    when = "pays for no number of molecules" if pays is None else f"pays from {pays} molecules on"
+    return f"steered: {found['gain']:.2g} times as many kept a draw, a pilot of {found['pilot_draws']} draws; {when}"
 
 
 def _duration(seconds: float) -> str:
@@ -248,8 +260,12 @@ def _finish(generation: Generation, out: str | None, kind: str, report: str | No
         files = {"out": out, "report": report} if generation.molecules else {"out": None, "report": None}
         typer.echo(json.dumps({**generation.as_dict(), **files}, indent=1))
     _say(generation.summary())
+    if generation.steering is not None:
+        _say(_steering(generation.steering))
     if generation.stopped:
         _say(f"stopped: {generation.stopped}")
+    if not generation.complete and generation.conditions and generation.effort.draws > 1:
+        _say(generation.effort.text())
     if not generation.complete and generation.molecules:
         _say(f"the {len(generation.molecules)} certified are kept; --start {generation.next_index} goes on from here")
     if not generation.molecules and (out not in (None, "-") or report is not None):

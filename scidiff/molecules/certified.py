@@ -65,8 +65,16 @@ class Conditionable(Protocol):
 class Steerable(Protocol):
     """A source that can be tilted towards expressions."""
 
-    def steered(self, terms: Sequence[Expression], *, seed: int, steps: int | None, forced: bool) -> Steered:
-        """The source tilted where it pays, and what the pilot found and spent."""
+    def steered(
+        self,
+        terms: Sequence[Expression],
+        *,
+        seed: int,
+        steps: int | None,
+        most: int,
+        progress: Callable[[int, int], None],
+    ) -> Steered:
+        """The source tilted, and what a pilot of at most so many draws found and spent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,14 +209,14 @@ def generate(
         steps: denoising steps of a draw; the model's own default if None. Any number gives valid molecules.
         batch_size: molecules drawn at a time; changes speed only, never a molecule.
         unique: refuse a molecule that was certified before in this run.
-        max_draws: give up after so many; default 1,000 a molecule and at least 20,000.
+        max_draws: give up after so many, a pilot's included; default 1,000 a molecule and at least 20,000.
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
-        method: `exact` enforces what fragments decide of the conditions while drawing, tilts draws towards the rest
-            where a pilot finds it rare (`steer`: in any case), and thins them, so that they follow the model given the
-            conditions but for the heaviest weights, which are clipped; `enforce` does not thin them, which is
-            faster, and favours molecules that look likelier to a single step than they are; `reject` only certifies.
+        method: `exact` enforces what fragments decide and thins draws to the model given the conditions, but for the
+            heaviest weights, which are clipped; `steer` also tilts draws towards the rest, after a pilot of up to half
+            of `max_draws`; `enforce` does not thin: faster, and it favours what looks likelier to one step than it is;
+            `reject` only certifies.
         source: draw from this instead of a model.
         progress: told of the run's account after every draw.
 
@@ -219,40 +227,59 @@ def generate(
         UserError: an argument that cannot be met, or weights that cannot be read.
         Interrupted: Ctrl-C; carries what was certified.
     """
-    if method not in METHODS:
-        raise UserError(f"--method: expected one of {', '.join(METHODS)}, got {method!r}")
+    _check_method(method)
     conditions = parse_all(where)
-    needed = [name for name in asked(conditions) if name in PROPERTIES]
-    names = tuple(dict.fromkeys([*needed, *(lookup(name).name for name in properties)]))
+    names = _named(conditions, properties)
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check_numbers(num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
-    if any(leaf == Holds(name="novel") for c in conditions for leaf in leaves(c)):
-        training_molecules()  # read before any work starts
-    if source is None:
-        with held_back():  # threads that torch starts now never see Ctrl-C
-            source = load(model, device)
-            if method != "reject" and conditions and isinstance(source, Conditionable):
-                source = source.given(conditions, thin=method != "enforce")
+    _read_ahead(conditions)
+    source = _conditioned(model, device, conditions, method) if source is None else source
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
-    if method in ("exact", "steer") and conditions and isinstance(source, Steerable):
-        source = _steer(generation, source, steps=steps, forced=method == "steer")
+    if method == "steer" and conditions and isinstance(source, Steerable):
+        source = _steer(generation, source, steps=steps, most=limit // 2, progress=progress)
     generation.effort.scale = getattr(source, "feasible", 1.0)
     stream = source.stream(seed=seed, start=start, steps=steps, batch_size=batch_size)
-    began = time.perf_counter()
-    try:
-        _draw(generation, stream, Watch(wanted=num, max_draws=limit), unique=unique, progress=progress)
-    except KeyboardInterrupt:
-        generation.stopped = "interrupted"
-        raise Interrupted(generation) from None
-    finally:
-        generation.seconds = time.perf_counter() - began
+    _timed(generation, stream, limit, unique=unique, progress=progress)
     return generation
 
 
-def _steer(generation: Generation, source: Steerable, *, steps: int | None, forced: bool) -> Source:
-    """The source, tilted where it pays; what the pilot found goes on record."""
+def _named(conditions: Sequence[Expression], properties: Sequence[str]) -> tuple[str, ...]:
+    """What to compute of certified molecules: what the conditions need, and what is asked for."""
+    needed = [name for name in asked(conditions) if name in PROPERTIES]
+    return tuple(dict.fromkeys([*needed, *(lookup(name).name for name in properties)]))
+
+
+def _read_ahead(conditions: Sequence[Expression]) -> None:
+    """Read what conditions need before any work starts."""
+    if any(leaf == Holds(name="novel") for c in conditions for leaf in leaves(c)):
+        training_molecules()
+
+
+def _conditioned(model: str | Path | None, device: str | None, conditions: Sequence[Expression], method: str) -> Source:
+    """The model with these weights, enforcing what the method does of the conditions."""
+    with held_back():  # threads that torch starts now never see Ctrl-C
+        source = load(model, device)
+        if method != "reject" and conditions and isinstance(source, Conditionable):
+            source = source.given(conditions, thin=method != "enforce")
+    return source
+
+
+def _steer(
+    generation: Generation,
+    source: Steerable,
+    *,
+    steps: int | None,
+    most: int,
+    progress: Callable[[Generation], None],
+) -> Source:
+    """The source, tilted if a tilt is found; what the pilot found and spent goes on record."""
+
+    def told(calls: int, draws: int) -> None:
+        generation.effort.calls, generation.effort.oracle_calls = calls, draws
+        progress(generation)
+
     try:
-        found = source.steered(generation.conditions, seed=generation.seed, steps=steps, forced=forced)
+        found = source.steered(generation.conditions, seed=generation.seed, steps=steps, most=most, progress=told)
     except KeyboardInterrupt:
         generation.stopped = "interrupted"
         raise Interrupted(generation) from None
@@ -265,6 +292,26 @@ def asked(conditions: Sequence[Expression]) -> tuple[str, ...]:
     """The quantities that expressions are about, each once, in their order."""
     named = (leaf.property for c in conditions for leaf in leaves(c) if isinstance(leaf, Condition))
     return tuple(dict.fromkeys(named))
+
+
+def _timed(
+    generation: Generation,
+    stream: Iterator[Drawn],
+    limit: int,
+    *,
+    unique: bool,
+    progress: Callable[[Generation], None],
+) -> None:
+    """Draw what a pilot left of the limit, and say how long it took; Interrupted carries what was certified."""
+    watch = Watch(wanted=generation.requested, max_draws=limit - generation.effort.oracle_calls)
+    began = time.perf_counter()
+    try:
+        _draw(generation, stream, watch, unique=unique, progress=progress)
+    except KeyboardInterrupt:
+        generation.stopped = "interrupted"
+        raise Interrupted(generation) from None
+    finally:
+        generation.seconds = time.perf_counter() - began
 
 
 def _draw(
@@ -308,9 +355,16 @@ def _draw(
             return
         generation.stopped = watch.verdict(len(generation.molecules), generation.drawn)
         if not generation.stopped and generation.drawn >= watch.max_draws:
-            generation.stopped = f"--max-draws {watch.max_draws} reached"
+            pilot = generation.effort.oracle_calls - generation.drawn
+            spent = f", {pilot} of them by the pilot" if pilot else ""
+            generation.stopped = f"--max-draws {watch.max_draws + pilot} reached{spent}"
         if generation.stopped:
             return
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise UserError(f"--method: expected one of {', '.join(METHODS)}, got {method!r}")
 
 
 def _check_numbers(*, num: int, seed: int, start: int, steps: int | None, batch_size: int, max_draws: int) -> None:

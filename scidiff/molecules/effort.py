@@ -58,6 +58,15 @@ class Effort:
         """Effective sample size of the draws that hold; 0 without any."""
         return self.total**2 / self.squares if self.squares else 0.0
 
+    def text(self) -> str:
+        """`feasible share 0.0012 [0.0008, 0.0016], log Z -6.7 [-7.1, -6.4], of 4096 draws`; says it if none held."""
+        if not self.total:
+            return f"feasible share: none of {self.draws} draws held"
+        ends = (self.share, max(self.share - self.half_width, 0.0), self.share + self.half_width)
+        share, low, high = (f"{end:.3g}" for end in ends)
+        log_z, log_low, log_high = (f"{math.log(end):.3g}" if end > 0 else "-inf" for end in ends)
+        return f"feasible share {share} [{low}, {high}], log Z {log_z} [{log_low}, {log_high}], of {self.draws} draws"
+
     def as_dict(self, certified: int) -> dict[str, object]:
         """Plain values, for JSON; None where there is no number."""
         low, high = self.share - self.half_width, self.share + self.half_width

@@ -11,6 +11,7 @@ from scidiff.molecules.contradictions import alternatives, clash
 from scidiff.molecules.histograms import BINS, training_histograms
 from scidiff.molecules.language import Expression
 from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.tilting import MOST
 from scidiff.molecules.where import Condition
 
 
@@ -75,8 +76,8 @@ class Explanation:
             lines.append("no automaton: draws are certified and refused")
         if any(term.enforced != "exact" for term in self.terms):
             lines.append(
-                "what is not exact is steered for where a pilot finds that fewer than 5 % of the draws hold and that "
-                "steering keeps more: the pilot costs up to 3,072 draws; draws are tilted and thinned by exact weights"
+                "--method steer tilts draws towards what is not exact and thins them by exact weights, after a pilot "
+                f"of up to {MOST:,} draws"
             )
         if self.dropped:
             lines.append(f"not counted, for the automaton would be too large: {', '.join(self.dropped)}")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from itertools import count
@@ -70,13 +70,6 @@ _Sequences = tuple[list[list[int]], list[float]]  # classes [B][L] and log-weigh
 _Tile = list[tuple[Tensor, int, "Future[_Sequences]"]]  # of each length: samples, network calls, sequences
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A tile that was drawn before."""
-
-    drawn: list[Drawn]
-
-
 _HEAVIEST = 0.05  # share of the samples whose weights are clipped
 
 
@@ -130,7 +123,6 @@ class Generator:
         tilt: [2, K] float64, by how much each token is favoured at the first and at the last step, which the weights
             take back; None for not at all.
         ceiling: log c; None for that of the first tile.
-        drawn: tiles that are known already, by (seed, steps, number).
     """
 
     model: FragmentModel
@@ -138,7 +130,6 @@ class Generator:
     thin: bool = False
     tilt: Tensor | None = None
     ceiling: float | None = None
-    drawn: Mapping[tuple[int, int | None, int], list[Drawn]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: torch.device | str = "cpu") -> Generator:
@@ -173,9 +164,17 @@ class Generator:
             raise UserError(f"--where {named!r}: no molecule that this model can draw meets it") from None
         return given
 
-    def steered(self, terms: Sequence[Expression], *, seed: int, steps: int | None, forced: bool) -> Steered:
-        """This generator, tilted towards an expression where that pays: see `scidiff.molecules.tilting`."""
-        return steer(self, terms, seed=seed, steps=steps, forced=forced)
+    def steered(
+        self,
+        terms: Sequence[Expression],
+        *,
+        seed: int,
+        steps: int | None,
+        most: int,
+        progress: Callable[[int, int], None] = lambda calls, draws: None,
+    ) -> Steered:
+        """This generator, tilted towards an expression: see `scidiff.molecules.tilting`."""
+        return steer(self, terms, seed=seed, steps=steps, most=most, progress=progress)
 
     @cached_property
     def pair(self) -> Pair | None:
@@ -250,11 +249,10 @@ class Generator:
         """
         ahead = -(-batch_size // TILE)
         with side_by_side(self._device) as pool:
-            begun: deque[_Tile | _Known] = deque()
+            begun: deque[_Tile] = deque()
             ceiling = math.inf if self.ceiling is None else self.ceiling
             for number in count(start // TILE):
-                known = self.drawn.get((seed, steps, number))
-                begun.append(self._begin(pool, number, seed=seed, steps=steps) if known is None else _Known(known))
+                begun.append(self._begin(pool, number, seed=seed, steps=steps))
                 if len(begun) > ahead:  # the next tiles are drawn while the molecules of this one are looked at
                     tile = self._end(begun.popleft())
                     if self.thin and ceiling == math.inf:
@@ -288,10 +286,8 @@ class Generator:
             tile.append((members, calls, drawn))
         return tile
 
-    def _end(self, tile: _Tile | _Known) -> list[Drawn]:
+    def _end(self, tile: _Tile) -> list[Drawn]:
         """The molecules of a tile when they are ready."""
-        if isinstance(tile, _Known):
-            return tile.drawn
         molecules = []
         for members, calls, drawn in tile:
             for i, classes, weight in zip(members.tolist(), *drawn.result(), strict=True):

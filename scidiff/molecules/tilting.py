@@ -16,14 +16,16 @@ product of marginals of a step spreads S wider than the model does (places of a 
 would answer a tilt with too large a shift. So the first step is tilted by what shifts it as far as lambda shifts the
 model, Cov_product(S)^{-1} Cov(S) lambda, and the tilt moves from there to lambda while masks are lifted. Log-weights
 that spread too far hide heavier ones that so few draws do not show, so lambda is then halved. A last part of the pilot,
-independent of the run, measures what steering brings and above which weight thinning clips.
+independent of the run, measures what steering brings and above which weight thinning clips. The pilot stops where a
+further tile would exceed the draws it may spend.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
@@ -35,12 +37,12 @@ from torch import Tensor
 
 from scidiff.molecules.language import And, Expression
 from scidiff.molecules.oracle import Oracle
+from scidiff.molecules.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from scidiff.molecules.generator import Generator
 
 SCORED = ("qed", "logp", "mw", "sa", "tpsa", "hbd", "hba", "rotatable_bonds", "rings", "heavy_atoms")
-RARE = 0.05  # base rate below which steering is tried unasked
 ROUNDS = 6
 _ELITE = 0.1  # share of a tile that a round learns from, at least
 _ENOUGH = 40  # draws that hold, to measure the gain with
@@ -48,6 +50,8 @@ _MOST_TILES = 4  # of the measurement
 _CLIPPED = 0.05  # share of the draws that hold whose weights are clipped
 _WIDEST, _HALVINGS = 1.5, 3  # standard deviation of the log-weights of draws that hold; how often lambda is halved
 _ROOM = 1e-2  # added to the variances of scores, in units of the model's
+_TILE = 256  # draws of a tile
+MOST = _TILE * (ROUNDS + 1 + _MOST_TILES * (_HALVINGS + 1))  # draws of the longest pilot
 _PILOT = 0x9E3779B97F4A7C15  # takes the pilot's seed away from the run's
 
 
@@ -57,7 +61,8 @@ class Steered:
 
     Attributes:
         source: draws the molecules.
-        record: what the pilot found, as plain values: `used`, `why`, `base_rate`, `rounds`, `gain`, `tilt`.
+        record: what the pilot found, as plain values: `used`, `why`, `base_rate`, `pilot_draws`, and where it is used
+            `rounds`, `gain` (draws kept, over those that plain sampling keeps of as many), and `pays_from`.
         calls, oracle_calls: what it spent.
     """
 
@@ -88,16 +93,25 @@ class Round:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> tuple[tuple[str, ...], Tensor]:
+def _shipped() -> tuple[str, Tensor]:
     folder = resources.files("scidiff.molecules") / "weights" / "moses"
-    names = json.loads((folder / "scores.json").read_text())["properties"]
-    return tuple(names), load((folder / "scores.safetensors").read_bytes())["scores"].double()
+    made_for = json.loads((folder / "scores.json").read_text())["vocabulary_sha256"]
+    return made_for, load((folder / "scores.safetensors").read_bytes())["scores"].double()
+
+
+def fingerprint(vocabulary: Vocabulary) -> str:
+    """SHA-256 of the tokens in their order, one a line: scores belong to exactly these."""
+    return hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
 
 
 def scores(generator: Generator) -> Tensor | None:
     """What each token adds to each scored property: float64 [K, d]; None for a vocabulary without scores."""
-    found = _shipped()[1].T
-    return found if len(found) == len(generator.model.vocabulary.tokens) else None
+    made_for, found = _shipped()
+    return found.T if made_for == fingerprint(generator.model.vocabulary) else None
+
+
+class _Spent(Exception):
+    """The pilot has no draws left for a further tile."""
 
 
 class _Pilot:
@@ -108,23 +122,36 @@ class _Pilot:
         terms: what must hold.
         table: [K, d].
         seed, steps: of the run.
+        most: draws that it may spend.
+        progress: told of network calls and draws after every tile.
     """
 
-    def __init__(self, generator: Generator, terms: Sequence[Expression], table: Tensor, seed: int, steps: int | None):
+    def __init__(
+        self,
+        generator: Generator,
+        terms: Sequence[Expression],
+        table: Tensor,
+        *,
+        seed: int,
+        steps: int | None,
+        most: int,
+        progress: Callable[[int, int], None],
+    ):
         self.generator, self.table, self.seed, self.steps = generator, table, seed, steps
+        self.most, self.progress = most, progress
         self.terms = tuple(part for term in terms for part in (term.of if isinstance(term, And) else (term,)))
         self.oracle = Oracle(self.terms)
         self.unit: Tensor | None = None
         self.calls = self.oracle_calls = 0
 
     def tile(self, generator: Generator, number: int, *, seed: int, steps: int | None = None) -> Round:
-        """One tile of a generator, tilted or not."""
-        steps = self.steps if steps is None else steps
-        drawn = generator.drawn.get((seed, steps, number))
-        if drawn is None:
-            drawn = generator.tile(number, seed=seed, steps=steps)
+        """One tile of a generator, tilted or not; _Spent if it would exceed the draws allowed."""
+        if self.oracle_calls + _TILE > self.most:
+            raise _Spent
+        drawn = generator.tile(number, seed=seed, steps=self.steps if steps is None else steps)
         self.calls += sum(one.calls for one in drawn)
         self.oracle_calls += len(drawn)
+        self.progress(self.calls, self.oracle_calls)
         misses = []
         for one in drawn:
             found = self.oracle.certify(one.smiles)
@@ -141,49 +168,62 @@ class _Pilot:
         )
 
 
-def steer(generator: Generator, terms: Sequence[Expression], *, seed: int, steps: int | None, forced: bool) -> Steered:
+def steer(
+    generator: Generator,
+    terms: Sequence[Expression],
+    *,
+    seed: int,
+    steps: int | None,
+    most: int,
+    progress: Callable[[int, int], None] = lambda calls, draws: None,
+) -> Steered:
     """Tilt a generator towards an expression.
 
     Args:
         generator: with what is enforced.
         terms: what must hold together.
-        seed, steps: of the run to come; the generator found is a function of them and the terms.
-        forced: steer whatever the base rate is; otherwise only below 5 % and where it pays.
+        seed, steps: of the run to come; the generator found is a function of them, the terms and `most`.
+        most: draws that the pilot may spend.
+        progress: told of the pilot's network calls and draws after every tile.
 
     Returns:
-        A generator that thins its draws to the model given what is enforced; the one given where steering is not used.
+        A generator that thins its draws to the model given what is enforced; the one given where no tilt is found.
     """
     table = scores(generator)
     if table is None:
         return _unsteered(generator, "no scores for this vocabulary", None, None)
     table = table / table.std(0)
-    pilot = _Pilot(generator, terms, table, seed, steps)
-    drawn = generator.tile(0, seed=seed, steps=steps)
-    generator = replace(generator, drawn={(seed, steps, 0): drawn})
-    base = pilot.tile(generator, 0, seed=seed)
-    weight = base.log_weight.exp()
-    rate = float((weight * base.holds).sum() / weight.sum())
-    if rate >= RARE and not forced:
-        return _unsteered(generator, f"{rate:.0%} of the draws hold as it is", pilot, rate)
-    first = damping(pilot.tile(replace(generator, drawn={}), 0, seed=seed, steps=1).scores, base.scores)
-    found, rounds = None, 0
+    pilot = _Pilot(generator, terms, table, seed=seed, steps=steps, most=most, progress=progress)
+    rate: float | None = None
+    try:
+        base = pilot.tile(generator, 0, seed=seed)
+        weight = base.log_weight.exp()
+        rate = float((weight * base.holds).sum() / weight.sum())
+        return _measured(pilot, *_sought(pilot, base), rate)
+    except _Spent:
+        return _unsteered(generator, f"the pilot may spend {most:,} draws, too few to find a tilt", pilot, rate)
+
+
+def _sought(pilot: _Pilot, base: Round) -> tuple[Generator, int]:
+    """A tilted generator and the rounds it took."""
+    table = pilot.table
+    first = damping(pilot.tile(pilot.generator, 0, seed=pilot.seed, steps=1).scores, base.scores)
+    found, rounds, last = pilot.generator, 0, base
     exponent = torch.zeros(table.shape[1], dtype=torch.float64)
-    last = base
-    while rounds < ROUNDS:
+    for rounds in range(1, ROUNDS + 1):
         enough = float(last.holds.double().mean()) >= _ELITE
         exponent = exponent + newton(last)
-        found = tilted(generator, torch.stack([table @ (first @ exponent), table @ exponent]))
-        rounds += 1
-        if enough and rounds > 1:
+        found = tilted(pilot.generator, torch.stack([table @ (first @ exponent), table @ exponent]))
+        if rounds == ROUNDS or (enough and rounds > 1):
             break
-        last = pilot.tile(found, rounds, seed=(seed + _PILOT) % 2**64)
-    return _measured(pilot, generator, found, rounds, rate, forced=forced)
+        last = pilot.tile(found, rounds, seed=(pilot.seed + _PILOT) % 2**64)
+    return found, rounds
 
 
 def tilted(generator: Generator, tilt: Tensor) -> Generator:
-    """The generator under a tilt [2, K], not thinned, without what was remembered of it."""
+    """The generator under a tilt [2, K], not thinned."""
     device = next(generator.model.denoiser.parameters()).device
-    return replace(generator, tilt=tilt.to(device), thin=False, ceiling=None, drawn={})
+    return replace(generator, tilt=tilt.to(device), thin=False, ceiling=None)
 
 
 def newton(last: Round) -> Tensor:
@@ -212,12 +252,10 @@ def damping(product: Tensor, model: Tensor) -> Tensor:
     return torch.linalg.solve(covariance(product), covariance(model))
 
 
-def _measured(
-    pilot: _Pilot, plain: Generator, found: Generator | None, rounds: int, rate: float, *, forced: bool
-) -> Steered:
-    """Measure a tilt, and use it where it pays."""
-    tilt = None if found is None else found.tilt
-    if found is None or tilt is None or not bool(tilt.abs().max() > 0):
+def _measured(pilot: _Pilot, found: Generator, rounds: int, rate: float) -> Steered:
+    """Measure a tilt, halved until its weights do not spread too far."""
+    plain, tilt = pilot.generator, found.tilt
+    if tilt is None or not bool(tilt.abs().max() > 0):
         return _unsteered(plain, "fragments say nothing of the conditions", pilot, rate)
     held, drawn = _hold(pilot, found)
     for _ in range(_HALVINGS):
@@ -227,16 +265,46 @@ def _measured(
         held, drawn = _hold(pilot, found)
     if not len(held):
         return _unsteered(plain, "the pilot found none that holds", pilot, rate)
-    ceiling = float(held.quantile(1 - _CLIPPED))
-    kept = float((held - ceiling).clamp_max(0).exp().sum()) / drawn
-    share = float(held.exp().sum()) / drawn
-    # The clipped draws are kept too seldom: what counts is how many independent draws those that hold are worth.
-    gain = min(kept, float(torch.exp(2 * held.logsumexp(0) - (2 * held).logsumexp(0))) / drawn) / share
-    if gain < 1 and not forced:
-        return _unsteered(plain, f"it would keep {gain:.2g} times as many draws as plain ones", pilot, rate)
+    share, ceiling, gain = worth(held, drawn)
     source = replace(found, thin=True, ceiling=ceiling - math.log(found.feasible))
-    record = {"used": True, "why": "", "base_rate": share, "rounds": rounds, "gain": gain}
+    record = {
+        "used": True,
+        "why": "",
+        "base_rate": share,
+        "pilot_draws": pilot.oracle_calls,
+        "rounds": rounds,
+        "gain": gain,
+        "pays_from": pays_from(pilot.oracle_calls, share, gain),
+    }
     return Steered(source=source, record=record, calls=pilot.calls, oracle_calls=pilot.oracle_calls)
+
+
+def worth(held: Tensor, drawn: int) -> tuple[float, float, float]:
+    """What weighted draws are worth.
+
+        Z = sum_held W / n,    gain = min(sum_held min(1, W / c), (sum_held W)^2 / sum_held W^2) / (n Z)
+
+    Args:
+        held: log W of the draws that hold, one at least.
+        drawn: n, of how many draws they are.
+
+    Returns:
+        Z; log c, above which 5 % of the held are clipped; and how many times as many draws steering keeps as plain
+        sampling, which keeps n Z of n. Clipped draws are kept too seldom: no more count than those held are worth.
+    """
+    ceiling = float(held.quantile(1 - _CLIPPED))
+    kept = float((held - ceiling).clamp_max(0).exp().sum())
+    effective = float(torch.exp(2 * held.logsumexp(0) - (2 * held).logsumexp(0)))
+    total = float(held.exp().sum())
+    return total / drawn, ceiling, min(kept, effective) / total
+
+
+def pays_from(spent: int, share: float, gain: float) -> int | None:
+    """Of how many molecules on steering costs no more draws than plain sampling; None if of no number.
+
+    n / Z = spent + n / (gain Z)
+    """
+    return math.ceil(spent * share / (1 - 1 / gain)) if gain > 1 else None
 
 
 def _hold(pilot: _Pilot, found: Generator) -> tuple[Tensor, int]:
@@ -249,6 +317,6 @@ def _hold(pilot: _Pilot, found: Generator) -> tuple[Tensor, int]:
 
 
 def _unsteered(generator: Generator, why: str, pilot: _Pilot | None, rate: float | None) -> Steered:
-    record = {"used": False, "why": why, "base_rate": rate}
-    calls, oracle_calls = (pilot.calls, pilot.oracle_calls) if pilot is not None else (0, 0)
-    return Steered(source=generator, record=record, calls=calls, oracle_calls=oracle_calls)
+    calls, draws = (pilot.calls, pilot.oracle_calls) if pilot is not None else (0, 0)
+    record = {"used": False, "why": why, "base_rate": rate, "pilot_draws": draws}
+    return Steered(source=generator, record=record, calls=calls, oracle_calls=draws)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from scidiff.molecules import tilting
 from scidiff.molecules.effort import Effort
 from scidiff.molecules.generator import Drawn, Generator
 from scidiff.molecules.parsing import parse_all
-from scidiff.molecules.tilting import Round, damping, newton
+from scidiff.molecules.tilting import MOST, Round, damping, newton, pays_from, scores, worth
+from scidiff.molecules.vocabulary import Vocabulary
 
 TILT = torch.stack([torch.linspace(-0.7, 0.9, len(SMALL)), torch.linspace(1.0, -1.2, len(SMALL))]).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "n_atoms[N] == 1"])
 def test_weighted_tilted_samples_are_the_model(text: str) -> None:
     """A tilt that changes its sign on the way: total variation, and the mean weight, against enumeration."""
@@ -92,7 +95,7 @@ def test_the_pilot_finds_a_tilt_and_reports_the_base_rate(small: Generator) -> N
     terms = parse_all(["count([NX3]) >= 4"])
     plain = [one for number in range(8) for one in small.tile(number, seed=5)]
     rate = sum(_nitrogens(one) >= 4 for one in plain) / len(plain)
-    found = small.steered(terms, seed=0, steps=None, forced=True)
+    found = small.steered(terms, seed=0, steps=None, most=MOST)
     assert found.record["used"]
     assert found.record["gain"] > 1
     assert found.record["base_rate"] == pytest.approx(rate, rel=0.5)
@@ -106,24 +109,63 @@ def _nitrogens(one: Drawn) -> int:
     return sum(atom.GetSymbol() == "N" for atom in one.mol.GetAtoms())
 
 
-def test_what_is_common_or_hopeless_is_not_steered(small: Generator) -> None:
-    common = small.steered(parse_all(["qed >= 0"]), seed=0, steps=None, forced=False)
-    assert not common.record["used"]
-    assert common.source.tilt is None
-    assert common.oracle_calls == 256
-    assert [x.smiles for x in itertools.islice(common.source.stream(seed=0), 300)] == [
-        x.smiles for x in itertools.islice(small.stream(seed=0), 300)
-    ]
-    hopeless = small.steered(parse_all(["mw >= 5000"]), seed=0, steps=None, forced=True)
+def test_what_is_hopeless_is_not_steered(small: Generator) -> None:
+    hopeless = small.steered(parse_all(["mw >= 5000"]), seed=0, steps=None, most=MOST)
     assert not hopeless.record["used"]
     assert "none that holds" in hopeless.record["why"]
+    assert hopeless.source is small
+
+
+@pytest.mark.parametrize("most", [0, 255, 600])
+def test_the_pilot_stops_where_its_draws_end(small: Generator, most: int) -> None:
+    told: list[int] = []
+    terms = parse_all(["count([NX3]) >= 4"])
+    found = small.steered(terms, seed=0, steps=None, most=most, progress=lambda calls, draws: told.append(draws))
+    assert found.oracle_calls == 256 * (most // 256)
+    assert told == [256 * (k + 1) for k in range(most // 256)]
+    assert found.source is small
+    assert f"may spend {most} draws" in found.record["why"]
 
 
 def test_a_vocabulary_without_scores_is_not_steered() -> None:
     plain = Generator(model=model(SMALL, (0, 0, 1)))
-    found = plain.steered(parse_all(["qed >= 0.9"]), seed=0, steps=None, forced=True)
+    found = plain.steered(parse_all(["qed >= 0.9"]), seed=0, steps=None, most=MOST)
     assert found.source is plain
     assert "no scores" in found.record["why"]
+
+
+def test_scores_belong_to_tokens_not_to_their_number() -> None:
+    shipped = Generator.load()
+    assert scores(shipped) is not None
+    tokens = shipped.model.vocabulary.tokens
+    for others in (tokens[:-1], (*tokens[:-2], tokens[-1], tokens[-2])):
+        other = SimpleNamespace(model=SimpleNamespace(vocabulary=Vocabulary(tokens=others)))
+        assert scores(other) is None  # type: ignore[arg-type]
+
+
+def test_what_equal_weights_are_worth() -> None:
+    """50 of 100 draws hold, each worth a tenth of one of the model: Z = 0.05, and ten times as many are kept."""
+    share, ceiling, gain = worth(torch.full((50,), math.log(0.1), dtype=torch.float64), 100)
+    assert share == pytest.approx(0.05)
+    assert ceiling == pytest.approx(math.log(0.1))
+    assert gain == pytest.approx(10)
+
+
+@pytest.mark.parametrize(("heavy", "kept", "effective"), [(10, 90 * 0.1 + 10, 19**2 / 10.9), (2, 100, 11.8**2 / 2.98)])
+def test_what_two_weights_are_worth(heavy: int, kept: float, effective: float) -> None:
+    """100 draws of 400 hold, some of weight 1 and the rest 0.1; thinning by the 95 % quantile or by independence."""
+    held = torch.tensor([1.0] * heavy + [0.1] * (100 - heavy), dtype=torch.float64).log()
+    share, ceiling, gain = worth(held, 400)
+    total = heavy + 0.1 * (100 - heavy)
+    assert share == pytest.approx(total / 400)
+    assert ceiling == pytest.approx(0.0 if heavy > 5 else math.log(0.1), abs=1e-12)
+    assert gain == pytest.approx(min(kept, effective) / total)
+
+
+def test_from_how_many_molecules_a_pilot_pays() -> None:
+    """At Z = 0.01 and a gain of 5, 1,000 draws are repaid after n: 100 n = 1000 + 20 n."""
+    assert pays_from(1000, 0.01, 5.0) == 13
+    assert pays_from(1000, 0.01, 1.0) is None
 
 
 def test_the_share_of_feasible_molecules_is_the_mean_weight() -> None:
