@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,3 +89,22 @@ def test_only_steer_steers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         found = generate(num=2, where=[POLAR], model=folder, method=method, max_draws=20_000)
         assert found.steering is None
         assert all(nitrogens(molecule.smiles) >= 3 for molecule in found.molecules)
+
+
+class _Half:
+    """Every other draw is kept; its pilot spent 500 draws."""
+
+    def steered(self, terms: object, **_: object) -> tilting.Steered:
+        return tilting.Steered(source=self, record={"used": True}, calls=900, oracle_calls=500)  # type: ignore[arg-type]
+
+    def stream(self, **_: object) -> Iterator[SimpleNamespace]:
+        for index in itertools.count():
+            yield SimpleNamespace(index=index, smiles="C", kept=index % 2 == 0, calls=2)
+
+
+def test_a_pilot_leaves_fewer_draws() -> None:
+    """Of 1,500 draws 1,000 are left, and 500 molecules come of them: 520 are too many."""
+    found = generate(num=520, where=["qed >= 0"], method="steer", unique=False, max_draws=1500, source=_Half())
+    assert (found.drawn, len(found.molecules)) == (1000, 500)
+    assert found.stopped == "--max-draws 1500 reached, 500 of them by the pilot"
+    assert (found.effort.calls, found.effort.oracle_calls) == (900 + 2000, 1500)
