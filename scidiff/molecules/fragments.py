@@ -58,9 +58,7 @@ def _check(mol: Chem.Mol) -> None:
 def acyclic_single(mol: Chem.Mol) -> frozenset[int]:
     """The bonds that are cut."""
     return frozenset(
-        bond.GetIdx()
-        for bond in mol.GetBonds()
-        if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing()
+        bond.GetIdx() for bond in mol.GetBonds() if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing()
     )
 
 

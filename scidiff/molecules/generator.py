@@ -34,7 +34,7 @@ from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.language import Expression, Holds
 from scidiff.molecules.model import LEAF, FragmentModel
-from scidiff.molecules.motifs import Motif, Unwritable, automaton
+from scidiff.molecules.motifs import Motif, Unwritable, with_parts
 from scidiff.molecules.parts import PARTS, parts_of
 from scidiff.noise import Noise
 from scidiff.sampling import sample
@@ -156,13 +156,17 @@ class Generator:
         """
         try:
             size = self.automaton.states
-            found = enforce(terms, self.model.vocabulary, grammar_states=size * _PARTS_STATES if _parts(terms) else size)
+            found = enforce(
+                terms, self.model.vocabulary, grammar_states=size * _PARTS_STATES if _parts(terms) else size
+            )
             given = replace(self, enforcement=found)
             given = replace(given, thin=thin and given.pair is not None)
             if given.pair is not None:
                 _ = given.length_probabilities
         except Unwritable as error:
-            raise UserError(f"--where: the fragments of this model cannot write {error}, which a part asks for") from None
+            raise UserError(
+                f"--where: the fragments of this model cannot write {error}, which a part asks for"
+            ) from None
         except Infeasible:
             named = " and ".join(term.text for term in terms)
             raise UserError(f"--where {named!r}: no molecule that this model can draw meets it") from None
@@ -177,7 +181,7 @@ class Generator:
                 [Motif(part, self.model.vocabulary) for part in parts_of(term.name, term.argument)]
                 for term in self.enforcement.parts
             ]
-            return automaton(motifs, self.model.vocabulary, self.automaton, counter).to(self._device)
+            return with_parts(motifs, self.model.vocabulary, self.automaton, counter).to(self._device)
         return None if counter is None else Pair(a=self.automaton, b=counter.to(self._device))
 
     @cached_property

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 from rdkit import Chem
 
@@ -33,7 +34,7 @@ Item = tuple[int, int]
 """What a slot is to be filled with: a unit of the part by its number, entered by a bond of the part; or a hole."""
 _HOLE: Item = (-1, -1)
 _OUTSIDE, _DONE = ("outside",), ("done",)
-_State = tuple  # _OUTSIDE, _DONE, or (items still to come, slots open in the hole that stands first)
+_State = tuple[Any, ...]  # _OUTSIDE, _DONE, or (items still to come, slots open in the hole that stands first)
 
 
 class Unwritable(Infeasible):
@@ -87,29 +88,39 @@ class Motif:
         self._tokens = _by_unit(vocabulary)
         self._home = {atom: k for k, piece in enumerate(self.pieces) for atom in piece.atoms}
         self.roots = self._merged((k, None, None) for k in range(len(self.pieces)))
-        entries = [(k, None, atom) for k, piece in enumerate(self.pieces) for atom in piece.atoms]
-        self.entries = self._merged(entry for entry in entries if part.open is None or part.open[entry[2]])
+        self.entries = self._merged(
+            (k, None, atom) for k, piece in enumerate(self.pieces) for atom in piece.atoms if self._enters(atom)
+        )
         self.inner = {
             (k, bond): self._expansions(k, bond, atom)
             for k, piece in enumerate(self.pieces)
             for atom, bond in piece.slots
         }
         for k, piece in enumerate(self.pieces):
-            asked = [self.inner[k, bond] for _, bond in piece.slots]
-            if not any(asked) and not (self.roots if len(self.pieces) == 1 else asked) and not self.entries:
-                raise Unwritable(self._name(piece))
-            if not self._tokens.get(Chem.MolToSmiles(self._piece(piece))):
+            begun = [self._expansions(k, None, atom) for atom in (None, *piece.atoms) if self._enters(atom)]
+            if not any([*begun, *(self.inner[k, bond] for _, bond in piece.slots)]):
                 raise Unwritable(self._name(piece))
 
+    def _enters(self, atom: int | None) -> bool:
+        """Whether the part can be entered from outside at an atom; None stands for the root."""
+        return atom is None or self.part.open is None or self.part.open[atom] > 0
+
     def _name(self, piece: Piece) -> str:
-        return str(Chem.MolToSmiles(self._piece(piece)))
+        """A unit with what is attached to it, as SMILES."""
+        mol = Chem.RWMol(self._piece(piece))
+        opened = [] if self.part.open is None else [a for a in piece.atoms for _ in range(self.part.open[a])]
+        for atom in [*(atom for atom, _ in piece.slots), *opened]:
+            here = mol.GetAtomWithIdx(piece.atoms.index(atom))
+            here.SetNumExplicitHs(here.GetNumExplicitHs() - 1)
+            mol.AddBond(here.GetIdx(), mol.AddAtom(Chem.Atom(0)), Chem.BondType.SINGLE)
+        return str(Chem.MolToSmiles(mol))
 
     @cached_property
     def tokens(self) -> frozenset[str]:
         """The tokens that can stand for units of the part."""
         return frozenset(itertools.chain(self.roots, self.entries, *self.inner.values()))
 
-    def _merged(self, ways: Iterator | list) -> dict[str, set[tuple[Item, ...]]]:  # type: ignore[type-arg]
+    def _merged(self, ways: Iterable[tuple[int, int | None, int | None]]) -> dict[str, set[tuple[Item, ...]]]:
         found: dict[str, set[tuple[Item, ...]]] = defaultdict(set)
         for k, bond, atom in ways:
             for token, items in self._expansions(k, bond, atom).items():
@@ -194,7 +205,7 @@ def _settled(items: tuple[Item, ...]) -> _State:
     return items, int(items[0] == _HOLE)
 
 
-def automaton(
+def with_parts(
     motifs: Sequence[Sequence[Motif]],
     vocabulary: Vocabulary,
     grammar: Automaton,
@@ -225,7 +236,7 @@ def automaton(
     step = [[0]] if counter is None else counter.transition.tolist()
     ends = [True] if counter is None else counter.accepting.tolist()
 
-    def after(state: tuple, look: tuple) -> Iterator[tuple]:  # type: ignore[type-arg]
+    def after(state: _State, look: _State) -> Iterator[_State]:
         slots, at, counted = state
         role, opened, token, kind = look
         left = opened if slots is None else slots - 1 + opened
@@ -237,9 +248,10 @@ def automaton(
             if len(used) == len(set(used)):
                 yield left, tuple(one for one, _ in chosen), step[counted][kind]
 
-    start = (None, (_OUTSIDE,) * len(flat), 0 if counter is None else counter.start)
+    start: _State = (None, (_OUTSIDE,) * len(flat), 0 if counter is None else counter.start)
     kinds = sorted({look for look in looks if look[0] != "ring"})
-    place, todo, edges = {start: 0}, [start], []
+    place, todo = {start: 0}, [start]
+    edges: list[Edge] = []
     for state in todo:
         for number, look in enumerate(kinds):
             for following in after(state, look):
