@@ -4,7 +4,7 @@
     python benchmarks/molecules_fragments.py --json result.json
     python benchmarks/molecules_fragments.py --quick
 
-After the fragment benchmark of SAFE (Noutahi et al. 2023) and GenMol (Lee et al. 2025), with drugs and a rule of our own:
+After the fragment benchmark of SAFE (Noutahi et al. 2023) and GenMol (Lee et al. 2025), with drugs and a rule of ours:
 
     scaffold decoration  the Bemis-Murcko scaffold, with the drug's substituents as attachment points
     linker design        of the pieces that one acyclic single bond cuts off and that hold one ring system, the largest

@@ -57,7 +57,6 @@ class Runs:
         Raises:
             Infeasible: there is no such way; `name` says of what.
         """
-        size = len(accepting)
         source, by, to = torch.tensor([*edges, (0, 0, 0)]).unbind(1)
         source, by, to = source[:-1], by[:-1], to[:-1]
         useful, before = torch.tensor(accepting), -1

@@ -57,8 +57,8 @@ class Holds(_Spelled):
 
     Attributes:
         name: which.
-        argument: the SMARTS of `contains`, the canonical SMILES of `scaffold` and of parts, joined by a comma; empty for
-            the others.
+        argument: the SMARTS of `contains`, the canonical SMILES of `scaffold` and of parts, joined by a
+            comma; empty for the others.
     """
 
     name: Predicate

@@ -5,7 +5,7 @@ attachment points are *holes*, slots filled by anything. Pre-order enters it onc
 through a hole, or at the root. From there on the automaton keeps a stack: units of the part that are still to come, and
 holes; within a hole it counts the slots that are open in it. When only holes are left nothing remains to be watched.
 
-Where the part begins is guessed, so a sequence has a run for each way to find the part in it; `scidiff.constraints.runs`
+Where the part begins is guessed, so a sequence has a run for each way to find it; `scidiff.constraints.runs`
 draws by runs and weighs by their number. Every root and every order of equivalent slots is accepted, not only those
 that the encoder writes. Ring labels are refused, for they could close a ring between a hole and the rest: a unit counts
 only as one whole token.
