@@ -13,7 +13,8 @@ Whiteley & Lee 2014; Wu et al., "Practical and asymptotically exact conditional 
 
 r_0(x_0) is the same for all samples of one length and is spent on drawing the length; the logarithm of the rest is
 kept here. Each factor compares what two successive estimates say of one state, so a denoiser whose products foresee
-the constraint exactly has weights of 1.
+the constraint exactly has weights of 1. An automaton with several runs a sequence (`scidiff.constraints.runs`) has in
+place of r_k their expected number, and the weight is divided by the number of runs of the sequence that came out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from scidiff.constraints.pair import Pair
+from scidiff.constraints.runs import Runs
 from scidiff.noise import Draw
 from scidiff.processes.categorical import LOG_ZERO
 from scidiff.state import Rows
@@ -34,7 +36,7 @@ class Conditioned:
         pair: the grammar and the constraint.
     """
 
-    def __init__(self, pair: Pair):
+    def __init__(self, pair: Pair | Runs):
         self.pair = pair
         self.log_weight = torch.zeros(())
         self._before: Tensor | None = None

@@ -154,7 +154,7 @@ def _of_element(reader: Reader) -> Property:
     return quantity(f"n_atoms[{symbol}]")
 
 
-def read_pattern(reader: Reader, kind: str) -> str:
+def read_pattern(reader: Reader, kind: str, *, ends: str = "") -> str:
     """The SMARTS (as it is) or SMILES (canonical) that stands here.
 
     Raises:
@@ -165,7 +165,7 @@ def read_pattern(reader: Reader, kind: str) -> str:
     reader.skip()
     quoted = reader.text[reader.place : reader.place + 1] in ('"', "'")
     place = reader.place + quoted
-    text = reader.pattern()
+    text = reader.pattern(ends)
     if not text:
         raise reader.fail(f"a {kind}", at=place)
     try:
