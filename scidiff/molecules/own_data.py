@@ -110,7 +110,7 @@ class Split:
 
 
 def split(data: Dataset, vocabulary: Vocabulary | None, *, seed: int, workers: int = 1) -> Split:
-    """Hold out a random tenth (at most 2,000), and write all in the vocabulary; None: learned from what is not held out.
+    """Hold out a random tenth (at most 2,000) and write all in the vocabulary; None: one of what is not held out.
 
     Raises:
         UserError: too few molecules can be written.
