@@ -287,9 +287,9 @@ class _Loop:
                     new.append(one)
             reward.update(self._remember(new))
         self.idle = 0 if new else self.idle + 1
-        if not run.complete:
-            order = sorted(reward)
-            worth = advantages([reward[i] for i in order])
+        order = sorted(reward)
+        worth = advantages([reward[i] for i in order])
+        if not run.complete and bool(worth.any()):  # nothing is learned where all are worth the same
             run.divergence = self.policy.learn(chains, dict(zip(order, worth.tolist(), strict=True)), seed=run.seed)
         run.rounds += 1
 

@@ -35,23 +35,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
-    common = ("molecules", "optimise", "--model", str(model), "--batch-size", "64")
+    common = ("molecules", "optimise", "--model", str(model), "--batch-size", "32")
     return lambda *arguments: CliRunner().invoke(app, [*common, *map(str, arguments)])
 
 
 def test_the_best_are_written_in_order_with_their_certificates(run: Run, tmp_path: Path) -> None:
     done = run(
-        *("--maximise", "qed - 0.1*sa", "--where", "rings <= 3", "--budget", 200, "--num", 20),
+        *("--maximise", "qed - 0.1*sa", "--where", "rings <= 3", "--budget", 100, "--num", 20),
         *("--out", "best.csv", "--report", "best.html", "--json"),
     )
     assert done.exit_code == 0, done.output
     account = json.loads(done.stdout)
-    assert account["calls"] == account["budget"] == 200
+    assert account["calls"] == account["budget"] == 100
     with (tmp_path / "best.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     with (tmp_path / "best.csv.run" / "scores.csv").open() as stream:
         scored = list(csv.DictReader(stream))
-    assert len(scored) == len({row["smiles"] for row in scored}) == 200
+    assert len(scored) == len({row["smiles"] for row in scored}) == 100
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted((float(row["score"]) for row in scored), reverse=True)[:20]
     assert account["top_10"] == pytest.approx(sum(scores[:10]) / 10)
@@ -59,7 +59,8 @@ def test_the_best_are_written_in_order_with_their_certificates(run: Run, tmp_pat
         mol = Chem.MolFromSmiles(row["smiles"])
         assert float(row["score"]) == pytest.approx(qed(mol) - 0.1 * float(row["sa"]))
         assert mol.GetRingInfo().NumRings() <= 3
-        assert (row["certified"], row["violation_rings_le_3"]) == ("True", "0")
+        assert row["certified"] == "True"
+        assert float(row["violation_rings_le_3"]) == 0.0
     page = (tmp_path / "best.html").read_text()
     assert "20 certified molecules" in page
     assert rows[0]["smiles"] in json.dumps(page) or rows[0]["smiles"] in page
@@ -86,16 +87,16 @@ def test_any_function_of_a_molecule_is_an_objective_and_is_asked_once_a_molecule
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(model: Path, tmp_path: Path) -> None:
-    whole = optimise(objective="qed", budget=192, batch=32, model=model, folder=tmp_path / "whole")
+    whole = optimise(objective="qed", budget=96, batch=16, model=model, folder=tmp_path / "whole")
 
     def stop(found: Optimisation) -> None:
         if found.rounds == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted) as caught:
-        optimise(objective="qed", budget=192, batch=32, model=model, folder=tmp_path / "cut", progress=stop)
+        optimise(objective="qed", budget=96, batch=16, model=model, folder=tmp_path / "cut", progress=stop)
     assert caught.value.optimisation.rounds == 3
-    resumed = optimise(objective="qed", budget=192, batch=32, model=model, folder=tmp_path / "cut", resume=True)
+    resumed = optimise(objective="qed", budget=96, batch=16, model=model, folder=tmp_path / "cut", resume=True)
     assert resumed.scored == whole.scored
     assert (resumed.rounds, resumed.refused, resumed.reasons) == (whole.rounds, whole.refused, whole.reasons)
     assert (tmp_path / "cut" / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
@@ -178,7 +179,7 @@ def test_bad_input_is_one_line(run: Run, tmp_path: Path, arguments: tuple[object
 
 
 def test_conditions_that_nothing_meets_end_the_run(run: Run) -> None:
-    done = run("--maximise", "qed", "--where", "mw >= 2000", "--budget", 100, "--out", "o.smi")
+    done = run("--maximise", "qed", "--where", "mw >= 2000", "--budget", 100, "--out", "o.smi", "--batch-size", 8)
     assert done.exit_code == 3
     assert "no new molecule in 30 rounds" in done.output
     assert "nothing was scored" in done.output
