@@ -110,7 +110,7 @@ class Automaton:
         """[states + 1] 1 where a sequence may end."""
         return torch.nn.functional.pad(self.accepting.double(), (0, 1))
 
-    def _by_kind(self, probabilities: Tensor) -> Tensor:
+    def by_kind(self, probabilities: Tensor) -> Tensor:
         """Probability of each kind at each place: [B, L, K] -> float64 [B, L, kinds]."""
         return (probabilities @ self._members.to(probabilities.dtype)).double()
 
@@ -131,7 +131,7 @@ class Automaton:
 
     def log_acceptance(self, log_probs: Tensor) -> Tensor:
         """log P(accepted) when every token is drawn on its own: [B, L, K] -> float64 [B]; -inf if none can be."""
-        return self.log_total(self._by_kind(log_probs.double().exp()))
+        return self.log_total(self.by_kind(log_probs.double().exp()))
 
     def log_total(self, by_kind: Tensor) -> Tensor:
         """`log_acceptance` from the probability of each kind at each place: float64 [B, L, kinds] -> [B]."""
@@ -144,7 +144,7 @@ class Automaton:
         Where `log_acceptance` is -inf there is nothing to draw from, and the sequence returned means nothing.
         """
         probabilities = log_probs.exp()
-        by_kind = self._by_kind(probabilities)
+        by_kind = self.by_kind(probabilities)
         betas, _ = self._backward(by_kind)
         batch, length, _ = log_probs.shape
         uniform = draw.uniform(shape=(2, length), kind="automaton")

@@ -114,7 +114,7 @@ def read_condition(reader: Reader) -> Condition:
     name = reader.take(NAME)
     if name is None:
         raise reader.fail("the name of a property")
-    item = _quantity(reader, name, start)
+    item = read_quantity(reader, name, start)
     operator = _operator(reader, item)
     allowed, spelled = _collection(reader, item) if operator == "in" else _comparison(reader, item, operator)
     if empty(meet(allowed, whole(item)), kind=item.kind):
@@ -122,7 +122,7 @@ def read_condition(reader: Reader) -> Condition:
     return Condition(text=f"{item.name} {operator} {spelled}", property=item.name, allowed=allowed)
 
 
-def _quantity(reader: Reader, name: str, start: int) -> Property:
+def read_quantity(reader: Reader, name: str, start: int) -> Property:
     """The quantity of that name, with the argument that follows if it takes one."""
     if name == "n_atoms":
         return _of_element(reader)
