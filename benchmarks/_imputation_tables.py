@@ -24,6 +24,7 @@ from _imputation_methods import standardise
 from scidiff.timeseries import fit
 from scidiff.timeseries.holdout import Holdout, split
 from scidiff.timeseries.model import ImputerConfig, ImputerModel
+from scidiff.timeseries.smoothness import sharpened
 
 HALF_YEAR = 182.625  # days
 BATCH = 16
@@ -98,6 +99,7 @@ def learn(stays: Stays, *, seconds: float | None, seed: int) -> ImputerModel:
     model = ImputerModel.create(config)
     data = standardise(model, stays)
     chosen = split(data.observed.sum((1, 2)), torch.arange(len(data)), seed=seed)
+    model = sharpened(model, data[chosen.train])
     epoch = -(-len(chosen.train) // BATCH)
     with tempfile.TemporaryDirectory() as out:
         return fit.fit(

@@ -17,18 +17,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from scidiff.molecules.fit import Encoded, encode_cached, fit
-from scidiff.molecules.model import FragmentModel, ModelConfig
+from scidiff.molecules.fit import TOKENS, beginning, encode_cached, fit, recipe
+from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.readers import read_smiles
 from scidiff.molecules.reference import locate
-from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
+from scidiff.molecules.vocabulary import Vocabulary
 from scidiff.training import checkpoint
-from scidiff.training.config import TrainingConfig
 
-TOKENS = 4096  # size of the vocabulary, and fragments in a batch
 COUNTED = 200_000  # training molecules whose tokens are counted for the vocabulary
 HELD_OUT = 8000
 
@@ -50,36 +47,14 @@ def main(options: argparse.Namespace) -> None:
     smiles = list(read_smiles(locate("train")))
     counted = random.Random(1).sample(smiles, min(COUNTED, len(smiles)))
     random.Random(2).shuffle(smiles)
-    if options.init is not None:
-        start = FragmentModel.load(options.init)
-        vocabulary, sizes = start.vocabulary, start.config
-    else:
-        vocabulary, sizes = Vocabulary.build(counted, TOKENS, workers=options.workers), ModelConfig()
+    start = None if options.init is None else FragmentModel.load(options.init)
+    vocabulary = Vocabulary.build(counted, TOKENS, workers=options.workers) if start is None else start.vocabulary
     data = encode_cached(vocabulary, smiles[: options.molecules], cache, workers=options.workers)
     test = encode_cached(vocabulary, list(read_smiles(locate("test")))[:HELD_OUT], cache, workers=options.workers)
     print(f"{len(data.classes):,} molecules to learn, refused: {dict(data.refused) or 'none'}")
-    lengths = tuple(np.bincount(data.lengths, minlength=MAX_LENGTH + 1).tolist())
-    model = FragmentModel.create(vocabulary, replace(sizes, lengths=lengths))
-    if options.init is not None:
-        model.denoiser.load_state_dict(start.denoiser.state_dict())
-    config = TrainingConfig(
-        max_minutes=options.minutes,
-        optimiser="muon",
-        learning_rate=2e-3,
-        muon_learning_rate=5e-3,
-        not_hidden=("*embed*", "*modulat*", "*condition*", "*length*"),
-        schedule="stable",
-        decay_fraction=0.3,
-        warmup_steps=40,
-        ema_decay=0.998,
-        precision="bfloat16",
-        compile=True,
-        seed=options.seed,
-        log_seconds=30,
-        validate_every=1000,
-    )
-    held_out = Encoded(classes=test.classes, refused=test.refused)
-    fitted = fit(model, data, held_out, config, out=options.out, tokens=TOKENS, resume=options.resume)
+    model = beginning(vocabulary, data, start)
+    config = recipe(minutes=options.minutes, seed=options.seed)
+    fitted = fit(model, data, test, config, out=options.out, resume=options.resume)
     card = {**fitted.card, "torch": torch.__version__, "init": str(options.init or "fresh weights")}
     replace(fitted, card=card).save(options.out / "model")
 

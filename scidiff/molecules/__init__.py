@@ -11,17 +11,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scidiff.molecules.certified import Generation, Molecule, generate
     from scidiff.molecules.evaluation import Evaluation, evaluate
+    from scidiff.molecules.optimising import Optimisation, optimise
+    from scidiff.molecules.own_data import learn
     from scidiff.molecules.report import write_report
     from scidiff.molecules.writers import write
 
-__all__ = ["Evaluation", "Generation", "Molecule", "evaluate", "generate", "write", "write_report"]
+__all__ = [
+    "Evaluation",
+    "Generation",
+    "Molecule",
+    "Optimisation",
+    "evaluate",
+    "generate",
+    "learn",
+    "optimise",
+    "write",
+    "write_report",
+]
 
 _HOME = {
     "Evaluation": "evaluation",
     "Generation": "certified",
     "Molecule": "certified",
+    "Optimisation": "optimising",
     "evaluate": "evaluation",
     "generate": "certified",
+    "learn": "own_data",
+    "optimise": "optimising",
     "write": "writers",
     "write_report": "report",
 }

@@ -13,7 +13,8 @@ Whiteley & Lee 2014; Wu et al., "Practical and asymptotically exact conditional 
 
 r_0(x_0) is the same for all samples of one length and is spent on drawing the length; the logarithm of the rest is
 kept here. Each factor compares what two successive estimates say of one state, so a denoiser whose products foresee
-the constraint exactly has weights of 1.
+the constraint exactly has weights of 1. An automaton with several runs a sequence (`scidiff.constraints.runs`) has in
+place of r_k their expected number, and the weight is divided by the number of runs of the sequence that came out.
 
 A step may be tilted too: x_0 is drawn in proportion to p_k(x_0) exp(sum_l tilt_k(x_0^l)) given G and C, which is again
 a product given automata. Then r_k(x) is the mean of exp(sum_l tilt_k) [C] under p_k given G, and
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from scidiff.constraints.automaton import Automaton
 from scidiff.constraints.pair import Pair
+from scidiff.constraints.runs import Runs
 from scidiff.noise import Draw
 from scidiff.processes.categorical import LOG_ZERO
 from scidiff.state import Rows
@@ -47,7 +49,7 @@ class Conditioned:
             between which it moves by the number of masks; None for nothing.
     """
 
-    def __init__(self, grammar: Automaton, pair: Pair | None, tilt: Tensor | None = None):
+    def __init__(self, grammar: Automaton, pair: Pair | Runs | None, tilt: Tensor | None = None):
         self.grammar, self.pair, self.tilt = grammar, pair, tilt
         self._path = torch.zeros(())
         self._before: _Tables | None = None
@@ -83,7 +85,8 @@ class Conditioned:
 
     def log_weight(self, x: Tensor) -> Tensor:
         """log w / r_0 of the finished sequences: int64 [B, L] -> float64 [B]."""
-        return self._path if self.tilt is None else self._path - self._now.gather(1, x).sum(-1)
+        weight = self._path if self.tilt is None else self._path - self._now.gather(1, x).sum(-1)
+        return weight - self.pair.log_runs(x) if isinstance(self.pair, Runs) else weight
 
     def tables(self, plain: Tensor, tilted: Tensor) -> _Tables:
         """What `log_share` needs of a product without and with the tilt: float64 [B, L, K]."""

@@ -29,6 +29,7 @@ from scidiff.constraints.base import Infeasible
 from scidiff.constraints.languages import trimmed
 from scidiff.molecules.fragments import RING_LABELS, skeleton
 from scidiff.molecules.language import RULES, And, Expression, Holds, Not, Or, leaves, rule
+from scidiff.molecules.parts import PARTS
 from scidiff.molecules.properties import parse_formula
 from scidiff.molecules.vocabulary import Vocabulary
 from scidiff.molecules.where import Condition, Interval, Members, empty, meet
@@ -179,9 +180,17 @@ class Enforcement:
         """States of the counter."""
         return 0 if self.counter is None else self.counter.states
 
+    @cached_property
+    def parts(self) -> tuple[Holds, ...]:
+        """The terms that ask for parts."""
+        return tuple(term for term in self.terms if isinstance(term, Holds) and term.name in PARTS)
+
     def decides(self, term: Expression) -> str:
-        """How a term is enforced: `exact`, `exact without ring labels`, `in part` or `certification only`."""
-        return decided(term, self.features)
+        """How a term is enforced.
+
+        `exact`, `exact without ring labels`, `exact as whole fragments`, `in part` or `certification only`.
+        """
+        return "exact as whole fragments" if term in self.parts else decided(term, self.features)
 
 
 def decided(term: Expression, features: Features) -> str:

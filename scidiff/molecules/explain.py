@@ -21,7 +21,7 @@ class Term:
 
     Attributes:
         text: its spelling.
-        enforced: `exact`, `exact without ring labels`, `in part` or `certification only`.
+        enforced: `exact`, `exact without ring labels`, `exact as whole fragments`, `in part` or `certification only`.
         training: about the share of MOSES training molecules that meet it, from the shipped histograms; None if there
             is none for it.
     """
@@ -39,7 +39,8 @@ class Explanation:
         terms: what must hold, term by term.
         counters: what the automaton counts, by name, with the number from which on counts are one.
         dropped: counters left out for size.
-        states, grammar: states of the counters' automaton and of the grammar, which are run side by side.
+        states, grammar: states of the automaton of counters and of the grammar, which are run side by side; where parts
+            are asked for, one automaton holds all three.
         feasible: about the share of the model's draws that meets what is enforced; 1 if nothing is.
         lengths: the smallest and largest number of fragments that can meet it.
         impossible: alternatives of `or` that contradict themselves.
@@ -66,8 +67,9 @@ class Explanation:
             share = "" if term.training is None else f"   about {term.training:.2g} of the training molecules"
             lines.append(f"{term.text:<{width}}   {term.enforced}{share}")
         if self.states:
-            counted = ", ".join(f"{name} to {cap}" for name, cap in self.counters.items())
-            lines.append(f"automaton: {self.states} states beside {self.grammar} of the grammar; counts {counted}")
+            counts = ", ".join(f"{name} to {cap}" for name, cap in self.counters.items())
+            counted = f"; counts {counts}" if counts else ""
+            lines.append(f"automaton: {self.states} states beside {self.grammar} of the grammar{counted}")
             lines.append(f"fragments: {self.lengths[0]} to {self.lengths[1]}")
             lines.append(
                 f"about {self.feasible:.2g} of all draws meet what is enforced; under enforcement every draw does"
@@ -104,9 +106,9 @@ def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explana
         terms=tuple(Term(text=t.text, enforced=enforcement.decides(t), training=_share(t)) for t in terms),
         counters=dict(enforcement.features.caps) if enforcement.counter is not None else {},
         dropped=enforcement.dropped,
-        states=enforcement.states,
+        states=given.pair.states if enforcement.parts else enforcement.states,
         grammar=generator.automaton.states,
-        feasible=given.feasible if enforcement.counter is not None else 1.0,
+        feasible=given.feasible if given.pair is not None else 1.0,
         lengths=(possible[0], possible[-1]),
         impossible=tuple(dict.fromkeys(one.text for one in clashes if one is not None)),
     )

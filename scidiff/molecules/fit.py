@@ -1,25 +1,31 @@
-"""Training a molecule model on a list of SMILES."""
+"""Training a molecule model on a list of SMILES: what `scidiff molecules train` and the shipped weights share."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from scidiff import atomic
-from scidiff.molecules.model import LEAF, FragmentModel
+from scidiff import weights as files
+from scidiff.molecules.model import LEAF, FragmentModel, ModelConfig
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary, encode_many
 from scidiff.noise import Noise
 from scidiff.objective import loss
 from scidiff.training.batches import SequenceBatches
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
+
+TOKENS = 4096  # size of a vocabulary, and fragments in a batch
+_LEAST_SEEN = 1000  # molecules, with repetitions, that a bound is the mean of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +82,93 @@ def encode_cached(vocabulary: Vocabulary, smiles: Sequence[str], folder: Path, *
     return Encoded(classes=rows[:kept], refused=dict(refused))
 
 
+def recipe(*, minutes: float, seed: int, **others: Any) -> TrainingConfig:
+    """The settings that the shipped weights were trained with; `others` replace some of them."""
+    settings: dict[str, Any] = {
+        "optimiser": "muon",
+        "learning_rate": 2e-3,
+        "muon_learning_rate": 5e-3,
+        "not_hidden": ("*embed*", "*modulat*", "*condition*", "*length*"),
+        "schedule": "stable",
+        "decay_fraction": 0.3,
+        "warmup_steps": 40,
+        "ema_decay": 0.998,
+        "precision": "bfloat16",
+        "compile": True,
+        "log_seconds": 30,
+        "validate_every": 1000,
+    }
+    return TrainingConfig(max_minutes=minutes, seed=seed, **{**settings, **others})
+
+
+def beginning(vocabulary: Vocabulary, data: Encoded, start: FragmentModel | None) -> FragmentModel:
+    """A model with the lengths of the data, and the weights of `start` if there are any (of the same vocabulary)."""
+    lengths = tuple(np.bincount(data.lengths, minlength=MAX_LENGTH + 1).tolist())
+    sizes = ModelConfig() if start is None else start.config
+    model = FragmentModel.create(vocabulary, replace(sizes, lengths=lengths))
+    if start is not None:
+        model.denoiser.load_state_dict(start.denoiser.state_dict())
+    return model
+
+
 def bound(model: FragmentModel, held_out: Encoded, denoiser: nn.Module) -> float:
-    """Mean negative evidence lower bound of held-out molecules given their length, in nats a molecule."""
+    """Mean negative evidence lower bound of held-out molecules given their length, in nats a molecule.
+
+    With the same noise at every call. Few molecules are looked at several times, each time with other noise.
+    """
     batches = SequenceBatches(held_out.sequences(), leaf=LEAF, tokens=8192)
+    device = next(denoiser.parameters()).device
     total = count = 0.0
-    for position in range(batches.batches_per_epoch):
-        batch = batches.at(position)
+    for position in range(batches.batches_per_epoch * math.ceil(_LEAST_SEEN / len(held_out.classes))):
+        batch = batches.at(position).to(device)
         noise = Noise(seed=1, index=batch.index)
-        with torch.no_grad(), torch.autocast(batch.index.device.type, dtype=torch.bfloat16):
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
             values = loss(denoiser, model.processes, batch.x_0, batch.layout, noise)  # type: ignore[arg-type]
         total, count = total + float(values.double().sum()), count + len(values)
     return total / count
+
+
+class Best:
+    """The averaged weights with the lowest held-out bound so far, kept on disk, and whether to stop (early stopping).
+
+    Args:
+        folder: where they are kept; what is there already is taken up.
+        model: what the weights belong to, and the first of them.
+        measure: the bound of a denoiser.
+        patience: validations without a lower bound after which it is enough.
+    """
+
+    def __init__(
+        self, folder: Path, model: FragmentModel, measure: Callable[[nn.Module], float], patience: int
+    ) -> None:
+        self._folder, self._model, self._measure, self._patience = folder, model, measure, patience
+        self._since = 0
+        if not (folder / files.RECORD).is_file():
+            self._keep(model.denoiser, measure(model.denoiser))
+        self.bound = float(files.load(folder).card["held_out_bound_nats"])
+
+    def __call__(self, denoiser: nn.Module) -> dict[str, float]:
+        """Measure a denoiser, and keep it if it is the best."""
+        found = self._measure(denoiser)
+        self._since += 1
+        if found < self.bound:
+            self._keep(denoiser, found)
+            self.bound, self._since = found, 0
+        return {"held_out_bound_nats": found, "best_bound_nats": self.bound}
+
+    def _keep(self, denoiser: nn.Module, bound: float) -> None:
+        card = {"held_out_bound_nats": bound}
+        tensors = denoiser.state_dict()
+        files.save(self._folder, files.Weights(tensors=tensors, config=self._model.description(), card=card))
+
+    @property
+    def enough(self) -> bool:
+        """Whether the bound has not fallen for a while."""
+        return self._since >= self._patience
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The best weights."""
+        return dict(files.load(self._folder).tensors)
 
 
 def fit(
@@ -96,8 +178,9 @@ def fit(
     config: TrainingConfig,
     *,
     out: Path,
-    tokens: int = 4096,
+    tokens: int = TOKENS,
     resume: bool = False,
+    patience: int | None = None,
 ) -> FragmentModel:
     """Train a model in the folder `out`; returns it with the averaged weights.
 
@@ -109,8 +192,13 @@ def fit(
         out: the run's folder.
         tokens: fragments in a batch.
         resume: go on from the newest checkpoint in `out`.
+        patience: stop after so many validations without a lower held-out bound, and return the weights of the lowest,
+            which may be those it started from. None: the last.
     """
     batches = SequenceBatches(data.sequences(), leaf=LEAF, tokens=tokens, seed=config.seed)
+    best = None
+    if patience is not None:
+        best = Best(out / "best", model, lambda denoiser: bound(model, held_out, denoiser), patience)
     result = train(
         model.denoiser,
         model.processes,
@@ -118,8 +206,13 @@ def fit(
         config,
         out=out,
         resume=resume,
-        validate=lambda denoiser: {"held_out_bound_nats": bound(model, held_out, denoiser)},
+        validate=best or (lambda denoiser: {"held_out_bound_nats": bound(model, held_out, denoiser)}),
         description=model.description(),
+        enough=lambda: best is not None and best.enough,
     )
-    model.denoiser.load_state_dict(result.denoiser.state_dict())
-    return replace(model, card={**model.card, **result.validation, "samples": result.samples, "steps": result.steps})
+    found = dict(result.validation)
+    if best is not None:
+        found = {"held_out_bound_nats": best.bound, "stopped_early": best.enough}
+    model.denoiser.load_state_dict(result.denoiser.state_dict() if best is None else best.weights())
+    card = {**model.card, **found, "samples": result.samples, "steps": result.steps, "seconds": result.seconds}
+    return replace(model, card=card)

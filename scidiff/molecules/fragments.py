@@ -55,7 +55,14 @@ def _check(mol: Chem.Mol) -> None:
             raise EncodeError(f"dative bonds are not represented: bond {bond.GetIdx()}")
 
 
-def _pieces(mol: Chem.Mol, cut: frozenset[int]) -> list[Piece]:
+def acyclic_single(mol: Chem.Mol) -> frozenset[int]:
+    """The bonds that are cut."""
+    return frozenset(
+        bond.GetIdx() for bond in mol.GetBonds() if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing()
+    )
+
+
+def cut_into(mol: Chem.Mol, cut: frozenset[int]) -> list[Piece]:
     """The connected parts of the molecule without the bonds `cut`."""
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
     parent = list(range(mol.GetNumAtoms()))
@@ -121,15 +128,8 @@ class _Encoder:
 
     def tokens(self) -> list[str]:
         while True:
-            cut = (
-                frozenset(
-                    bond.GetIdx()
-                    for bond in self.mol.GetBonds()
-                    if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing()
-                )
-                | self._inner_cuts()
-            )
-            tokens, missing = self._walk(_pieces(self.mol, cut))
+            cut = acyclic_single(self.mol) | self._inner_cuts()
+            tokens, missing = self._walk(cut_into(self.mol, cut))
             if not missing:
                 return tokens
             if missing <= self.broken:

@@ -25,14 +25,17 @@ from torch import Tensor
 from scidiff.constraints.automaton import Automaton
 from scidiff.constraints.base import Infeasible
 from scidiff.constraints.pair import Pair
+from scidiff.constraints.runs import Runs
 from scidiff.errors import UserError
 from scidiff.grids import uniform
 from scidiff.interrupts import hold_back
 from scidiff.molecules.conditioned import Conditioned
 from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
-from scidiff.molecules.language import Expression
+from scidiff.molecules.language import Expression, Holds
 from scidiff.molecules.model import LEAF, FragmentModel
+from scidiff.molecules.motifs import Motif, Unwritable, with_parts
+from scidiff.molecules.parts import PARTS, parts_of
 from scidiff.molecules.tilting import Steered, steer
 from scidiff.noise import Noise
 from scidiff.sampling import sample
@@ -70,6 +73,7 @@ _Sequences = tuple[list[list[int]], list[float]]  # classes [B][L] and log-weigh
 _Tile = list[tuple[Tensor, int, "Future[_Sequences]"]]  # of each length: samples, network calls, sequences
 
 
+_PARTS_STATES = 20  # how much larger parts make the product of grammar and counters, about
 _HEAVIEST = 0.05  # share of the samples whose weights are clipped
 
 
@@ -77,6 +81,10 @@ def _ceiling(pilot: list[Drawn]) -> float:
     """log c, of a tile."""
     weights = torch.tensor([drawn.log_weight for drawn in pilot], dtype=torch.float64)
     return float(weights.quantile(1 - _HEAVIEST))
+
+
+def _parts(terms: Sequence[Expression]) -> bool:
+    return any(isinstance(term, Holds) and term.name in PARTS for term in terms)
 
 
 def _alone() -> None:
@@ -155,10 +163,18 @@ class Generator:
             UserError: no sequence of fragments meets it.
         """
         try:
-            found = enforce(terms, self.model.vocabulary, grammar_states=self.automaton.states)
-            given = replace(self, enforcement=found, thin=thin and found.counter is not None)
+            size = self.automaton.states
+            found = enforce(
+                terms, self.model.vocabulary, grammar_states=size * _PARTS_STATES if _parts(terms) else size
+            )
+            given = replace(self, enforcement=found)
+            given = replace(given, thin=thin and given.pair is not None)
             if given.pair is not None:
                 _ = given.length_probabilities
+        except Unwritable as error:
+            raise UserError(
+                f"--where: the fragments of this model cannot write {error}, which a part asks for"
+            ) from None
         except Infeasible:
             named = " and ".join(term.text for term in terms)
             raise UserError(f"--where {named!r}: no molecule that this model can draw meets it") from None
@@ -177,9 +193,15 @@ class Generator:
         return steer(self, terms, seed=seed, steps=steps, most=most, progress=progress)
 
     @cached_property
-    def pair(self) -> Pair | None:
-        """The grammar beside the counters of what is enforced; None if nothing is."""
+    def pair(self) -> Pair | Runs | None:
+        """The grammar beside the counters and parts of what is enforced; None if nothing is."""
         counter = None if self.enforcement is None else self.enforcement.counter
+        if self.enforcement is not None and self.enforcement.parts:
+            motifs = [
+                [Motif(part, self.model.vocabulary) for part in parts_of(term.name, term.argument)]
+                for term in self.enforcement.parts
+            ]
+            return with_parts(motifs, self.model.vocabulary, self.automaton, counter).to(self._device)
         return None if counter is None else Pair(a=self.automaton, b=counter.to(self._device))
 
     @property
@@ -201,7 +223,7 @@ class Generator:
             return torch.ones_like(self.model.length_probabilities)
         shares = torch.zeros_like(self.model.length_probabilities)
         for length in self.model.length_probabilities.nonzero().flatten().tolist():
-            if self.pair is None or len(self.pair.layers(length)[0]):
+            if self.pair is None or isinstance(self.pair, Runs) or len(self.pair.layers(length)[0]):
                 shares[length] = self._conditioned.first(self._first(length)).exp().cpu()
         return shares
 

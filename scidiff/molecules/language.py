@@ -5,6 +5,7 @@
     quantities   of the table of properties, and alerts, n_atoms[X], count(SMARTS), similarity(SMILES); with <, <=, ==,
                  >=, >, in [low, high], in {a, b}; a unit may follow a number (mw <= 350 Da, tpsa <= 90 A^2)
     predicates   contains SMARTS, lacks SMARTS, scaffold == SMILES, novel, lipinski, veber
+    parts        decorates(SMILES), extends(SMILES), links(SMILES, SMILES): see `scidiff.molecules.parts`
 
 `not` binds closest, then `and`, then `or`. An expression prints in a normal spelling that reads back as itself.
 """
@@ -18,11 +19,12 @@ from typing import Literal
 
 from rdkit import Chem
 
+from scidiff.molecules import parts
 from scidiff.molecules.properties import Value
 from scidiff.molecules.quantities import known, scaffold, smarts
 from scidiff.molecules.where import Condition, parse
 
-Predicate = Literal["contains", "scaffold", "novel", "lipinski", "veber"]
+Predicate = Literal["contains", "scaffold", "novel", "lipinski", "veber", "decorates", "extends", "links"]
 RULES = {
     "lipinski": ("mw <= 500", "logp <= 5", "hbd <= 5", "hba <= 10"),
     "veber": ("rotatable_bonds <= 10", "tpsa <= 140"),
@@ -55,7 +57,8 @@ class Holds(_Spelled):
 
     Attributes:
         name: which.
-        argument: the SMARTS of `contains`, the canonical SMILES of `scaffold`, empty for the others.
+        argument: the SMARTS of `contains`, the canonical SMILES of `scaffold` and of parts, joined by a
+            comma; empty for the others.
     """
 
     name: Predicate
@@ -63,6 +66,8 @@ class Holds(_Spelled):
 
     @property
     def text(self) -> str:
+        if self.name in parts.PARTS:
+            return f"{self.name}({self.argument})"
         if self.name == "contains":
             return f"contains {self.argument}"
         return f"scaffold == {self.argument}" if self.name == "scaffold" else self.name
@@ -169,6 +174,8 @@ def violation(expression: Expression, facts: Facts) -> float:
 def _predicate(predicate: Holds, facts: Facts) -> float:
     if predicate.name in RULES:
         return float(sum(violation(condition, facts) != 0.0 for condition in rule(predicate.name)))
+    if predicate.name in parts.PARTS:
+        return float(not parts.holds(facts.mol, predicate.name, predicate.argument))
     if predicate.name == "contains":
         return float(not facts.mol.HasSubstructMatch(smarts(predicate.argument)))
     if predicate.name == "scaffold":

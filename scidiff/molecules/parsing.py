@@ -12,6 +12,7 @@ from rdkit import Chem
 from scidiff.errors import UserError, one_line
 from scidiff.molecules.contradictions import check
 from scidiff.molecules.language import RULES, And, Expression, Holds, Not, Or
+from scidiff.molecules.parts import PARTS, points, spelled
 from scidiff.molecules.quantities import scaffold
 from scidiff.molecules.reading import Reader
 from scidiff.molecules.where import NAME, read_condition, read_pattern
@@ -129,6 +130,8 @@ def _term(reader: Reader) -> Expression:
         return holds if name == "contains" else Not(of=holds)
     if name == "scaffold":
         return _scaffold(reader)
+    if name in PARTS:
+        return _parts(reader, name)
     reader.place = start
     return read_condition(reader)
 
@@ -144,3 +147,35 @@ def _scaffold(reader: Reader) -> Expression:
         what = f"its own is {own}" if own else "it has no ring"
         raise reader.fail("a Bemis-Murcko scaffold", at=place, got=f"{smiles}: {what}")
     return Holds(name="scaffold", argument=smiles)
+
+
+def _parts(reader: Reader, name: str) -> Expression:
+    """`decorates(SMILES)`, `extends(SMILES)`, `links(SMILES, SMILES)`."""
+    if reader.literal("(") is None:
+        raise reader.fail("( and a SMILES")
+    found = [_part(reader, name)]
+    if name == "links":
+        if reader.literal(",") is None:
+            raise reader.fail("a comma and a second SMILES")
+        found = sorted([*found, _part(reader, name)])
+    if reader.literal(")") is None:
+        raise reader.fail(")")
+    return Holds(name=name, argument=", ".join(found))  # type: ignore[arg-type]
+
+
+def _part(reader: Reader, name: str) -> str:
+    reader.skip()
+    place = reader.place
+    text = read_pattern(reader, "SMILES", ends=",")
+    try:
+        smiles = spelled(text)
+    except ValueError as error:
+        raise reader.fail(str(error), at=place, got=text) from None
+    count = points(smiles)
+    if name == "extends" and count:
+        raise reader.fail("no attachment point, for any atom of extends may bear substituents,", at=place, got=text)
+    if name == "decorates" and not count:
+        raise reader.fail("an attachment point such as [*:1]", at=place, got=text)
+    if name == "links" and count != 1:
+        raise reader.fail("one attachment point such as [*:1]", at=place, got=text)
+    return smiles

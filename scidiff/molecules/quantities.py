@@ -98,7 +98,7 @@ ALERTS = Property(
     compute=lambda mol: len(_alerts().GetMatches(mol)),
 )
 OTHERS = ("alerts", "n_atoms[X]", "count(SMARTS)", "similarity(SMILES)")
-PREDICATES = ("contains", "lacks", "scaffold", "novel", "lipinski", "veber")
+PREDICATES = ("contains", "lacks", "scaffold", "novel", "lipinski", "veber", "decorates", "extends", "links")
 
 
 @lru_cache(maxsize=10_000)

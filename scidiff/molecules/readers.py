@@ -24,19 +24,29 @@ def read_smiles(path: str | Path) -> list[str]:
     Raises:
         UserError: the file is missing, of an unknown kind, without a column `smiles`, or holds no molecules.
     """
+    return [smiles for _, smiles in read_rows(path)]
+
+
+def read_rows(path: str | Path) -> list[tuple[int, str]]:
+    """As `read_smiles`, each with where it stands: the line of a text file, the number of a structure or row, from 1.
+
+    Raises:
+        UserError: as `read_smiles`.
+    """
     path = Path(path)
     name = path.name.lower()
     try:
         if name.endswith((".smi", ".txt")):
-            found = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            found = [(number, line.split()[0]) for number, line in lines if line.strip()]
         elif name.endswith(".csv"):
             found = _from_csv(path, path.read_bytes())
         elif name.endswith(".csv.gz"):
             found = _from_csv(path, gzip.decompress(path.read_bytes()))
         elif name.endswith(".parquet"):
-            found = _from_parquet(path)
+            found = list(enumerate(_from_parquet(path), 1))
         elif name.endswith(".sdf"):
-            found = _from_sdf(path)
+            found = list(enumerate(_from_sdf(path), 1))
         else:
             raise UserError(f"expected a file ending in {', '.join(_SUFFIXES)}, got {str(path)!r}")
     except (OSError, UnicodeDecodeError, EOFError) as error:
@@ -54,10 +64,10 @@ def _column(path: Path, names: Iterable[str]) -> str:
     raise UserError(f"expected a column 'smiles' in {path}, got {', '.join(names) or 'no columns'}")
 
 
-def _from_csv(path: Path, content: bytes) -> list[str]:
+def _from_csv(path: Path, content: bytes) -> list[tuple[int, str]]:
     rows = csv.DictReader(io.StringIO(content.decode("utf-8")))
     column = _column(path, rows.fieldnames or [])
-    return [row[column] or "" for row in rows]
+    return [(rows.line_num, row[column] or "") for row in rows]
 
 
 def _from_parquet(path: Path) -> list[str]:

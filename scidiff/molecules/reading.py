@@ -52,13 +52,13 @@ class Reader:
                 return choice
         return None
 
-    def pattern(self) -> str:
-        """A SMILES or SMARTS, in quotes or bare: up to a blank, or to a bracket that it did not open."""
+    def pattern(self, ends: str = "") -> str:
+        """A SMILES or SMARTS, in quotes or bare: up to a blank, one of `ends`, or a bracket that it did not open."""
         quote = self.literal('"', "'")
         begin, closing = self.place, []
         while self.place < len(self.text):
             here = self.text[self.place]
-            if here == quote or (quote is None and here.isspace()):
+            if here == quote or (quote is None and (here.isspace() or here in ends)):
                 break
             if here in _CLOSES:
                 closing.append(_CLOSES[here])

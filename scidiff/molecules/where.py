@@ -114,7 +114,7 @@ def read_condition(reader: Reader) -> Condition:
     name = reader.take(NAME)
     if name is None:
         raise reader.fail("the name of a property")
-    item = _quantity(reader, name, start)
+    item = read_quantity(reader, name, start)
     operator = _operator(reader, item)
     allowed, spelled = _collection(reader, item) if operator == "in" else _comparison(reader, item, operator)
     if empty(meet(allowed, whole(item)), kind=item.kind):
@@ -122,7 +122,7 @@ def read_condition(reader: Reader) -> Condition:
     return Condition(text=f"{item.name} {operator} {spelled}", property=item.name, allowed=allowed)
 
 
-def _quantity(reader: Reader, name: str, start: int) -> Property:
+def read_quantity(reader: Reader, name: str, start: int) -> Property:
     """The quantity of that name, with the argument that follows if it takes one."""
     if name == "n_atoms":
         return _of_element(reader)
@@ -154,7 +154,7 @@ def _of_element(reader: Reader) -> Property:
     return quantity(f"n_atoms[{symbol}]")
 
 
-def read_pattern(reader: Reader, kind: str) -> str:
+def read_pattern(reader: Reader, kind: str, *, ends: str = "") -> str:
     """The SMARTS (as it is) or SMILES (canonical) that stands here.
 
     Raises:
@@ -165,7 +165,7 @@ def read_pattern(reader: Reader, kind: str) -> str:
     reader.skip()
     quoted = reader.text[reader.place : reader.place + 1] in ('"', "'")
     place = reader.place + quoted
-    text = reader.pattern()
+    text = reader.pattern(ends)
     if not text:
         raise reader.fail(f"a {kind}", at=place)
     try:

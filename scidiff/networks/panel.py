@@ -12,7 +12,7 @@ coordinates that they make.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,9 +122,20 @@ class PanelEncoder(nn.Module):
         width: features of a token.
         depth: number of layers.
         heads: attention heads.
+        units: of each variable's guess: of smooth ones the line between known neighbours says more than little trained
+            weights do.
     """
 
-    def __init__(self, *, variables: int, static: int, width: int, depth: int, heads: int):
+    def __init__(
+        self,
+        *,
+        variables: int,
+        static: int,
+        width: int,
+        depth: int,
+        heads: int,
+        units: Sequence[float] = (),
+    ):
         super().__init__()
         self.width, self.heads = width, heads
         self.variable = nn.Embedding(variables, width)
@@ -133,6 +144,8 @@ class PanelEncoder(nn.Module):
         self.static = nn.Linear(2 * static, width)
         self.layers = nn.ModuleList(LookUp(width, heads) for _ in range(depth))
         self.guess = nn.Linear(width, 2)
+        self.unit: Tensor
+        self.register_buffer("unit", torch.tensor(units or (1.0,) * variables), persistent=False)
         nn.init.normal_(self.variable.weight, std=0.5)
         nn.init.zeros_(self.guess.weight)
         nn.init.zeros_(self.guess.bias)
@@ -157,7 +170,8 @@ class PanelEncoder(nn.Module):
         x = F.rms_norm(x[:, 1:], x.shape[-1:])
         shift, spread = self.guess(x).float().unbind(-1)
         between = _pick(around.between[..., None], cells)[..., 0]
-        return x, between + shift, 1e-3 + F.softplus(spread - 1)
+        unit = self.unit[cells % values.shape[2]]
+        return x, between + unit * shift, unit * (1e-3 + F.softplus(spread - 1))
 
 
 class PanelNetwork(nn.Module):
@@ -174,6 +188,7 @@ class PanelNetwork(nn.Module):
         row_depth: its blocks.
         exchange: W, the size of what a cell and its row tell each other.
         hidden: H, of the read-out of each cell.
+        units: of the encoder.
     """
 
     def __init__(
@@ -189,10 +204,13 @@ class PanelNetwork(nn.Module):
         row_depth: int = 2,
         exchange: int = 64,
         hidden: int = 32,
+        units: Sequence[float] = (),
     ):
         super().__init__()
         self.leaf, self.heads, self.row_width = leaf, heads, row_width
-        self.encoder = PanelEncoder(variables=variables, static=static, width=width, depth=depth, heads=heads)
+        self.encoder = PanelEncoder(
+            variables=variables, static=static, width=width, depth=depth, heads=heads, units=units
+        )
         self.sizes = [exchange, MESSAGES * exchange, hidden, hidden, exchange]
         self.project = nn.Linear(width, sum(self.sizes))
         self.into_row, self.out_of_row = nn.Linear(exchange, row_width), nn.Linear(row_width, exchange)

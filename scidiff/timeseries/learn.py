@@ -17,6 +17,7 @@ from scidiff.timeseries.grid import Grid, irregular, regular
 from scidiff.timeseries.holdout import Holdout, Split, split
 from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.panel import Panel
+from scidiff.timeseries.smoothness import sharpened
 from scidiff.timeseries.standardise import Translation, config_of, model_step, seconds_per_unit, typical_step
 from scidiff.timeseries.warm import SIZES, adopt, warm_start
 
@@ -171,6 +172,7 @@ def prepare(panel: Panel, choice: Choice, *, step: float | None, seed: int, devi
     model = replace(model, card={**model.card, "window": window})
     translation = Translation.of(model, panel, step=step)
     holdout = Holdout.of(translation.standardised(grid), chosen, seed=seed)
+    model = sharpened(model, holdout.train, trained=choice.start)
     if choice.start is not None:
         choice.start.denoiser.to("cpu")
         adopt(model, choice.start, holdout.train, seed=seed)

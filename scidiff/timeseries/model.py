@@ -38,6 +38,8 @@ class ImputerConfig:
         means, stds: of each variable, in its own units, over what was observed in the training series.
         static: names of the static covariates.
         static_means, static_stds: of each.
+        units: of the first guess of the network "panel": of what it adds to the line between neighbours, and of its
+            scale, in standard deviations; 1 for each if there are none.
         step: the time between rows, in the units of the table, that the model counts in.
         network: "panel", or "csdi" (`networks.csdi`), which has one half and no first guess.
         width, depth, heads: of the network; of "panel" its encoder.
@@ -50,6 +52,7 @@ class ImputerConfig:
     static: tuple[str, ...] = ()
     static_means: tuple[float, ...] = ()
     static_stds: tuple[float, ...] = ()
+    units: tuple[float, ...] = ()
     step: float = 1.0
     network: str = "panel"
     width: int = 128
@@ -87,6 +90,13 @@ class ImputerModel:
         """The process of each leaf."""
         return self.denoiser.processes
 
+    def with_units(self, units: tuple[float, ...]) -> ImputerModel:
+        """The same weights under other `units` (see `ImputerConfig`)."""
+        other = ImputerModel.create(replace(self.config, units=units), card=self.card)
+        other.denoiser.load_state_dict(self.denoiser.state_dict())
+        other.denoiser.to(next(self.denoiser.parameters()).device).train(self.denoiser.training)
+        return other
+
     def description(self) -> dict[str, Any]:
         """What `load` needs to build the model (JSON)."""
         return {"imputer": asdict(self.config)}
@@ -122,7 +132,8 @@ def _network(config: ImputerConfig) -> nn.Module:
     if config.network == "csdi":
         return CSDINetwork(leaf=LEAF, **sizes)
     if config.network == "panel":
-        return PanelNetwork(leaf=LEAF, **sizes, row_width=config.row_width, row_depth=config.row_depth)
+        rows = {"row_width": config.row_width, "row_depth": config.row_depth}
+        return PanelNetwork(leaf=LEAF, units=config.units, **sizes, **rows)
     raise ValueError(f"expected the network panel or csdi, got {config.network!r}")
 
 

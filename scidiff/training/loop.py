@@ -89,6 +89,7 @@ def train(
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     description: Mapping[str, Any] | None = None,
     show: Callable[[str], None] | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
     """Train a denoiser; start it under `torchrun` to use several processes.
 
@@ -103,6 +104,7 @@ def train(
         validate: measures the averaged denoiser.
         description: what builds the denoiser again (JSON); goes into the weights' record.
         show: takes lines on where the run stands. Default: standard error.
+        enough: asked after each validation on the way; True ends the run early.
 
     Raises:
         UserError: `out` holds a run and `resume` is not asked for, or is asked for with other data or settings.
@@ -125,7 +127,7 @@ def train(
         )
         run.start(resume=resume)
         stack.callback(run.close)
-        return run.run(validate or (lambda _: {}), description or {})
+        return run.run(validate or (lambda _: {}), description or {}, enough)
 
 
 class _Loss(nn.Module):
@@ -202,13 +204,18 @@ class _Run:
             self._progress.close()
 
     def run(
-        self, validate: Callable[[nn.Module], Mapping[str, float]], description: Mapping[str, Any]
+        self,
+        validate: Callable[[nn.Module], Mapping[str, float]],
+        description: Mapping[str, Any],
+        enough: Callable[[], bool],
     ) -> TrainingResult:
-        """Train to the end of the budget."""
+        """Train to the end of the budget, or until a validation finds it enough."""
         while not self._advance():
             every = self.config.validate_every
             if every and self.state.step % every == 0:
                 self._validate(validate)
+                if self.world.any(self.world.first and enough(), self.device):
+                    break
         self._save()
         self._validate(validate)
         self._report()
