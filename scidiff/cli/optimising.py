@@ -71,14 +71,8 @@ def optimise(
         from scidiff.molecules.policy import Learning
 
     _check(out, report, num=num, kl=kl, room=room)
-    line = StatusLine(progress)
-
-    def watch(found: Optimisation) -> None:
-        if line.due(now=found.rounds == 1):
-            line.show(_status(found))
-
+    line, interrupted = StatusLine(progress), False
     folder = run or out.with_name(f"{out.name}.run")
-    interrupted = False
     try:
         if line.due(now=True):
             line.show("loading the model")
@@ -94,7 +88,7 @@ def optimise(
             device=device,
             folder=folder,
             resume=resume,
-            progress=watch,
+            progress=lambda run: line.show(_status(run)) if line.due(now=run.rounds == 1) else None,
         )
     except Interrupted as stop:
         found, interrupted = stop.optimisation, True

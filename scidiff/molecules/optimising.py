@@ -14,7 +14,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -177,17 +177,10 @@ def optimise(
         prior = load(model, device).model  # type: ignore[attr-defined]
         policy = Policy(prior, learning)
     run = Optimisation(objective=text, budget=budget, seed=seed, conditions=conditions)
-    request = {
-        "objective": text,
-        "where": [condition.text for condition in conditions],
-        "seed": seed,
-        "batch": batch,
-        "room": room,
-        "learning": {name: getattr(learning, name) for name in learning.__dataclass_fields__},
-    }
-    kept = None
-    if folder is not None:
-        kept = RunFolder(Path(folder), request, fingerprint=_fingerprint(policy))
+    asked = {"objective": text, "where": [condition.text for condition in conditions], "seed": seed, "batch": batch}
+    request = {**asked, "room": room, "learning": asdict(learning)}
+    kept = None if folder is None else RunFolder(Path(folder), request, fingerprint=_fingerprint(policy))
+    if kept is not None:
         kept.begin(resume=resume)
     loop = _Loop(run=run, policy=policy, score=score, batch=batch, room=room, kept=kept)
     if kept is not None and resume:

@@ -28,6 +28,7 @@ from scidiff.molecules.oracle import read_molecule
 from scidiff.molecules.readers import read_rows
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary, encode_many
 from scidiff.training import checkpoint
+from scidiff.training.config import TrainingConfig
 
 LEAST = 50  # molecules without which nothing is learned
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000
@@ -199,44 +200,58 @@ def learn(
     parts = split(data, None if start is None else start.vocabulary, seed=seed, workers=workers)
     out.mkdir(parents=True, exist_ok=True)
     write_refused(out / "refused.csv", parts.refused)
-    reasons = Counter(general(row.reason) for row in parts.refused)
     learned, held = len(parts.data.classes), len(parts.held_out.classes)
     say(f"{learned:,} molecules to learn, {held:,} held out, {len(parts.refused):,} of {data.rows:,} rows refused")
+    model = _beginning(parts, start, seed=seed, device=device)
+    before = bound(model, parts.held_out, model.denoiser)
+    say(f"held-out bound before: {before:.2f} nats a molecule")
+    config = _recipe(minutes, seed, learned, warm=start is not None)
+    fitted = fit(model, parts.data, parts.held_out, config, out=out / "run", resume=resume, patience=PATIENCE)
+    made = {"init": init, "seed": seed, "command": command, "torch": torch.__version__}
+    read_from = {"file": path.name, "sha256": data.sha256, "rows": data.rows}
+    card = {**fitted.card, "held_out_bound_before_nats": before, "data": read_from, **_account(parts), **made}
+    _finish(replace(fitted, card=card), parts.smiles, out)
+    return card
+
+
+def _finish(model: FragmentModel, smiles: Sequence[str], out: Path) -> None:
+    """Write the reports, then the weights."""
+    from scidiff.molecules.data_report import write_card, write_data_report
+
+    write_data_report(out / "report.html", smiles, model.card)
+    write_card(out / "README.md", model.card)
+    _place(model, out)
+
+
+def _beginning(parts: Split, start: FragmentModel | None, *, seed: int, device: str) -> FragmentModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # of fresh weights
         model = beginning(parts.vocabulary, parts.data, start)
     model.denoiser.to(device)
-    before = bound(model, parts.held_out, model.denoiser)
-    say(f"held-out bound before: {before:.2f} nats a molecule")
-    config = recipe(
+    return model
+
+
+def _recipe(minutes: float, seed: int, learned: int, *, warm: bool) -> TrainingConfig:
+    return recipe(
         minutes=minutes,
         seed=seed,
         compile=minutes >= _COMPILED,
         validate_every=max(20, min(500, learned // 100)),
         checkpoint_minutes=min(5.0, minutes / 5),
         log_seconds=10,
-        **({} if start is None else _FROM_WEIGHTS),
+        **(_FROM_WEIGHTS if warm else {}),
     )
-    fitted = fit(model, parts.data, parts.held_out, config, out=out / "run", resume=resume, patience=PATIENCE)
-    card = {
-        **fitted.card,
-        "held_out_bound_before_nats": before,
-        "data": {"file": path.name, "sha256": data.sha256, "rows": data.rows},
-        "molecules": learned,
-        "held_out": held,
+
+
+def _account(parts: Split) -> dict[str, Any]:
+    """What became of the rows, for the card."""
+    reasons = Counter(general(row.reason) for row in parts.refused)
+    return {
+        "molecules": len(parts.data.classes),
+        "held_out": len(parts.held_out.classes),
         "refused": dict(reasons.most_common()),
         "vocabulary": len(parts.vocabulary.tokens),
-        "init": init,
-        "seed": seed,
-        "command": command,
-        "torch": torch.__version__,
     }
-    from scidiff.molecules.data_report import write_card, write_data_report
-
-    write_data_report(out / "report.html", parts.smiles, card)
-    write_card(out / "README.md", card)
-    _place(replace(fitted, card=card), out)
-    return card
 
 
 def general(reason: str) -> str:
