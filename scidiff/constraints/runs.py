@@ -112,20 +112,26 @@ class Runs:
         none = probabilities.new_zeros(*probabilities.shape[:2], self._kinds)
         return none.index_add(2, self.kind, probabilities)
 
+    @cached_property
+    def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Source, kind and target of every edge."""
+        source, column = (self.target < self.states).nonzero().unbind(1)
+        return source, self.label[source, column], self.target[source, column]
+
     def _chunks(self, batch: int) -> Iterator[slice]:
-        most = max(1, _ROOM // self.target.numel())
+        most = max(1, _ROOM // len(self._edges[0]))
         return (slice(k, k + most) for k in range(0, batch, most))
 
     def _backward(self, by_kind: Tensor) -> tuple[list[Tensor], Tensor]:
         """beta_0 .. beta_L, [states + 1, B] each scaled to a maximum of 1, and the logarithm of the scales' product."""
         beta = torch.nn.functional.pad(self.accepting.to(by_kind), (0, 1))[:, None].expand(-1, len(by_kind))
         betas, log_scale = [beta], by_kind.new_zeros(len(by_kind))
-        to, by = self.target.flatten(), self.label.flatten()
+        source, by, to = self._edges
         for place in range(by_kind.shape[1] - 1, -1, -1):
             moves = by_kind[:, place].T.contiguous().index_select(0, by) * beta.index_select(0, to)
-            step = moves.unflatten(0, self.target.shape).sum(1)
+            step = torch.zeros_like(beta).index_add(0, source, moves)
             scale = step.amax(0)
-            beta = torch.nn.functional.pad(step / scale.clamp_min(torch.finfo(step.dtype).tiny), (0, 0, 0, 1))
+            beta = step / scale.clamp_min(torch.finfo(step.dtype).tiny)
             betas.append(beta)
             log_scale = log_scale + scale.log()
         return betas[::-1], log_scale

@@ -119,22 +119,25 @@ class _Encoder:
     """One molecule on its way to tokens."""
 
     def __init__(self, mol: Chem.Mol, vocabulary: frozenset[str] | None):
-        _check(mol)
         ranks = list(Chem.CanonicalRankAtoms(mol))
-        self.mol = Chem.RenumberAtoms(mol, sorted(range(len(ranks)), key=ranks.__getitem__))
+        self.order = sorted(range(len(ranks)), key=ranks.__getitem__)
+        self.mol = Chem.RenumberAtoms(mol, self.order)
         self.vocabulary = vocabulary
         self.kekule: Chem.Mol | None = None
         self.broken: set[int] = set()  # atoms of units that are broken into their smallest pieces
 
     def tokens(self) -> list[str]:
         while True:
-            cut = acyclic_single(self.mol) | self._inner_cuts()
-            tokens, missing = self._walk(cut_into(self.mol, cut))
+            pieces = self.pieces()
+            walked, missing = self.walk(pieces, min(range(len(pieces)), key=lambda k: len(pieces[k].slots)))
             if not missing:
-                return tokens
+                return [token for token, _ in walked]
             if missing <= self.broken:
                 raise EncodeError(f"a part of the molecule is not in the vocabulary: {self._smiles(missing)}")
             self.broken |= missing
+
+    def pieces(self) -> list[Piece]:
+        return cut_into(self.mol, acyclic_single(self.mol) | self._inner_cuts())
 
     def _smiles(self, atoms: set[int]) -> str:
         return Chem.MolFragmentToSmiles(self.mol, sorted(atoms))
@@ -169,19 +172,19 @@ class _Encoder:
                     bonds.append((place[i], place[j], bond.GetBondType()))
         return _canonical(tuple(atoms), tuple(bonds), tuple(place[i] for i, _ in piece.slots), parent)
 
-    def _walk(self, pieces: list[Piece]) -> tuple[list[str], set[int]]:
-        """Pre-order walk from the piece with the fewest slots; returns the tokens and the atoms of unknown units."""
+    def walk(self, pieces: list[Piece], first: int) -> tuple[list[tuple[str, Piece | None]], set[int]]:
+        """Pre-order walk from a piece: tokens with their pieces, labels with None; and the atoms of unknown units."""
         home = {i: number for number, piece in enumerate(pieces) for i in piece.atoms}
-        tokens: list[str] = []
+        tokens: list[tuple[str, Piece | None]] = []
         missing: set[int] = set()
         visited: set[int] = set()
         labels: dict[int, int] = {}
         done: set[int] = set()
-        stack: list[tuple[int, int | None]] = [(min(range(len(pieces)), key=lambda k: len(pieces[k].slots)), None)]
+        stack: list[tuple[int, int | None]] = [(first, None)]
         while stack:
             number, bond = stack.pop()
             if bond is not None and (number in visited or bond in labels):
-                tokens.append(self._ring_label(bond, labels, done))
+                tokens.append((self._ring_label(bond, labels, done), None))
                 continue
             visited.add(number)
             piece = pieces[number]
@@ -189,7 +192,7 @@ class _Encoder:
             token, children = self._token(piece, parent)
             if self.vocabulary is not None and token not in self.vocabulary:
                 missing |= set(piece.atoms)
-            tokens.append(token)
+            tokens.append((token, piece))
             for k in reversed(children):
                 here, edge = piece.slots[k]
                 other = self.mol.GetBondWithIdx(edge).GetOtherAtomIdx(here)
@@ -219,6 +222,7 @@ def encode(mol: Chem.Mol, vocabulary: frozenset[str] | None = None) -> list[str]
         EncodeError: the molecule is not connected, carries stereochemistry, isotopes, radicals or dative bonds, or
             cannot be written in the vocabulary.
     """
+    _check(mol)
     return _Encoder(mol, vocabulary).tokens()
 
 
@@ -318,6 +322,34 @@ def _close(mol: Chem.RWMol, i: int, j: int) -> None:
 
 def encode_smallest(mol: Chem.Mol) -> list[str]:
     """The tokens of a molecule with every unit broken into its smallest pieces, which a small vocabulary covers."""
+    _check(mol)
     encoder = _Encoder(mol, None)
     encoder.broken = set(range(mol.GetNumAtoms()))
     return encoder.tokens()
+
+
+def spell(unit: Chem.Mol, *, entry: int | None = None) -> list[tuple[str, int | None]]:
+    """The smallest pieces of a unit in pre-order, with ring labels.
+
+    Args:
+        unit: a unit with a dummy atom on each bond that leaves it.
+        entry: the dummy that stands for the parent; None if the unit holds the root.
+
+    Returns:
+        Tokens, each with None, and between them the dummies of the other bonds: an empty text with the dummy's number.
+
+    Raises:
+        EncodeError: too many rings are open at once.
+    """
+    encoder = _Encoder(unit, None)
+    encoder.broken = set(range(unit.GetNumAtoms()))
+    pieces = encoder.pieces()
+    outside = [encoder.mol.GetAtomWithIdx(piece.atoms[0]).GetAtomicNum() == 0 for piece in pieces]
+    if entry is None:
+        first = min((k for k, out in enumerate(outside) if not out), key=lambda k: len(pieces[k].slots))
+    else:
+        first = next(k for k, piece in enumerate(pieces) if encoder.order[piece.atoms[0]] == entry)
+    walked, _ = encoder.walk(pieces, first)
+    dummies = {piece.atoms: encoder.order[piece.atoms[0]] for piece, out in zip(pieces, outside, strict=True) if out}
+    told = [(token, None if piece is None else dummies.get(piece.atoms)) for token, piece in walked]
+    return [(token if dummy is None else "", dummy) for token, dummy in told][0 if entry is None else 1 :]

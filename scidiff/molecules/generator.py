@@ -34,7 +34,7 @@ from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.language import Expression, Holds
 from scidiff.molecules.model import LEAF, FragmentModel
-from scidiff.molecules.motifs import Motif, Unwritable, with_parts
+from scidiff.molecules.motifs import Unwritable, motifs_of, with_parts
 from scidiff.molecules.parts import PARTS, parts_of
 from scidiff.molecules.tilting import Steered, steer
 from scidiff.noise import Noise
@@ -197,10 +197,8 @@ class Generator:
         """The grammar beside the counters and parts of what is enforced; None if nothing is."""
         counter = None if self.enforcement is None else self.enforcement.counter
         if self.enforcement is not None and self.enforcement.parts:
-            motifs = [
-                [Motif(part, self.model.vocabulary) for part in parts_of(term.name, term.argument)]
-                for term in self.enforcement.parts
-            ]
+            parts = [parts_of(term.name, term.argument) for term in self.enforcement.parts]
+            motifs = motifs_of(parts, self.model.vocabulary)
             return with_parts(motifs, self.model.vocabulary, self.automaton, counter).to(self._device)
         return None if counter is None else Pair(a=self.automaton, b=counter.to(self._device))
 

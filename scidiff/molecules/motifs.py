@@ -7,8 +7,9 @@ holes; within a hole it counts the slots that are open in it. When only holes ar
 
 Where the part begins is guessed, so a sequence has a run for each way to find it; `scidiff.constraints.runs`
 draws by runs and weighs by their number. Every root and every order of equivalent slots is accepted, not only those
-that the encoder writes. Ring labels are refused, for they could close a ring between a hole and the rest: a unit counts
-only as one whole token.
+that the encoder writes. A unit that the vocabulary lacks is spelled by its smallest pieces and pairs of ring labels, in
+one way for each place to enter it. Other ring labels are refused, for they could close a ring between a hole and the
+rest.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from rdkit import Chem
 from scidiff.constraints.automaton import Automaton
 from scidiff.constraints.base import Infeasible
 from scidiff.constraints.runs import Edge, Runs
-from scidiff.molecules.fragments import RING_LABELS, Piece, acyclic_single, cut_into
+from scidiff.molecules.fragments import RING_LABELS, EncodeError, Piece, acyclic_single, cut_into, spell
 from scidiff.molecules.grammar import MAX_OPEN
 from scidiff.molecules.parts import Part, bare
 from scidiff.molecules.vocabulary import Vocabulary
 
 Item = tuple[int, int]
-"""What a slot is to be filled with: a unit of the part by its number, entered by a bond of the part; or a hole."""
+"""What a slot is to be filled with: a unit of the part by its number, entered by a bond of the part; a hole; or a token
+that a unit is spelled with, `_SPELLED` and its number."""
 _HOLE: Item = (-1, -1)
+_SPELLED = -2
+_MOST_HOLES = 2  # in a unit that is spelled, if any of its atoms may bear substituents
 _OUTSIDE, _DONE = ("outside",), ("done",)
 _State = tuple[Any, ...]  # _OUTSIDE, _DONE, or (items still to come, slots open in the hole that stands first)
 
@@ -78,15 +82,29 @@ def _by_unit(vocabulary: Vocabulary) -> dict[str, list[str]]:
 class Motif:
     """A part as a subtree of tokens of a vocabulary.
 
+    Args:
+        part: the part.
+        vocabulary: the tokens.
+        labels: how many ring labels others use.
+
+    Attributes:
+        labels: the same with those that it uses.
+
     Raises:
-        Unwritable: the vocabulary has no token for one of its units.
+        Unwritable: one of its units is neither a token nor can be spelled by smaller ones.
     """
 
-    def __init__(self, part: Part, vocabulary: Vocabulary):
-        self.part = part
+    def __init__(self, part: Part, vocabulary: Vocabulary, *, labels: int = 0):
+        self.part, self.labels = part, labels
         self.pieces = cut_into(part.core, acyclic_single(part.core))
         self._tokens = _by_unit(vocabulary)
+        self._known = frozenset(vocabulary.tokens)
+        self._spelled: dict[tuple[int, int | None, int | None], dict[str, set[tuple[Item, ...]]]] = {}
+        self._letters: dict[str, int] = {}
         self._home = {atom: k for k, piece in enumerate(self.pieces) for atom in piece.atoms}
+        for k in range(len(self.pieces)):
+            if not any(self._expansions(*way) for way in self._ways(k)):
+                self._spell(k)
         self.roots = self._merged((k, None, None) for k in range(len(self.pieces)))
         self.entries = self._merged(
             (k, None, atom) for k, piece in enumerate(self.pieces) for atom in piece.atoms if self._enters(atom)
@@ -96,10 +114,12 @@ class Motif:
             for k, piece in enumerate(self.pieces)
             for atom, bond in piece.slots
         }
-        for k, piece in enumerate(self.pieces):
-            begun = [self._expansions(k, None, atom) for atom in (None, *piece.atoms) if self._enters(atom)]
-            if not any([*begun, *(self.inner[k, bond] for _, bond in piece.slots)]):
-                raise Unwritable(self._name(piece))
+
+    def _ways(self, k: int) -> list[tuple[int, int | None, int | None]]:
+        """The ways to enter a unit: by a hole at an atom or as the root, or by a bond of the part."""
+        piece = self.pieces[k]
+        begun = [(k, None, atom) for atom in (None, *piece.atoms) if self._enters(atom)]
+        return [*begun, *((k, bond, atom) for atom, bond in piece.slots)]
 
     def _enters(self, atom: int | None) -> bool:
         """Whether the part can be entered from outside at an atom; None stands for the root."""
@@ -107,18 +127,76 @@ class Motif:
 
     def _name(self, piece: Piece) -> str:
         """A unit with what is attached to it, as SMILES."""
-        mol = Chem.RWMol(self._piece(piece))
         opened = [] if self.part.open is None else [a for a in piece.atoms for _ in range(self.part.open[a])]
-        for atom in [*(atom for atom, _ in piece.slots), *opened]:
+        return str(Chem.MolToSmiles(self._bonded(piece, [*(atom for atom, _ in piece.slots), *opened])))
+
+    def _bonded(self, piece: Piece, atoms: Sequence[int]) -> Chem.Mol:
+        """A unit with a dummy for each of some atoms, in their order behind its own."""
+        mol = Chem.RWMol(self._piece(piece))
+        for atom in atoms:
             here = mol.GetAtomWithIdx(piece.atoms.index(atom))
             here.SetNumExplicitHs(here.GetNumExplicitHs() - 1)
             mol.AddBond(here.GetIdx(), mol.AddAtom(Chem.Atom(0)), Chem.BondType.SINGLE)
-        return str(Chem.MolToSmiles(mol))
+        mol.UpdatePropertyCache(strict=False)
+        Chem.FastFindRings(mol)
+        return mol.GetMol()
+
+    def _spell(self, k: int) -> None:
+        """Find the ways to spell a unit that is no token, with ring labels of its own."""
+        used = 0
+        for _, bond, entry in (ways := self._ways(k)):
+            found: dict[str, set[tuple[Item, ...]]] = defaultdict(set)
+            for holes in self._holes(k, entry if bond is None else None):
+                asked = [(atom, b) for atom, b in self.pieces[k].slots if b != bond]
+                letters = self._letters_of(k, asked, holes, entry)
+                if letters is None:
+                    continue
+                used = max(used, *(RING_LABELS.index(x) + 1 if x in RING_LABELS else 0 for x in letters))
+                found[str(letters[0])].add(tuple(self._item(letter) for letter in letters[1:]))
+            self._spelled[k, bond, entry] = dict(found)
+        if not any(self._spelled[way] for way in ways):
+            raise Unwritable(self._name(self.pieces[k]))
+        self.labels = max(self.labels, used)
+
+    def _letters_of(
+        self, k: int, asked: Sequence[tuple[int, int]], holes: Sequence[int], entry: int | None
+    ) -> list[str | Item] | None:
+        """One spelling of a unit: tokens, and what fills its slots; None if tokens or labels do not suffice."""
+        piece = self.pieces[k]
+        bonded = [*(atom for atom, _ in asked), *holes, *([] if entry is None else [entry])]
+        unit = self._bonded(piece, bonded)
+        others = [self.part.core.GetBondWithIdx(b).GetOtherAtomIdx(atom) for atom, b in asked]
+        within: list[Item] = [(self._home[other], b) for other, (_, b) in zip(others, asked, strict=True)]
+        fills = [*within, *(_HOLE for _ in holes)]
+        try:
+            spelled = spell(unit, entry=None if entry is None else unit.GetNumAtoms() - 1)
+        except EncodeError:
+            return None
+        texts = [text for text, dummy in spelled if dummy is None]
+        shifted = {text: RING_LABELS.index(text) + self.labels for text in texts if text in RING_LABELS}
+        if any(number >= len(RING_LABELS) for number in shifted.values()) or not self._known.issuperset(texts):
+            return None
+        names = {text: RING_LABELS[number] for text, number in shifted.items()}
+        return [names.get(text, text) if dummy is None else fills[dummy - len(piece.atoms)] for text, dummy in spelled]
+
+    def _item(self, letter: str | Item) -> Item:
+        if isinstance(letter, str):
+            return _SPELLED, self._letters.setdefault(letter, len(self._letters))
+        return letter
+
+    def _holes(self, k: int, entry: int | None) -> list[tuple[int, ...]]:
+        """The atoms of a unit that bear holes beside the one that it is entered by, each as often as it does."""
+        atoms = self.pieces[k].atoms
+        if self.part.open is not None:
+            return [tuple(a for a in atoms for _ in range(self.part.open[a] - (a == entry)))]
+        free = {a: self.part.core.GetAtomWithIdx(a).GetNumExplicitHs() - (a == entry) for a in atoms}
+        several = [c for n in range(_MOST_HOLES + 1) for c in itertools.combinations_with_replacement(atoms, n)]
+        return [chosen for chosen in several if all(chosen.count(a) <= free[a] for a in atoms)]
 
     @cached_property
     def tokens(self) -> frozenset[str]:
         """The tokens that can stand for units of the part."""
-        return frozenset(itertools.chain(self.roots, self.entries, *self.inner.values()))
+        return frozenset(itertools.chain(self.roots, self.entries, self._letters, *self.inner.values()))
 
     def _merged(self, ways: Iterable[tuple[int, int | None, int | None]]) -> dict[str, set[tuple[Item, ...]]]:
         found: dict[str, set[tuple[Item, ...]]] = defaultdict(set)
@@ -142,6 +220,8 @@ class Motif:
 
     def _expansions(self, k: int, bond: int | None, entry: int | None) -> dict[str, set[tuple[Item, ...]]]:
         """The tokens for unit k, entered by a bond of the part or by a hole at an atom, with what fills their slots."""
+        if (k, bond, entry) in self._spelled:
+            return self._spelled[k, bond, entry]
         piece = self.pieces[k]
         mol = self._piece(piece)
         asked = [(atom, b) for atom, b in piece.slots if b != bond]
@@ -185,6 +265,8 @@ class Motif:
             begun = (self.roots if role == "root" else self.entries).get(token, ())
             return [(_OUTSIDE, False), *((_settled(items), True) for items in begun)]
         items, depth = state
+        if items[0][0] == _SPELLED:
+            return [(_settled(items[1:]), True)] if items[0][1] == self._letters.get(token) else []
         if items[0] == _HOLE:
             depth += opened - 1
             return [((items, depth) if depth else _settled(items[1:]), False)]
@@ -205,6 +287,17 @@ def _settled(items: tuple[Item, ...]) -> _State:
     return items, int(items[0] == _HOLE)
 
 
+def motifs_of(groups: Sequence[Sequence[Part]], vocabulary: Vocabulary) -> list[list[Motif]]:
+    """The motifs of parts, with ring labels of their own. Unwritable if there is one that cannot be written."""
+    labels, found = 0, list[list[Motif]]()
+    for group in groups:
+        found.append([])
+        for one in group:
+            found[-1].append(Motif(one, vocabulary, labels=labels))
+            labels = found[-1][-1].labels
+    return found
+
+
 def with_parts(
     motifs: Sequence[Sequence[Motif]],
     vocabulary: Vocabulary,
@@ -213,7 +306,7 @@ def with_parts(
     *,
     max_open: int = MAX_OPEN,
 ) -> Runs:
-    """The sequences of the grammar without ring labels that hold all motifs, and that a counter accepts.
+    """The sequences of the grammar that hold all motifs, with no other ring labels, and that a counter accepts.
 
     Args:
         motifs: groups; those of one group stand apart from each other.
@@ -238,18 +331,19 @@ def with_parts(
 
     def after(state: _State, look: _State) -> Iterator[_State]:
         slots, at, counted = state
-        role, opened, token, kind = look
+        role, value, token, kind = look
+        opened = 0 if role == "ring" else value
         left = opened if slots is None else slots - 1 + opened
         if (role == "root") != (slots is None) or slots == 0 or left > max_open or step[counted][kind] < 0:
             return
         ways = [motif.step(one, role, opened, token) for motif, one in zip(flat, at, strict=True)]
         for chosen in itertools.product(*ways):
             used = [g for g, (_, uses) in zip(group, chosen, strict=True) if uses]
-            if len(used) == len(set(used)):
+            if len(used) == len(set(used)) and (used or role != "ring"):
                 yield left, tuple(one for one, _ in chosen), step[counted][kind]
 
     start: _State = (None, (_OUTSIDE,) * len(flat), 0 if counter is None else counter.start)
-    kinds = sorted({look for look in looks if look[0] != "ring"})
+    kinds = sorted({look for look in looks if look[0] != "ring" or look[2]})
     place, todo = {start: 0}, [start]
     edges: list[Edge] = []
     for state in todo:

@@ -13,7 +13,7 @@ from scidiff.errors import UserError
 from scidiff.molecules.generator import TILE, Generator
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.language import Holds
-from scidiff.molecules.motifs import Motif, with_parts
+from scidiff.molecules.motifs import motifs_of, with_parts
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse, parse_all
 from scidiff.molecules.parts import holds, parts_of
@@ -67,7 +67,7 @@ def sequences() -> tuple[Vocabulary, list[tuple[int, ...]], list[Chem.Mol]]:
 
 
 def automaton(text: str, vocabulary: Vocabulary):  # type: ignore[no-untyped-def]
-    groups = [[Motif(p, vocabulary) for p in parts_of(t.name, t.argument)] for t in terms(text)]
+    groups = motifs_of([parts_of(t.name, t.argument) for t in terms(text)], vocabulary)
     return with_parts(groups, vocabulary, grammar(vocabulary))
 
 
@@ -83,6 +83,36 @@ def test_exactly_the_sequences_that_meet_the_oracle_are_accepted(text: str) -> N
             assert verdict == holds(mol, wanted.name, wanted.argument), (Chem.MolToSmiles(mol), s)
             met += verdict
     assert 0 < met < len(kept)
+
+
+SPELLING = ("*F", "*C*", "[1*]F", "*C[1*]", "*C(*)[1*]", "<ring:1>", "<ring:2>")
+
+
+@pytest.mark.parametrize("text", ["decorates(*C1CC1)", "decorates(*C1CC1*)", "extends(C1CC1)", "links(*C1CC1, *F)"])
+def test_all_molecules_with_a_part_whose_units_are_no_tokens_are_drawn_and_no_others(text: str) -> None:
+    vocabulary = Vocabulary(tokens=SPELLING)
+    found, (wanted,), whole = automaton(text, vocabulary), terms(text), grammar(vocabulary)
+    accepted, holding = set(), set()
+    for length in range(2, 8):
+        tokens = torch.tensor([(r, *s) for r in (0, 1) for s in itertools.product(range(2, 7), repeat=length - 1)])
+        tokens = tokens[whole.accepts(tokens)]
+        for sequence, verdict in zip(tokens.tolist(), found.accepts(tokens).tolist(), strict=True):
+            mol = vocabulary.decode(sequence)
+            if verdict:
+                assert holds(mol, wanted.name, wanted.argument), Chem.MolToSmiles(mol)
+                accepted.add(Chem.MolToSmiles(mol))
+            if holds(mol, wanted.name, wanted.argument):
+                holding.add(Chem.MolToSmiles(mol))
+    assert accepted == holding
+    assert accepted
+
+
+def test_spelled_units_share_no_ring_labels() -> None:
+    vocabulary = Vocabulary(tokens=SPELLING)
+    first, second = motifs_of([parts_of("links", "*C1CC1, *C1CC1")], vocabulary)[0]
+    assert (first.labels, second.labels) == (1, 2)
+    assert "<ring:1>" in first.tokens
+    assert "<ring:1>" not in second.tokens
 
 
 @pytest.mark.slow
