@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-if config["molecules"]["moses"]:
-    BENCHMARKS.append("molecules_moses")
-if config["molecules"]["representation"]:
-    BENCHMARKS.append("molecules_representation")
+BENCHMARKS += [f"molecules_{name}" for name in config["molecules"]["benchmarks"]]
 
 
 # The data itself stays in the user's cache; here is its record, with the SHA-256 of every file.
@@ -20,17 +17,20 @@ rule moses:
         'folder=$({PYTHON} {input} {params.source}) && cp "$folder/manifest.json" {output}'
 
 
-rule molecules_moses:
+# Of the shipped weights.
+rule molecules:
     input:
-        "benchmarks/molecules_moses.py",
+        "benchmarks/{name}.py",
         [] if QUICK else RESULTS + "/data/moses.json",
         sorted(str(path) for path in Path("scidiff/molecules").rglob("*") if path.suffix in {".py", ".safetensors"}),
     output:
-        RESULTS + "/molecules_moses/result.json",
+        RESULTS + "/{name}/result.json",
+    wildcard_constraints:
+        name="molecules_(moses|steps|constraints|fragments|optimise)",
     params:
-        out=RESULTS + "/molecules_moses",
+        out=lambda wildcards: f"{RESULTS}/{wildcards.name}",
     shell:
-        "{RUN} molecules_moses --out {params.out} || {ACCEPT}"
+        "{RUN} {wildcards.name} --out {params.out} || {ACCEPT}"
 
 
 # All contestants are trained anew: the shipped weights do not matter here.
