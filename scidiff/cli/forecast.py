@@ -1,0 +1,208 @@
+"""`scidiff timeseries forecast`: ensembles of what comes next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scidiff.cli.progress import StatusLine
+from scidiff.cli.tables import AsJson, Decimal, Delimiter, Device, Encoding, File, Id, MaxSteps, Progress, Seed, Time
+from scidiff.cli.tables import names as listed
+from scidiff.errors import UserError
+
+if TYPE_CHECKING:
+    from scidiff.timeseries.forecaster import DiffusionForecaster, Forecast
+    from scidiff.timeseries.panel import Panel
+
+FORECAST = """Forecast time series, as ensembles of coherent futures.
+
+FILE holds one row a time, of one series or of many: CSV, Parquet or netCDF; - reads standard input. The frequency is
+found out and said. Cells may be empty, but rows may not be missing. A base forecast (seasonal naive, corrected by a
+ridge regression) is fitted to the table, and a diffusion model is trained on what it leaves, until that gets no better
+on the last part of the table or the time budget is over. The same seed and model give the same futures of a series,
+alone or among others.
+
+The ending of --out decides what is written: .nc all futures over (series, sample, time, variable); .csv and .parquet
+one row a series and time with the median and quantiles. With --save FOLDER the model is kept, and --model FOLDER
+forecasts with it at once.
+
+\b
+Examples:
+  scidiff timeseries forecast load.csv --time timestamp --target load --horizon 48 --out forecast.nc
+  scidiff timeseries forecast shops.parquet --id shop --target sales --horizon 28 --samples 500 --out forecast.parquet
+  scidiff timeseries forecast load.csv --target load --horizon 48 --time-budget 10m --save model --out forecast.csv
+  scidiff timeseries forecast today.csv --target load --model model --seed 7 --quantiles 0.1,0.9 > forecast.csv
+
+\b
+Exit codes: 0 done; 2 the request cannot be carried out; 130 Ctrl-C (nothing is written).
+"""
+
+Target = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="What to forecast; several, with commas, together. Default: all.")
+]
+Horizon = Annotated[int | None, typer.Option(help="Steps to forecast. Needed, unless --model knows it.")]
+Look = Annotated[int | None, typer.Option("--context", help="Steps that a forecast looks back.")]
+Season = Annotated[int | None, typer.Option(help="Steps of the season. Default: by the frequency.")]
+Samples = Annotated[int, typer.Option("--samples", "-n", help="Futures of each series.")]
+Quantiles = Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="File to write (.nc .csv .parquet), or - for CSV on standard output, the default."
+    ),
+]
+TimeBudget = Annotated[str | None, typer.Option(help="For training: 90s, 10m, 2h. Default: 5m at most.")]
+Steps = Annotated[int, typer.Option(help="Network calls a sample.")]
+Kept = Annotated[Path | None, typer.Option("--model", metavar="FOLDER", help="A model that --save has written.")]
+Save = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the model here.")]
+
+
+def forecast(
+    context: typer.Context,
+    *,
+    file: File,
+    id_: Id = None,
+    time_: Time = None,
+    target: Target = None,
+    horizon: Horizon = None,
+    look: Look = None,
+    season: Season = None,
+    samples: Samples = 200,
+    quantiles: Quantiles = "0.05,0.95",
+    out: Out = None,
+    model: Kept = None,
+    save: Save = None,
+    time_budget: TimeBudget = None,
+    max_steps: MaxSteps = None,
+    seed: Seed = 0,
+    steps: Steps = 6,
+    device: Device = "cpu",
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    decimal: Decimal = ".",
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """See `FORECAST`."""
+    from scidiff.timeseries import filling
+
+    began = time.monotonic()
+    out = _place(out, as_json=as_json)
+    levels = filling.levels(quantiles)
+    forecaster = _forecaster(context)
+    line = StatusLine(progress)
+    try:
+        panel = _panel(context, forecaster)
+        trained = not hasattr(forecaster, "model_")
+        if trained:
+            forecaster.fit_panel(panel, show=lambda text: line.show(text) if line.due() else None)
+        if save is not None:
+            forecaster.save(save)
+        found = forecaster.forecast_panel(
+            panel, progress=lambda done, total: line.show(f"series {done} of {total}") if line.due() else None
+        )
+    finally:
+        line.clear()
+    _write(found, out, levels, seed)
+    config = forecaster.model_.config
+    record = {
+        "series": len(panel),
+        "variables": list(panel.variables),
+        "frequency": config.frequency,
+        "season": config.season,
+        "context": config.context,
+        "horizon": config.horizon,
+        "samples": samples,
+        "seed": seed,
+        "seconds": round(time.monotonic() - began, 2),
+        "training": dict(forecaster.model_.card.get("training", {})) if trained else None,
+        "out": out,
+    }
+    if as_json:
+        typer.echo(json.dumps(record, indent=1))
+    for note in panel.source.notes if panel.source else ():
+        typer.echo(note, err=True)
+    typer.echo(
+        f"{len(panel)} series every {config.frequency} (season {config.season}, context {config.context}): "
+        f"{samples} futures of {config.horizon} steps in {record['seconds']:.1f} s",
+        err=True,
+    )
+
+
+def _place(out: str | None, *, as_json: bool) -> str | None:
+    """Where the forecast goes: `-` for standard output, None for nowhere; checked before any work starts."""
+    from scidiff.atomic import check_writable
+    from scidiff.timeseries.writers import format_of
+
+    if as_json and out == "-":
+        raise UserError("--json and --out -: expected one of them on standard output, got both")
+    if out is None:
+        return None if as_json else "-"
+    if out != "-":
+        format_of(out)
+        check_writable(out)
+    return out
+
+
+def _forecaster(context: typer.Context) -> DiffusionForecaster:
+    """The forecaster that is asked for, with the model of a folder if one is named."""
+    import torch
+
+    from scidiff.timeseries.forecaster import DiffusionForecaster
+
+    given = context.params
+    try:
+        torch.empty(0, device=given["device"])
+    except (RuntimeError, AssertionError):
+        raise UserError(f"expected the device cpu or one that torch finds here, got {given['device']!r}") from None
+    if given["time_budget"] is not None:
+        from scidiff.timeseries import filling
+
+        filling.seconds(given["time_budget"], what="--time-budget")
+    same = ("time_budget", "max_steps", "seed", "steps", "device")
+    settings = {name: given[name] for name in same} | {"n_draws": given["samples"], "target": listed(given["target"])}
+    if given["model"] is None:
+        if given["horizon"] is None:
+            raise UserError("--horizon: expected the number of steps to forecast, got none")
+        made = DiffusionForecaster(horizon=given["horizon"], context=given["look"], season=given["season"], **settings)
+        made.check()
+        return made
+    for name, option in (("horizon", "--horizon"), ("look", "--context"), ("season", "--season")):
+        if given[name] is not None:
+            raise UserError(f"{option}: expected it to be left out with --model, whose it is, got {given[name]}")
+    return DiffusionForecaster.read(given["model"], **{k: v for k, v in settings.items() if v is not None})
+
+
+def _panel(context: typer.Context, forecaster: DiffusionForecaster) -> Panel:
+    from scidiff.cli.tables import read
+    from scidiff.timeseries.columns import Options
+
+    given = context.params
+    wanted = forecaster.target
+    options = Options(
+        id=given["id_"],
+        time=given["time_"],
+        variables=None if wanted is None else tuple(wanted),
+        **{name: given[name] for name in ("delimiter", "encoding", "decimal")},
+    )
+    return read(given["file"], options, None)
+
+
+def _write(found: Forecast, out: str | None, levels: tuple[float, ...], seed: int) -> None:
+    from scidiff.timeseries.writers import write_dataset, write_table
+
+    if out is None:
+        return
+    if out == "-":
+        found.table(levels).to_csv(sys.stdout, index=False)
+    elif out.lower().endswith(".nc"):
+        history = shlex.join(["scidiff", *sys.argv[1:]])
+        write_dataset(found.dataset({"seed": seed, "history": history}), out)
+    else:
+        write_table(found.table(levels), out)

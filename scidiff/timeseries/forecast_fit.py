@@ -1,0 +1,235 @@
+"""Training a forecasting model on the histories of a panel, judged by their last windows."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scidiff.denoiser import Denoiser
+from scidiff.errors import UserError
+from scidiff.noise import Noise
+from scidiff.state import Layout
+from scidiff.timeseries.base import fit_base, scaled
+from scidiff.timeseries.batches import LEAF
+from scidiff.timeseries.forecast_model import ForecastConfig, ForecastModel, known_of
+from scidiff.timeseries.frequency import Frequency
+from scidiff.timeseries.horizons import Horizons, horizons, origins
+from scidiff.timeseries.model import imputation_loss
+from scidiff.timeseries.panel import Panel
+from scidiff.training.batches import Batch, DenseBatches
+from scidiff.training.config import TrainingConfig
+from scidiff.training.loop import train
+
+WINDOWS = 20_000  # to learn from, at most
+_NUMBERS = 30_000_000  # held in them, at most
+HELD = 0.15  # the last part of the origins of each series, which is judged by
+_JUDGED = 512  # windows, at most
+_CHECKS = 30  # in the time there is
+_PATIENCE = 8  # checks without a better one: enough
+_MOST_STEPS = 6000
+_SIZE = 32  # windows a step
+_FAR = 30.0  # scales: targets farther out count as if they stood there
+
+
+def learn(
+    panel: Panel,
+    frequency: Frequency,
+    config: ForecastConfig,
+    *,
+    seconds: float,
+    max_steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    show: Callable[[str], None] = lambda text: None,
+) -> ForecastModel:
+    """A model of a panel: the base forecast of all windows, the denoiser trained on what it leaves.
+
+    Windows whose horizon reaches into those that are judged by are learned from by neither. The weights that judged
+    best are kept, those before training among them.
+
+    Args:
+        panel: of one frequency.
+        frequency: its.
+        config: sizes of the model.
+        seconds: to train at most.
+        max_steps: of training, in place of the time: the same seed then gives the same model.
+        seed: of all that is random.
+        device: to train on; the model stays there.
+        show: takes lines on how far it is.
+
+    Raises:
+        UserError: no series is long enough.
+    """
+    began = time.monotonic()
+    windows = _windows(panel, frequency, config)
+    base, crossed = fit_base(windows, season=config.season)
+    model = ForecastModel.create(config, base, seed=seed)
+    model = replace(model, denoiser=model.denoiser.to(device))
+    early, held = _split(windows)
+    train_on, judge_by = (_data(model, windows[part], crossed[part]) for part in (early, held))
+    batches = DenseBatches(
+        {LEAF: train_on.target},
+        size=min(_SIZE, len(train_on.target)),
+        condition=train_on.known,
+        masks={LEAF: train_on.mask},
+        seed=seed,
+    )
+    judge = _Judge(model=model, data=judge_by)
+    judge(model.denoiser)
+    step = judge.seconds_of_a_step(batches.at(0))
+    planned = min(max(seconds - (time.monotonic() - began), 1.0), step * _MOST_STEPS)
+    show(f"training on {len(train_on.target)} windows, {max_steps or max(int(planned / step), 1)} steps at most")
+    settings = _settings(max_steps, planned, step, seed)
+    _train(model, batches, settings, judge, show)
+    record = {
+        "windows": len(train_on.target),
+        "held_out_windows": len(judge_by.target),
+        "held_out_loss": min(judge.history),
+        "held_out_loss_before": judge.history[0],
+        "seconds": time.monotonic() - began,
+    }
+    return replace(model, card={"training": record, "seed": seed})
+
+
+def _windows(panel: Panel, frequency: Frequency, config: ForecastConfig) -> Horizons:
+    """All windows of a panel with something in their horizon, thinned out if they are too many."""
+    sizes = {"context": config.context, "horizon": config.horizon}
+    row = (config.context + config.horizon) * len(config.variables)
+    series, origin = origins(panel, **sizes, most=min(WINDOWS, _NUMBERS // row))
+    windows = horizons(panel, frequency, series, origin, **sizes)
+    seen = ~np.isnan(windows.target).all((1, 2))
+    if not seen.any():
+        raise UserError("expected measurements after the first context, got empty cells only")
+    return windows[seen]
+
+
+def _split(windows: Horizons) -> tuple[np.ndarray, np.ndarray]:
+    """Places of windows to learn from, and of some later ones to judge by; all for both, if there are too few."""
+    early = np.flatnonzero(windows.place <= 1 - HELD - windows.margin)
+    held = np.flatnonzero(windows.place > 1 - HELD)
+    if not len(early) or not len(held):
+        early = held = np.arange(len(windows))
+    thin = np.unique(np.linspace(0, len(held) - 1, min(len(held), _JUDGED)).round().astype(np.int64))
+    return early, held[thin]
+
+
+def _settings(max_steps: int | None, seconds: float, step: float, seed: int) -> TrainingConfig:
+    """Of the loop; `step` seconds a step, `seconds` in all unless there are `max_steps`."""
+    steps = max_steps or max(int(seconds / step), 1)
+    length: dict[str, Any] = {"max_steps": max_steps} if max_steps else {"max_minutes": seconds / 60}
+    return TrainingConfig(
+        **length,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        warmup_steps=50,
+        ema_decay=0.99,
+        seed=seed,
+        log_seconds=2.0,
+        checkpoint_minutes=1e6,
+        validate_every=max(steps // _CHECKS, 10),
+    )
+
+
+def _train(
+    model: ForecastModel, batches: DenseBatches, settings: TrainingConfig, judge: _Judge, show: Callable[[str], None]
+) -> None:
+    """Train the denoiser, which then has the weights that judged best."""
+    with tempfile.TemporaryDirectory(prefix="scidiff-") as out:
+        train(
+            model.denoiser,
+            model.processes,
+            batches,
+            settings,
+            out=Path(out) / "run",
+            objective=imputation_loss,  # type: ignore[arg-type]  # its condition is a mapping and no other
+            validate=judge,
+            show=show,
+            enough=judge.enough,
+        )
+    model.denoiser.load_state_dict(judge.best)
+    model.denoiser.eval()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Data:
+    """N windows as the loss reads them: target and mask [N, H, V], and what is known."""
+
+    target: Tensor
+    mask: Tensor
+    known: Mapping[str, Tensor]
+
+
+def _data(model: ForecastModel, windows: Horizons, forecast: np.ndarray) -> _Data:
+    context = scaled(windows.context, model.base.season)
+    target = np.clip(context.standardise(windows.target), -_FAR, _FAR)
+    return _Data(
+        target=torch.from_numpy(np.nan_to_num(target)).float(),
+        mask=torch.from_numpy(~np.isnan(target)),
+        known=known_of(model.base, windows, forecast),
+    )
+
+
+@dataclass
+class _Judge:
+    """Measures the held-out loss, always with the same noise, and keeps the best weights."""
+
+    model: ForecastModel
+    data: _Data
+    history: list[float] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, denoiser: nn.Module) -> Mapping[str, float]:
+        value = self.measure(denoiser)
+        self.history.append(value)
+        if value == min(self.history):
+            self.best = {name: tensor.detach().clone() for name, tensor in denoiser.state_dict().items()}
+        return {"held_out_loss": value}
+
+    def enough(self) -> bool:
+        """Whether the last checks were all worse than the best."""
+        return len(self.history) - 1 - int(np.argmin(self.history)) >= _PATIENCE
+
+    @torch.no_grad()
+    def measure(self, denoiser: nn.Module) -> float:
+        """Mean loss of a held-out window."""
+        total, count = 0.0, len(self.data.target)
+        for first in range(0, count, _SIZE):
+            part = slice(first, first + _SIZE)
+            target, mask = self.data.target[part], self.data.mask[part]
+            batch = Batch(
+                x_0={LEAF: target},
+                layout=Layout.dense(len(target), {LEAF: tuple(target.shape[1:])}, masks={LEAF: mask}),
+                index=first + torch.arange(len(target)),
+                condition={name: value[part] for name, value in self.data.known.items()},
+            )
+            total += float(self._loss(denoiser, batch).double().sum())
+        return total / count
+
+    def seconds_of_a_step(self, batch: Batch) -> float:
+        """How long a step of training takes here, roughly."""
+        times = []
+        for _ in range(3):
+            began = time.monotonic()
+            self._loss(self.model.denoiser, batch).mean().backward()
+            times.append(time.monotonic() - began)
+        self.model.denoiser.zero_grad()
+        return 1.3 * min(times)
+
+    def _loss(self, denoiser: nn.Module, batch: Batch) -> Tensor:
+        batch = batch.to(next(denoiser.parameters()).device)
+        return imputation_loss(
+            cast(Denoiser, denoiser),
+            self.model.processes,
+            batch.x_0,
+            batch.layout,
+            Noise(seed=1, index=batch.index),
+            condition=cast(Mapping[str, Tensor], batch.condition),
+        )

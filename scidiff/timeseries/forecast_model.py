@@ -1,0 +1,180 @@
+"""The forecasting model: a base forecast, a denoiser of what it leaves, and how both are kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scidiff import weights as files
+from scidiff.denoiser import NetworkDenoiser
+from scidiff.networks.forecast import ForecastNetwork, Known
+from scidiff.noise import Noise
+from scidiff.processes.base import Process
+from scidiff.processes.gaussian import GaussianProcess
+from scidiff.processes.parametrisations import EDM
+from scidiff.sampling import sample
+from scidiff.schedules import Cosine
+from scidiff.solvers import Plan, recommended
+from scidiff.state import Layout
+from scidiff.timeseries.base import Base, scaled
+from scidiff.timeseries.batches import LEAF
+from scidiff.timeseries.frequency import FEATURES
+from scidiff.timeseries.horizons import Horizons
+from scidiff.timeseries.panel import Floats
+
+TILE = 50  # draws of one series that are computed together, whatever is asked for
+STEPS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastConfig:
+    """What builds the network again.
+
+    Attributes:
+        variables: names of the targets, in the order of the columns.
+        context, horizon: in steps.
+        season: of the base forecast, in steps.
+        frequency: as `Frequency.name` says it.
+        width, depth, heads: of the network.
+    """
+
+    variables: tuple[str, ...]
+    context: int
+    horizon: int
+    season: int
+    frequency: str
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastModel:
+    """A denoiser of horizons and what belongs to it.
+
+    Attributes:
+        config: names and sizes.
+        base: what the diffusion starts from.
+        denoiser: of the leaf `LEAF`, [S * draws, H, V], in the coordinates of `networks.forecast.Outlook`.
+        card: the model card.
+    """
+
+    config: ForecastConfig
+    base: Base
+    denoiser: NetworkDenoiser
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls, config: ForecastConfig, base: Base, *, seed: int = 0, card: Mapping[str, Any] | None = None
+    ) -> ForecastModel:
+        """A model with fresh weights, whose draws centre on the base forecast."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed % 2**63)
+            network = ForecastNetwork(
+                leaf=LEAF,
+                variables=len(config.variables),
+                features=FEATURES,
+                context=config.context,
+                horizon=config.horizon,
+                width=config.width,
+                depth=config.depth,
+                heads=config.heads,
+            )
+        process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
+        denoiser = NetworkDenoiser(network, {LEAF: process}).eval()
+        return cls(config=config, base=base, denoiser=denoiser, card=card or {})
+
+    @property
+    def processes(self) -> Mapping[str, Process]:
+        """The process of each leaf."""
+        return self.denoiser.processes
+
+    def save(self, folder: Path) -> None:
+        """Write the model to a folder of safetensors and JSON."""
+        tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
+        tensors["base.weight"] = torch.from_numpy(self.base.weight)
+        tensors["base.spread"] = torch.from_numpy(self.base.spread)
+        files.save(folder, files.Weights(tensors=tensors, config={"forecaster": asdict(self.config)}, card=self.card))
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ForecastModel:
+        """Read a model from a folder; WeightsError says in one line what is wrong with it."""
+        held = files.load(folder)
+        try:
+            fields = dict(held.config["forecaster"])
+            config = ForecastConfig(**{**fields, "variables": tuple(fields["variables"])})
+            weight, spread = (held.tensors[f"base.{name}"].double().numpy() for name in ("weight", "spread"))
+            base = Base(weight=weight, spread=spread, season=config.season)
+            model = cls.create(config, base, card=held.card)
+            prefix = "denoiser."
+            state = {n.removeprefix(prefix): v for n, v in held.tensors.items() if n.startswith(prefix)}
+            model.denoiser.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise files.WeightsError(f"{folder}: expected weights of a forecaster, got others: {reason}") from None
+        model.denoiser.to(device)
+        return model
+
+
+def known_of(base: Base, windows: Horizons, forecast: Floats | None = None) -> dict[str, Tensor]:
+    """What the network is told of windows: `networks.forecast.Known`.
+
+    Args:
+        base: the base forecast.
+        windows: N of them; nothing is read from their targets.
+        forecast: of the base [N, H, V], in place of its own.
+    """
+    context = scaled(windows.context, base.season)
+    guess = base(context) if forecast is None else forecast
+    return {
+        "values": torch.from_numpy(np.nan_to_num(context.values)).float(),
+        "visible": torch.from_numpy(~np.isnan(context.values)).float(),
+        "calendar": torch.from_numpy(windows.calendar).float(),
+        "base": torch.from_numpy(guess).float(),
+        "spread": torch.from_numpy(np.broadcast_to(base.spread, guess.shape).copy()).float(),
+    }
+
+
+@torch.no_grad()
+def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps: int = STEPS) -> Floats:
+    """Draws of what follows one origin: [draws, H, V], in the units of the panel.
+
+    A series is encoded by itself and drawn in tiles of `TILE`, since matrix products may round differently with the
+    shape of a batch: draw k is a function of the model, the window, the seed and k.
+
+    Args:
+        model: the weights.
+        window: one (N = 1).
+        draws: how many.
+        seed: keys the noise; of the series.
+        steps: network calls a draw.
+    """
+    if len(window) != 1:
+        raise ValueError(f"expected one window, got {len(window)}")
+    device = next(model.denoiser.parameters()).device
+    known: Known = {name: value.to(device) for name, value in known_of(model.base, window).items()}
+    network = cast(ForecastNetwork, model.denoiser.network)
+    outlook = network.encode(known).repeat(TILE)
+    shape = tuple(outlook.location.shape[1:])
+    rule = _plan(cast(GaussianProcess, model.processes[LEAF]), steps)
+    parts = []
+    for first in range(0, draws, TILE):
+        noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
+        layout = Layout.dense(TILE, {LEAF: shape}, device=device)
+        done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
+        parts.append(outlook.restore(done.state[LEAF]).double().cpu().numpy())
+    return scaled(window.context, model.base.season).restore(np.concatenate(parts)[:draws])
+
+
+@cache
+def _plan(process: GaussianProcess, steps: int) -> Plan:
+    """The recommended solver for data of the spread that the process expects."""
+    return recommended(process.schedule, steps, std=cast(EDM, process.parametrisation).sigma_data)

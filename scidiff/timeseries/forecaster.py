@@ -1,0 +1,290 @@
+"""Probabilistic forecasts as an estimator: `fit` a table, `sample` futures, `predict` their quantiles."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from scidiff.errors import UserError
+from scidiff.timeseries import filling
+from scidiff.timeseries.columns import Options
+from scidiff.timeseries.estimator import value_errors
+from scidiff.timeseries.forecast_fit import learn
+from scidiff.timeseries.forecast_model import STEPS, ForecastConfig, ForecastModel, draw
+from scidiff.timeseries.frames import read_frame
+from scidiff.timeseries.frequency import Frequency, infer
+from scidiff.timeseries.horizons import horizons
+from scidiff.timeseries.impute import series_seed
+from scidiff.timeseries.panel import Floats, Ints, Panel
+
+TRAINING = 300.0  # seconds, if no time is given
+_LOOK_BACK = 48  # steps of a context, at least, where the season and the history allow it
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forecast:
+    """Draws of what follows the last row of each series.
+
+    Attributes:
+        panel: S series of V variables.
+        time: [S, H] in the unit of the panel.
+        draws: [S, K, H, V] in its units.
+    """
+
+    panel: Panel
+    time: Floats
+    draws: Floats
+
+    def dataset(self, attributes: Mapping[str, Any]) -> xr.Dataset:
+        """`value` over (series, sample, time, variable); `stamp` has the times if series end at different ones."""
+        series = self.panel.ids
+        shared = bool((self.time == self.time[:1]).all())
+        coords: dict[str, Any] = {
+            "series": np.asarray(series.astype(str) if series.dtype != np.int64 else series),
+            "sample": np.arange(self.draws.shape[1]),
+            "variable": list(self.panel.variables),
+            "time": self._stamps(self.time[0]) if shared else np.arange(1, self.time.shape[1] + 1),
+        }
+        if not shared:
+            coords["stamp"] = (("series", "time"), self._stamps(self.time.ravel()).reshape(self.time.shape))
+        zone = {} if self.panel.clock.zone is None else {"time_zone": "UTC"}
+        data = {"value": (("series", "sample", "time", "variable"), self.draws)}
+        return xr.Dataset(data, coords=coords, attrs={"Conventions": "CF-1.11", **attributes, **zone})
+
+    def table(self, quantiles: Sequence[float]) -> pd.DataFrame:
+        """One row a series and time: identity, time, and of each variable the median `NAME` and `NAME_p5`, ..."""
+        source = self.panel.source
+        horizon = self.time.shape[1]
+        columns: dict[str, Any] = {}
+        if source is None or source.id is not None:
+            columns["id" if source is None else str(source.id)] = self.panel.ids.repeat(horizon).to_numpy()
+        columns["time" if source is None or source.time is None else source.time] = self.panel.clock.back(
+            self.time.ravel()
+        )
+        for v, name in enumerate(self.panel.variables):
+            columns[name] = np.median(self.draws[..., v], axis=1).ravel()
+            found = np.quantile(self.draws[..., v], list(quantiles), axis=1)
+            columns |= {f"{name}_p{100 * a:g}": q.ravel() for a, q in zip(quantiles, found, strict=True)}
+        return pd.DataFrame(columns)
+
+    def _stamps(self, time: Floats) -> Any:
+        if self.panel.clock.kind != "date":
+            return time
+        return np.round(time * 1e6).astype("int64").astype("datetime64[us]").astype("datetime64[ns]")
+
+
+class DiffusionForecaster:
+    """Ensembles of futures of one or many related series of the same frequency, from a diffusion model.
+
+    A table has one row a time (wide) or one a measurement (long), of one series or of many; cells may be empty, rows
+    may not be missing. A draw is a function of (seed, series, draw): the same alone or among others.
+
+    Args:
+        horizon: steps to forecast.
+        context: steps that a forecast looks back. Default: the longest season and one of the shortest.
+        season: steps of the season that the base forecast repeats. Default: the longest of day, week and year that the
+            frequency has and the history holds.
+        id, time: columns (see `columns.Options`); found by their names if None.
+        target: the variable to forecast, or several that are forecast together. Default: all.
+        n_draws: futures of each series.
+        steps: network calls a draw.
+        time_budget: for training: `90s`, `10m`, ... Default: five minutes. It ends earlier once it no longer helps.
+        max_steps: of training, in place of the time: the same seed then gives the same forecaster.
+        seed: of everything random.
+        device: `cpu`, `cuda`, ...
+        progress: whether to show how far it is, on standard error.
+
+    Attributes:
+        model_: the `ForecastModel`.
+        frequency_: what was found out about the times.
+
+    Example:
+        forecaster = DiffusionForecaster(horizon=48, time="timestamp", target="load", seed=1).fit(table)
+        futures = forecaster.sample(table, 200)  # xarray: series, sample, time, variable
+        quantiles = forecaster.predict(table, [0.1, 0.9])
+    """
+
+    def __init__(
+        self,
+        *,
+        horizon: int,
+        context: int | None = None,
+        season: int | None = None,
+        id: str | None = None,
+        time: str | None = None,
+        target: str | Sequence[str] | None = None,
+        n_draws: int = 200,
+        steps: int = STEPS,
+        time_budget: str | float | None = None,
+        max_steps: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        progress: bool = False,
+    ) -> None:
+        self.horizon = horizon
+        self.context = context
+        self.season = season
+        self.id = id
+        self.time = time
+        self.target = target
+        self.n_draws = n_draws
+        self.steps = steps
+        self.time_budget = time_budget
+        self.max_steps = max_steps
+        self.seed = seed
+        self.device = device
+        self.progress = progress
+
+    def fit(self, table: pd.DataFrame) -> Self:
+        """Learn from histories. ValueError for a table or settings that cannot be used."""
+        with value_errors():
+            return self.fit_panel(self._panel(table), show=self._show)
+
+    def sample(self, table: pd.DataFrame, samples: int | None = None) -> xr.Dataset:
+        """Futures of the series of a table, which may be new ones: `value` over (series, sample, time, variable).
+
+        Args:
+            table: histories, of the variables and the frequency of `fit`.
+            samples: how many. Default: `n_draws`. The first of them are the same, however many there are.
+        """
+        with value_errors():
+            return self.forecast_panel(self._panel(table), samples=samples).dataset({"seed": self.seed})
+
+    def predict(self, table: pd.DataFrame, quantiles: Sequence[float] = (0.05, 0.95)) -> pd.DataFrame:
+        """Medians and quantiles of `n_draws` futures, one row a series and time."""
+        with value_errors():
+            levels = filling.levels(quantiles)
+            return self.forecast_panel(self._panel(table)).table(levels)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a folder of safetensors and JSON."""
+        self._fitted().save(Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, **settings: Any) -> Self:
+        """A forecaster with the model of a folder; settings as of `__init__`, except those that the model has."""
+        with value_errors():
+            return cls.read(folder, **settings)
+
+    # --- what the command calls, which raises UserErrors
+
+    @classmethod
+    def read(cls, folder: str | Path, **settings: Any) -> Self:
+        """`load`."""
+        model = ForecastModel.load(Path(folder), device=settings.get("device", "cpu"))
+        config = model.config
+        sizes: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season")}
+        made = cls(**{"target": config.variables, **settings, **sizes})
+        made.check()
+        made.model_ = model
+        return made
+
+    def fit_panel(self, panel: Panel, *, show: Callable[[str], None] = lambda text: None) -> Self:
+        """`fit`, of a panel; `show` takes lines on how far it is."""
+        self.check()
+        self.frequency_ = infer(panel)
+        season, context = self._sizes(panel, self.frequency_)
+        config = ForecastConfig(
+            variables=panel.variables,
+            context=context,
+            horizon=self.horizon,
+            season=season,
+            frequency=self.frequency_.name,
+        )
+        budget = TRAINING if self.time_budget is None else filling.seconds(self.time_budget, what="time_budget")
+        self.model_: ForecastModel = learn(
+            panel,
+            self.frequency_,
+            config,
+            seconds=budget,
+            max_steps=self.max_steps,
+            seed=self.seed,
+            device=self.device,
+            show=show,
+        )
+        return self
+
+    def forecast_panel(
+        self,
+        panel: Panel,
+        *,
+        samples: int | None = None,
+        origins: Ints | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Forecast:
+        """Draws for a panel.
+
+        Args:
+            panel: histories.
+            samples: how many. Default: `n_draws`.
+            origins: [S] rows of each series that are known. Default: all.
+            progress: takes how many of how many series are done.
+        """
+        model, count = self._fitted(), self.n_draws if samples is None else samples
+        config = model.config
+        if count < 1:
+            raise UserError(f"expected at least 1 sample, got {count}")
+        if panel.variables != config.variables:
+            raise UserError(f"expected the variables {', '.join(config.variables)}, got {', '.join(panel.variables)}")
+        frequency = infer(panel)
+        if frequency.name != config.frequency:
+            raise UserError(f"expected times every {config.frequency}, as learned, got every {frequency.name}")
+        ends = np.diff(panel.offsets) if origins is None else origins
+        sizes = {"context": config.context, "horizon": config.horizon}
+        windows = horizons(panel, frequency, np.arange(len(panel)), ends, **sizes)
+        found = []
+        for s, identity in enumerate(panel.ids):
+            seed = series_seed(self.seed, identity)
+            found.append(draw(model, windows[s : s + 1], draws=count, seed=seed, steps=self.steps))
+            progress(s + 1, len(panel))
+        last = panel.time[panel.offsets[:-1] + ends - 1]
+        time = np.stack([frequency.after(panel.clock, float(stamp), config.horizon) for stamp in last])
+        return Forecast(panel=panel, time=time, draws=np.stack(found))
+
+    def _sizes(self, panel: Panel, frequency: Frequency) -> tuple[int, int]:
+        """Season and context in steps; UserError if the history does not hold what is asked for."""
+        longest = int(np.diff(panel.offsets).max())
+        room = longest - self.horizon
+        seasons = (self.season,) if self.season is not None else frequency.seasons
+        fitting = [season for season in seasons if 2 * season <= room] or [1 if self.season is None else self.season]
+        season = fitting[-1]
+        context = self.context
+        if context is None:
+            wanted = max(season + fitting[0], min(4 * season, _LOOK_BACK), min(self.horizon, _LOOK_BACK))
+            context = max(season, min(wanted, room // 2))
+        if season > context:
+            raise UserError(f"expected a context of at least one season ({season} steps), got {context}")
+        return season, context
+
+    def check(self) -> None:
+        """UserError for a setting out of range."""
+        named = {"horizon": self.horizon, "n_draws": self.n_draws, "steps": self.steps}
+        named |= {n: v for n in ("context", "season", "max_steps") if (v := getattr(self, n)) is not None}
+        for name, value in named.items():
+            if value < 1:
+                raise UserError(f"{name}: expected at least 1, got {value}")
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
+
+    def _panel(self, table: pd.DataFrame) -> Panel:
+        wanted = (self.target,) if isinstance(self.target, str) else self.target
+        return read_frame(
+            table, Options(id=self.id, time=self.time, variables=None if wanted is None else tuple(wanted))
+        )
+
+    def _fitted(self) -> ForecastModel:
+        model: ForecastModel | None = getattr(self, "model_", None)
+        if model is None:
+            raise ValueError("expected a fitted DiffusionForecaster, got one that is not: call fit first")
+        return model
+
+    def _show(self, text: str) -> None:
+        if self.progress:
+            print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,95 @@
+"""Windows of a panel of one frequency: what came before an origin, and what followed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scidiff.errors import UserError
+from scidiff.timeseries.frequency import FEATURES, Frequency, calendar
+from scidiff.timeseries.panel import Floats, Ints, Panel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Horizons:
+    """N windows of V variables, in the units of the panel.
+
+    Attributes:
+        series: [N] number of the series.
+        origin: [N] how many of its rows came before the origin.
+        place: [N] in [0, 1], where the origin stands among those of its series.
+        margin: [N] the length of a horizon on that scale.
+        context: [N, L, V] the last rows before the origin, NaN where nothing was measured.
+        target: [N, H, V] the rows from the origin on, NaN where nothing was measured or is known yet.
+        calendar: [N, H, FEATURES] float32, of the times from the origin on.
+    """
+
+    series: Ints
+    origin: Ints
+    place: Floats
+    margin: Floats
+    context: Floats
+    target: Floats
+    calendar: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def __getitem__(self, chosen: Any) -> Horizons:
+        return Horizons(**{name: value[chosen] for name, value in vars(self).items()})
+
+
+def origins(panel: Panel, *, context: int, horizon: int, most: int) -> tuple[Ints, Ints]:
+    """Series and origin of every window with a whole context and a whole horizon; evenly thinned out to about `most`.
+
+    Raises:
+        UserError: no series is long enough.
+    """
+    counts = np.diff(panel.offsets)
+    able = np.maximum(counts - context - horizon + 1, 0)
+    total = int(able.sum())
+    if total == 0:
+        raise UserError(
+            f"expected a history of at least {context + horizon} rows to learn from (context {context}, horizon "
+            f"{horizon}), got {int(counts.max())}"
+        )
+    chosen = np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
+    series = np.searchsorted(np.cumsum(able), chosen, side="right")
+    return series, context + chosen - (np.cumsum(able) - able)[series]
+
+
+def horizons(panel: Panel, frequency: Frequency, series: Ints, origin: Ints, *, context: int, horizon: int) -> Horizons:
+    """The windows of some origins; an origin may stand at the end of its series, where nothing is known of the target.
+
+    Raises:
+        UserError: an origin with fewer rows before it than a context has.
+    """
+    short = np.flatnonzero(origin < context)
+    if len(short):
+        which = f"series {panel.ids[series[short[0]]]}: " if len(panel) > 1 else ""
+        raise UserError(
+            f"{which}expected a history of at least {context} rows (the context), got {int(origin[short[0]])}"
+        )
+    ahead = np.full((horizon, len(panel.variables)), np.nan)
+    values, times = [], []
+    for value, time in zip(panel.values, panel.times, strict=True):
+        values.append(np.concatenate([value, ahead]))
+        times.append(np.concatenate([time, frequency.after(panel.clock, time[-1], horizon)]))
+    offsets = np.concatenate([[0], np.cumsum([len(time) for time in times])])
+    every, at = np.concatenate(values), np.concatenate(times)
+    rows = (offsets[series] + origin)[:, None]
+    future = rows + np.arange(horizon)
+    counts = np.diff(panel.offsets)[series]
+    span = np.maximum(counts - context - horizon, 1)
+    when = np.asarray(calendar(panel.clock, at[future].ravel()), dtype=np.float32)
+    return Horizons(
+        series=series,
+        origin=origin,
+        place=(origin - context) / span,
+        margin=horizon / span,
+        context=every[rows + np.arange(-context, 0)],
+        target=every[future],
+        calendar=when.reshape(len(series), horizon, FEATURES),
+    )

@@ -1,0 +1,207 @@
+"""The forecaster: nothing after the origin is known, draws do not depend on their company, the base is what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scidiff.errors import UserError
+from scidiff.timeseries.base import Base, fit_base, naive, scaled
+from scidiff.timeseries.columns import Options
+from scidiff.timeseries.forecast_model import TILE, ForecastConfig, ForecastModel, draw
+from scidiff.timeseries.forecaster import DiffusionForecaster
+from scidiff.timeseries.frames import read_frame
+from scidiff.timeseries.frequency import calendar, infer
+from scidiff.timeseries.horizons import horizons, origins
+from scidiff.timeseries.panel import Panel
+from scidiff.weights import WeightsError
+
+RNG = np.random.default_rng(3)
+
+
+def hourly(rows: int = 24 * 12, series: int = 3) -> pd.DataFrame:
+    """Days and noise, hourly, with a few empty cells."""
+    hours = np.arange(rows)
+    frames = []
+    for k in range(series):
+        load = 10 * (k + 1) + 3 * np.sin(2 * np.pi * hours / 24) + RNG.normal(size=rows) / 2
+        load[RNG.integers(0, rows, 5)] = np.nan
+        stamps = pd.date_range("2024-01-01", periods=rows, freq="h")
+        frames.append(pd.DataFrame({"id": f"s{k}", "timestamp": stamps, "load": load, "wind": RNG.normal(size=rows)}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def panel_of(frame: pd.DataFrame) -> Panel:
+    return read_frame(frame, Options())
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[DiffusionForecaster, pd.DataFrame]:
+    table = hourly()
+    return DiffusionForecaster(horizon=6, season=24, context=48, max_steps=2, seed=4, n_draws=8).fit(table), table
+
+
+def test_a_dataset_of_futures_starts_where_the_history_ends(
+    fitted: tuple[DiffusionForecaster, pd.DataFrame],
+) -> None:
+    forecaster, table = fitted
+    futures = forecaster.sample(table)
+    assert futures["value"].dims == ("series", "sample", "time", "variable")
+    assert futures["value"].shape == (3, 8, 6, 2)
+    assert list(futures["time"].to_numpy()) == list(pd.date_range("2024-01-13", periods=6, freq="h"))
+    found = forecaster.predict(table, [0.25, 0.75])
+    assert list(found.columns) == ["id", "timestamp", "load", "load_p25", "load_p75", "wind", "wind_p25", "wind_p75"]
+    np.testing.assert_array_equal(found["load"], np.median(futures["value"][..., 0], axis=1).ravel())
+
+
+def test_values_after_the_origin_change_no_forecast_before(
+    fitted: tuple[DiffusionForecaster, pd.DataFrame],
+) -> None:
+    forecaster, table = fitted
+    ends, panel = np.array([100, 150, 200]), panel_of(table)
+    value = panel.value.copy()
+    for first, end, last in zip(panel.offsets[:-1], ends, panel.offsets[1:], strict=True):
+        value[first + end : last] = 1e6 * RNG.normal(size=(last - first - end, 2))
+    before = forecaster.forecast_panel(panel, origins=ends).draws
+    np.testing.assert_array_equal(before, forecaster.forecast_panel(replace(panel, value=value), origins=ends).draws)
+    value[panel.offsets[0] + ends[0] - 1] += 1.0  # the last value before an origin does
+    after = forecaster.forecast_panel(replace(panel, value=value), origins=ends).draws
+    assert (before[0] != after[0]).all()
+    np.testing.assert_array_equal(before[1:], after[1:])
+
+
+def test_a_draw_is_the_same_alone_and_among_others(fitted: tuple[DiffusionForecaster, pd.DataFrame]) -> None:
+    forecaster, table = fitted
+    panel = panel_of(table)
+    among = forecaster.forecast_panel(panel, samples=TILE + 7).draws
+    for chosen in ([1], [2, 0]):
+        fewer = forecaster.forecast_panel(panel.select(chosen), samples=3).draws
+        np.testing.assert_array_equal(fewer, among[chosen, :3])
+    assert len(np.unique(among[0, :, 0, 0])) == TILE + 7
+    again = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=2, seed=4).fit(table)
+    np.testing.assert_array_equal(again.forecast_panel(panel, samples=3).draws, among[:, :3])
+
+
+def test_a_model_comes_back_from_disk(fitted: tuple[DiffusionForecaster, pd.DataFrame], tmp_path: Path) -> None:
+    forecaster, table = fitted
+    forecaster.save(tmp_path / "model")
+    back = DiffusionForecaster.load(tmp_path / "model", seed=4)
+    np.testing.assert_array_equal(back.sample(table, 3)["value"], forecaster.sample(table, 3)["value"])
+    with pytest.raises(UserError, match="expected the variables load, wind, got load"):
+        back.forecast_panel(panel_of(table.drop(columns="wind")))
+    with pytest.raises(WeightsError, match="no such file"):
+        ForecastModel.load(tmp_path)
+
+
+def test_draws_of_an_untrained_model_centre_on_the_base_and_spread_as_it_says() -> None:
+    weight = RNG.normal(size=(1, 30, 5)) / 30
+    base = Base(weight=weight, spread=np.linspace(0.5, 1.5, 5)[:, None], season=7)
+    config = ForecastConfig(variables=("x",), context=30, horizon=5, season=7, frequency="D")
+    model = ForecastModel.create(config, base)
+    panel = panel_of(pd.DataFrame({"time": pd.date_range("2024", periods=30), "x": 50 + 4 * RNG.normal(size=30)}))
+    window = horizons(panel, infer(panel), np.array([0]), np.array([30]), context=30, horizon=5)
+    draws = draw(model, window, draws=2000, seed=1)[..., 0]
+    own = scaled(window.context, 7)
+    centre = own.restore(base(own))[0, :, 0]
+    unit = float(own.scale[0, 0, 0]) * base.spread[:, 0]
+    off = (draws.mean(0) - centre) / unit
+    assert np.abs(off).max() < 4 * 1.3 / 2000**0.5  # y + y^3 / 6 has the deviation 1.3 where that of y is 0.9
+    wide = draws.std(0) / unit
+    assert np.ptp(wide) < 0.12
+    assert 1.1 < wide.mean() < 1.45
+
+
+def test_the_seasonal_naive_forecast_repeats_the_last_season_and_gaps_take_that_before() -> None:
+    context = np.array([1.0, 2.0, 3.0, 4.0, np.nan, 6.0])[None, :, None]
+    filled = scaled(context, 3)
+    forecast = filled.restore(naive(filled.filled, 3, 7))[0, :, 0]
+    np.testing.assert_allclose(forecast, [4, 2, 6, 4, 2, 6, 4])
+    flat = scaled(np.full((1, 4, 1), 7.0), 1)
+    np.testing.assert_allclose(flat.restore(flat.filled), 7.0)
+    empty = scaled(np.full((1, 4, 1), np.nan), 2)
+    np.testing.assert_array_equal(empty.filled, 0.0)
+
+
+def test_the_base_of_white_noise_forgets_the_naive_forecast_and_its_errors_are_those_of_new_windows() -> None:
+    frame = pd.DataFrame({"time": np.arange(600.0), "x": RNG.normal(size=600)})
+    panel = panel_of(frame)
+    windows = horizons(panel, infer(panel), *origins(panel, context=60, horizon=3, most=10_000), context=60, horizon=3)
+    base, crossed = fit_base(windows, season=1)
+    context = scaled(windows.context, 1)
+    # naive: sqrt 2; the best, the mean of 60 values: sqrt(1 + 1 / 60). What the fit itself leaves is less than 1.
+    assert base.spread == pytest.approx(np.full((3, 1), (1 + 1 / 60) ** 0.5), rel=0.1)
+    own = np.abs(context.standardise(windows.target) - base(context)).mean()
+    assert own < np.abs(context.standardise(windows.target) - crossed).mean()
+
+
+def test_the_base_of_a_pure_season_is_the_naive_forecast() -> None:
+    panel = panel_of(pd.DataFrame({"time": np.arange(200.0), "x": np.tile([1.0, 5.0, 2.0, 0.0], 50)}))
+    windows = horizons(panel, infer(panel), *origins(panel, context=8, horizon=6, most=500), context=8, horizon=6)
+    base, crossed = fit_base(windows, season=4)
+    np.testing.assert_array_equal(base.weight, 0.0)
+    np.testing.assert_allclose(scaled(windows.context, 4).restore(crossed), windows.target, atol=1e-12)
+
+
+def stamped(stamps: object) -> Panel:
+    values = np.arange(float(len(stamps)))  # type: ignore[arg-type]
+    return panel_of(pd.DataFrame({"time": stamps, "x": values}))
+
+
+def test_frequencies_are_found_with_their_seasons_and_go_on() -> None:
+    cases = {"h": (24, 168), "30min": (48, 336), "D": (7,), "W-SUN": (52,), "MS": (12,), "QS-OCT": (4,), "B": (5,)}
+    for name, seasons in cases.items():
+        stamps = pd.date_range("2023-01-02", periods=40, freq=name)
+        panel = stamped(stamps[:30])
+        found = infer(panel)
+        assert found.seasons == seasons, name
+        after = panel.clock.dates(found.after(panel.clock, panel.time[-1], 10))
+        assert list(after) == list(stamps[30:]), name
+    numbers = stamped(np.arange(5) * 2.5)
+    assert (infer(numbers).step, infer(numbers).seasons) == (2.5, (1,))
+
+
+def test_days_of_a_zone_go_on_over_the_change_of_the_clock() -> None:
+    stamps = pd.date_range("2024-03-20", periods=20, freq="D", tz="Europe/Berlin")
+    panel = stamped(stamps[:15])
+    after = infer(panel).after(panel.clock, panel.time[-1], 5)
+    assert list(panel.clock.dates(after)) == list(stamps[15:])
+
+
+def test_gaps_and_unknown_frequencies_are_refused() -> None:
+    stamps = pd.date_range("2024-01-01", periods=30, freq="h")
+    with pytest.raises(UserError, match=r"every 3600s, got 2 missing between 2024-01-01 09:00:00 and 2024-01-01 12"):
+        infer(stamped(stamps.delete([10, 11])))
+    with pytest.raises(UserError, match="one frequency, got a step of 7"):
+        infer(stamped(np.array([0.0, 2.0, 4.0, 11.0, 13.0])))
+    with pytest.raises(UserError, match="at least two times"):
+        infer(stamped(stamps[:1]))
+    with pytest.raises(UserError, match="at least 54 rows"):
+        DiffusionForecaster(horizon=6, season=24, context=48).fit_panel(stamped(stamps))
+
+
+def test_the_calendar_tells_hours_weekdays_and_the_time_of_year() -> None:
+    panel = stamped(pd.to_datetime(["2024-01-01 06:00", "2024-01-02 06:00", "2024-01-03 06:00"]))
+    found = calendar(panel.clock, panel.time)
+    np.testing.assert_allclose(found[:, :4], np.tile([1.0, 0.0, 0.0, -1.0], (3, 1)), atol=1e-12)
+    np.testing.assert_array_equal(found[:, 8:], np.eye(7)[:3])
+    assert found[0, 4] == pytest.approx(np.sin(2 * np.pi * 0.25 / 365.25))
+    assert not calendar(stamped(np.arange(3.0)).clock, np.arange(3.0)).any()
+
+
+@pytest.mark.slow
+def test_training_finds_the_noise_of_weekends() -> None:
+    rows = 24 * 7 * 30
+    stamps = pd.date_range("2024-01-01", periods=rows, freq="h")
+    wide = np.where(stamps.day_of_week >= 5, 3.0, 0.5)
+    table = pd.DataFrame(
+        {"time": stamps, "x": 5 * np.sin(2 * np.pi * np.arange(rows) / 24) + wide * RNG.normal(size=rows)}
+    )
+    forecaster = DiffusionForecaster(horizon=24, context=48, season=24, max_steps=300, seed=1).fit(table)
+    panel = panel_of(table)
+    friday, sunday = (forecaster.forecast_panel(panel, origins=np.array([rows - 24 * k])).draws for k in (3, 1))
+    assert 0.4 < friday.std(1).mean() < 1.3
+    assert 2.0 < sunday.std(1).mean() < 4.5

@@ -1,0 +1,107 @@
+"""`scidiff timeseries forecast` from the outside: files in, files out, exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer.testing
+import xarray as xr
+
+from scidiff.cli.main import app
+from scidiff.timeseries.forecaster import DiffusionForecaster
+
+Run = Callable[..., typer.testing.Result]
+
+
+def table() -> pd.DataFrame:
+    stamps = pd.date_range("2024-03-01", periods=150, freq="h").astype(str)
+    noise = np.random.default_rng(0).normal(size=(2, 150))
+    frames = [
+        pd.DataFrame(
+            {"shop": name, "timestamp": stamps, "load": 20 + 5 * np.sin(np.arange(150) * np.pi / 12) + noise[k]}
+        )
+        for k, name in enumerate("ab")
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    table().to_csv("load.csv", index=False)
+    runner = typer.testing.CliRunner()
+
+    def call(*arguments: object, file: str = "load.csv", short: bool = True) -> typer.testing.Result:
+        quick = ["--max-steps", 1, "--samples", 5, "--steps", 2, "--context", 30, "--horizon", 6] if short else []
+        named = ["--id", "shop", "--time", "timestamp", "--target", "load"]
+        return runner.invoke(app, ["timeseries", "forecast", file, *map(str, [*named, *quick, *arguments])])
+
+    return call
+
+
+def test_futures_quantiles_and_the_python_call_agree(run: Run) -> None:
+    done = run("--out", "f.nc", "--seed", 3, "--json", "--save", "kept")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["series"], said["frequency"], said["season"], said["horizon"]) == (2, "h", 24, 6)
+    assert "2 series every h (season 24, context 30): 5 futures of 6 steps" in done.stderr
+    forecaster = DiffusionForecaster(
+        horizon=6, context=30, id="shop", time="timestamp", target="load", n_draws=5, steps=2, max_steps=1, seed=3
+    )
+    futures = forecaster.fit(table()).sample(table())
+    with xr.open_dataset("f.nc") as held:
+        assert held["value"].dims == ("series", "sample", "time", "variable")
+        assert held.attrs["Conventions"] == "CF-1.11"
+        assert str(held["time"].to_numpy()[0]) == "2024-03-07T06:00:00.000000000"
+        np.testing.assert_array_equal(held["value"], futures["value"])
+    again = run("--model", "kept", "--samples", 5, "--steps", 2, "--seed", 3, "--out", "f.csv", short=False)
+    assert again.exit_code == 0, again.output
+    found = pd.read_csv("f.csv")
+    assert list(found.columns) == ["shop", "timestamp", "load", "load_p5", "load_p95"]
+    assert found["timestamp"][0] == "2024-03-07 06:00:00"
+    np.testing.assert_allclose(found["load"], np.median(futures["value"][..., 0], axis=1).ravel())
+    assert (found["load_p5"] < found["load_p95"]).all()
+    piped = run("--model", "kept", "--samples", 5, "--steps", 2, "--seed", 3, short=False)
+    pd.testing.assert_frame_equal(pd.read_csv(StringIO(piped.stdout)), found)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        (lambda t: t.drop(index=[40, 41]), (), "series a: expected a row every 3600s, got 2 missing between"),
+        (lambda t: pd.concat([t.iloc[:9], t.iloc[8:]]), (), "2024-03-01 08:00"),
+        (lambda t: t.groupby("shop").head(33), (), "expected a history of at least 36 rows"),
+        (lambda t: t.assign(timestamp=np.tile(np.cumsum(np.arange(150) % 7 + 1), 2)), (), "one frequency"),
+        (lambda t: t, ("--target", "lod"), "expected one of"),
+        (lambda t: t, ("--horizon", 0), "horizon: expected at least 1, got 0"),
+        (lambda t: t, ("--samples", 0), "n_draws: expected at least 1"),
+        (lambda t: t, ("--out", "f.xlsx"), "expected a file name ending in"),
+        (lambda t: t, ("--time-budget", "soon"), "--time-budget: expected a time such as"),
+        (lambda t: t, ("--model", "none", "--out", "f.csv"), "--horizon: expected it to be left out with --model"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    run: Run, change: Callable[[pd.DataFrame], pd.DataFrame], options: tuple[object, ...], said: str
+) -> None:
+    change(table()).to_csv("bad.csv", index=False)
+    done = run(*options, file="bad.csv")
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["bad.csv", "load.csv"]
+
+
+def test_the_horizon_is_needed_once(run: Run) -> None:
+    done = run(short=False)
+    assert done.exit_code == 2
+    assert "--horizon: expected the number of steps" in done.stderr
+    done = run("--model", "none", short=False)
+    assert done.exit_code == 2
+    assert "none/weights.json: expected the record of the weights" in done.stderr
