@@ -95,10 +95,10 @@ def forecast(
     began = time.monotonic()
     out = _place(out, as_json=as_json)
     levels = filling.levels(quantiles)
-    forecaster = _forecaster(context)
+    forecaster = forecaster_of(context)
     line = StatusLine(progress)
     try:
-        panel = _panel(context, forecaster)
+        panel = panel_of(context, forecaster)
         trained = not hasattr(forecaster, "model_")
         if trained:
             forecaster.fit_panel(panel, show=lambda text: line.show(text) if line.due() else None)
@@ -150,7 +150,7 @@ def _place(out: str | None, *, as_json: bool) -> str | None:
     return out
 
 
-def _forecaster(context: typer.Context) -> DiffusionForecaster:
+def forecaster_of(context: typer.Context) -> DiffusionForecaster:
     """The forecaster that is asked for, with the model of a folder if one is named."""
     import torch
 
@@ -167,7 +167,7 @@ def _forecaster(context: typer.Context) -> DiffusionForecaster:
         filling.seconds(given["time_budget"], what="--time-budget")
     same = ("time_budget", "max_steps", "seed", "steps", "device")
     settings = {name: given[name] for name in same} | {"n_draws": given["samples"], "target": listed(given["target"])}
-    if given["model"] is None:
+    if given.get("model") is None:
         if given["horizon"] is None:
             raise UserError("--horizon: expected the number of steps to forecast, got none")
         made = DiffusionForecaster(horizon=given["horizon"], context=given["look"], season=given["season"], **settings)
@@ -179,7 +179,7 @@ def _forecaster(context: typer.Context) -> DiffusionForecaster:
     return DiffusionForecaster.read(given["model"], **{k: v for k, v in settings.items() if v is not None})
 
 
-def _panel(context: typer.Context, forecaster: DiffusionForecaster) -> Panel:
+def panel_of(context: typer.Context, forecaster: DiffusionForecaster) -> Panel:
     from scidiff.cli.tables import read
     from scidiff.timeseries.columns import Options
 

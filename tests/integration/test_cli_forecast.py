@@ -14,7 +14,10 @@ import typer.testing
 import xarray as xr
 
 from scidiff.cli.main import app
+from scidiff.timeseries.backtest import backtest
+from scidiff.timeseries.columns import Options
 from scidiff.timeseries.forecaster import DiffusionForecaster
+from scidiff.timeseries.frames import read_frame
 
 Run = Callable[..., typer.testing.Result]
 
@@ -105,3 +108,34 @@ def test_the_horizon_is_needed_once(run: Run) -> None:
     done = run("--model", "none", short=False)
     assert done.exit_code == 2
     assert "none/weights.json: expected the record of the weights" in done.stderr
+
+
+def test_a_backtest_says_the_same_in_its_table_its_file_and_in_python(run: Run, tmp_path: Path) -> None:
+    quick = ["--max-steps", "1", "--samples", "9", "--steps", "2", "--context", "30", "--horizon", "6"]
+    named = ["--id", "shop", "--time", "timestamp", "--target", "load", "--origins", "3"]
+    runner = typer.testing.CliRunner()
+    done = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named, *quick, "--json", "--out", "scores.csv"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["origins"] == 3
+    held = pd.read_csv("scores.csv", index_col=0)
+    assert list(held.index) == list(said["scores"]) == ["diffusion", "seasonal naive", "seasonal naive + past errors"]
+    assert held.loc["diffusion", "CRPS"] == pytest.approx(said["scores"]["diffusion"]["CRPS"])
+    forecaster = DiffusionForecaster(
+        horizon=6, context=30, id="shop", time="timestamp", target="load", n_draws=9, steps=2, max_steps=1
+    )
+    options = Options(id="shop", time="timestamp", variables=("load",))
+    again = backtest(forecaster, read_frame(table(), options), count=3)
+    assert again.table.loc["seasonal naive", "MASE"] == pytest.approx(said["scores"]["seasonal naive"]["MASE"])
+    assert again.table.loc["diffusion", "CRPS"] == pytest.approx(said["scores"]["diffusion"]["CRPS"])
+    assert said["diebold_mariano"]["seasonal naive"]["difference"] == pytest.approx(
+        said["scores"]["diffusion"]["CRPS"] - said["scores"]["seasonal naive"]["CRPS"]
+    )
+
+
+def test_a_backtest_longer_than_the_history_is_refused(run: Run) -> None:
+    runner = typer.testing.CliRunner()
+    named = ["--id", "shop", "--time", "timestamp", "--target", "load", "--origins", "60", "--horizon", "6"]
+    done = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named])
+    assert done.exit_code == 2
+    assert "expected more than 360 rows a series to hold out, got 150" in done.output

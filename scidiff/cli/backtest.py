@@ -1,0 +1,117 @@
+"""`scidiff timeseries backtest`: how good forecasts would have been."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scidiff.cli.forecast import Horizon, Look, Samples, Season, Steps, Target, TimeBudget, forecaster_of, panel_of
+from scidiff.cli.progress import StatusLine
+from scidiff.cli.tables import AsJson, Decimal, Delimiter, Device, Encoding, File, Id, MaxSteps, Progress, Seed, Time
+from scidiff.errors import UserError
+
+if TYPE_CHECKING:
+    from scidiff.timeseries.backtest import Backtest
+
+BACKTEST = """Forecast the past from several origins, and judge the forecasts beside naive ones.
+
+The model learns from what came before the first origin and from nothing later; at each origin it is told the history up
+to it. Beside it stand the seasonal naive forecast, and the same with its own past errors for a spread. Scores: CRPS
+(fair), MAE, wQL (quantile loss over 0.1 to 0.9, divided by the mean size: the quantile form of the CRPS), MASE,
+CRPS-sum, energy and variogram score (lower is better), coverage of central intervals, and the distance of the PIT from
+uniform. The Diebold-Mariano test says whether the CRPS by origin differs from that of either naive forecast.
+
+\b
+Examples:
+  scidiff timeseries backtest load.csv --time timestamp --target load --horizon 48 --origins 8
+  scidiff timeseries backtest shops.parquet --id shop --target sales --horizon 28 --origins 4 --json > scores.json
+  scidiff timeseries backtest load.csv --target load --horizon 24 --stride 12 --time-budget 2m --out scores.csv
+
+\b
+Exit codes: 0 done, whoever won; 2 the request cannot be carried out; 130 Ctrl-C.
+"""
+
+Origins = Annotated[int, typer.Option(help="How many origins; the last stands a horizon before the end.")]
+Stride = Annotated[int | None, typer.Option(help="Steps between origins. Default: the horizon.")]
+Out = Annotated[str | None, typer.Option(metavar="FILE", help="Write the scores too (.csv .parquet).")]
+
+
+def backtest(
+    context: typer.Context,
+    *,
+    file: File,
+    id_: Id = None,
+    time_: Time = None,
+    target: Target = None,
+    horizon: Horizon = None,
+    origins: Origins = 4,
+    stride: Stride = None,
+    look: Look = None,
+    season: Season = None,
+    samples: Samples = 200,
+    out: Out = None,
+    time_budget: TimeBudget = None,
+    max_steps: MaxSteps = None,
+    seed: Seed = 0,
+    steps: Steps = 6,
+    device: Device = "cpu",
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    decimal: Decimal = ".",
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """See `BACKTEST`."""
+    from scidiff.atomic import check_writable
+    from scidiff.timeseries.backtest import backtest as judge
+    from scidiff.timeseries.writers import ARRAYS, format_of, write_table
+
+    began = time.monotonic()
+    if out is not None:
+        if format_of(out) in ARRAYS:
+            raise UserError(f"--out: expected a file name ending in .csv or .parquet, got {out!r}")
+        check_writable(out)
+    forecaster = forecaster_of(context)
+    line = StatusLine(progress)
+    try:
+        panel = panel_of(context, forecaster)
+        found = judge(
+            forecaster,
+            panel,
+            count=origins,
+            stride=stride,
+            show=lambda text: line.show(text) if line.due() else None,
+        )
+    finally:
+        line.clear()
+    if out is not None:
+        write_table(found.table.reset_index(), out)
+    seconds = time.monotonic() - began
+    typer.echo(json.dumps(_record(found, seconds), indent=1) if as_json else _shown(found))
+    typer.echo(f"{len(panel)} series, {found.origins} origins, {forecaster.horizon} steps: {seconds:.1f} s", err=True)
+
+
+def _shown(found: Backtest) -> str:
+    """The table, and what the tests say."""
+    lines = [found.table.rename_axis(None).to_string(float_format=lambda value: f"{value:.4g}")]
+    for name, test in found.against.items():
+        verdict = "cannot be tested" if math.isnan(test.statistic) else f"Diebold-Mariano p = {test.p:.2g}"
+        lines.append(f"CRPS less that of {name}: {test.difference:+.4g} ({verdict})")
+    return "\n".join(lines)
+
+
+def _record(found: Backtest, seconds: float) -> dict[str, Any]:
+    """Plain values, None where there is no number."""
+    table = {
+        str(method): {name: None if math.isnan(value) else float(value) for name, value in row.items()}
+        for method, row in found.table.to_dict("index").items()
+    }
+    tests = {
+        name: {key: None if math.isnan(value) else float(value) for key, value in vars(test).items()}
+        for name, test in found.against.items()
+    }
+    return {"origins": found.origins, "scores": table, "diebold_mariano": tests, "seconds": round(seconds, 2)}
