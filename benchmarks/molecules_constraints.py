@@ -5,7 +5,7 @@
 Tables:
 * `enumerable`: a small random model of sequences of two and three tokens whose probabilities are summed over all orders
   of unmasking. Total variation between samples given `n_atoms[N] == 1` and the exact conditional distribution, of as
-  many draws: tilted draws by their weights, tilted and thinned, and rejection. Bar: 0.02 by the weights.
+  many draws: tilted draws by their weights, and rejection. Bar: 0.02.
 * `MOSES`: three sets of conditions that about 10 %, 1 % and 0.1 % of the training molecules meet. Certified molecules a
   processor second: `rate` leaves out the pilot of steering, stated beside it; `rate of 1,000` counts 1,000 molecules
   and the pilot that they share, and the bars are about it. `worth` counts the independent draws that they are worth by
@@ -34,7 +34,7 @@ from scipy.stats import t as student
 import scidiff
 from scidiff import atomic
 from scidiff.molecules.effort import Effort
-from scidiff.molecules.generator import TILE, Drawn, Generator
+from scidiff.molecules.generator import Drawn, Generator
 from scidiff.molecules.metrics import fingerprints, internal_diversity
 from scidiff.molecules.model import LEAF, FragmentModel, ModelConfig
 from scidiff.molecules.oracle import Oracle
@@ -94,14 +94,11 @@ def enumerable(draws: int, seed: int) -> dict[str, float]:
                 if oracle.certify(smiles).holds:
                     mass[smiles] = mass.get(smiles, 0.0) + share * probability(generator, sequence)
     table = torch.tensor([1.0 if "N" in text else -0.3 for text in SMALL], dtype=torch.float64)
-    tilted = replace(generator, tilt=torch.stack([0.3 * table, 0.7 * table]))
+    tilted = replace(generator, tilt=0.7 * table)
     held = [d for d in islice(tilted.stream(seed=seed), draws) if oracle.certify(d.smiles).holds]
-    ceiling = float(torch.tensor([d.log_weight for d in held[:TILE]]).quantile(0.95))
-    kept = islice(replace(tilted, thin=True, ceiling=ceiling).stream(seed=seed), draws)
     plain = [d for d in islice(generator.stream(seed=seed), draws) if oracle.certify(d.smiles).holds]
     return {
         "steer, by weights": variation(held, mass, [math.exp(d.log_weight) for d in held]),
-        "steer, thinned": variation([d for d in kept if d.kept and d.smiles in mass], mass, None),
         "rejection": variation(plain, mass, None),
     }
 
@@ -142,7 +139,7 @@ def judge(generator: Generator, where: list[str], draws: int, seed: int) -> dict
 def compare(generator: Generator, where: list[str], draws: int, seed: int) -> dict[str, dict[str, float]]:
     """Both methods on one set; rejection gets four times the draws, for few of them hold."""
     terms, began = parse_all(where), time.process_time()
-    steered = generator.given(terms, thin=True).steered(terms, seed=seed, steps=None, most=MOST)
+    steered = generator.given(terms).steered(terms, seed=seed, steps=None, most=MOST)
     pilot = time.process_time() - began
     ours, plain = judge(steered.source, where, draws, seed), judge(generator, where, 4 * draws, seed + 1)
     return {"steer": shared(ours, pilot), "rejection": shared(plain, 0.0)}

@@ -233,9 +233,10 @@ def _steering(found: Mapping[str, object]) -> str:
     """What the pilot found, on a line."""
     if not found["used"]:
         return f"not steered ({found['why']}), after a pilot of {found['pilot_draws']} draws"
-    pays = found["pays_from"]
-    when = "pays for no number of molecules" if pays is None else f"pays from {pays} molecules on"
-    return f"steered: {found['gain']:.2g} times as many kept a draw, a pilot of {found['pilot_draws']} draws; {when}"
+    shares = f"{found['rate']:.0%} of steered draws hold, {found['base_rate']:.2g} of the model's"
+    return (
+        f"steered: {shares}; a pilot of {found['pilot_draws']} draws, which pays from {found['pays_from']} molecules on"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -16,12 +16,12 @@ kept here. Each factor compares what two successive estimates say of one state, 
 the constraint exactly has weights of 1. An automaton with several runs a sequence (`scidiff.constraints.runs`) has in
 place of r_k their expected number, and the weight is divided by the number of runs of the sequence that came out.
 
-A step may be tilted too: x_0 is drawn in proportion to p_k(x_0) exp(sum_l tilt_k(x_0^l)) given G and C, which is again
-a product given automata. Then r_k(x) is the mean of exp(sum_l tilt_k) [C] under p_k given G, and
+A step may be tilted too: x_0 is drawn in proportion to p_k(x_0) exp(sum_l tilt(x_0^l)) given G and C, which is again
+a product given automata. Then r_k(x) is the mean of exp(sum_l tilt) [C] under p_k given G, and
 
-    w = r_0(x_0) prod_{k >= 1} r_k(x_k) / r_{k-1}(x_k) exp(-sum_l tilt_{n-1}(x_n^l))
+    w = r_0(x_0) prod_{k >= 1} r_k(x_k) / r_{k-1}(x_k) exp(-sum_l tilt(x_n^l))
 
-is exact for any tilts. They go from a first to a last one with the number of masks.
+is exact for any tilt.
 """
 
 from __future__ import annotations
@@ -45,21 +45,18 @@ class Conditioned:
     Args:
         grammar: G.
         pair: the grammar and the constraint C; None for no constraint.
-        tilt: [2, K] float64, what each class adds to the exponent while all is masked, and when one mask is left,
-            between which it moves by the number of masks; None for nothing.
+        tilt: [K] float64, what each class adds to the exponent; None for nothing.
     """
 
     def __init__(self, grammar: Automaton, pair: Pair | Runs | None, tilt: Tensor | None = None):
         self.grammar, self.pair, self.tilt = grammar, pair, tilt
         self._path = torch.zeros(())
         self._before: _Tables | None = None
-        self._now = torch.zeros(1, 1, dtype=torch.float64)  # [B, K] the tilt of the last call
 
     def __call__(self, log_probs: Tensor, draw: Draw, rows: Rows) -> Tensor:
         plain = log_probs.double().exp()
         seen = log_probs.amin(-1) <= LOG_ZERO  # only what is not masked is known for certain
-        before, self._now = self._now, self._tilt(seen)
-        tilted = plain * self._now.exp()[:, None]
+        tilted = self._tilted(plain)
         tables = self.tables(plain, tilted)
         if self.pair is None:
             x_0, share = self.grammar(tilted.log(), draw, rows), self.log_share(tables)
@@ -69,23 +66,17 @@ class Conditioned:
         if self._before is None:
             self._path = torch.zeros_like(share)
         else:
-            known = self.tables(plain, plain * before.exp()[:, None])
-            foreseen = (torch.where(seen[..., None], x, y) for x, y in zip(known, self._before, strict=True))
+            foreseen = (torch.where(seen[..., None], x, y) for x, y in zip(tables, self._before, strict=True))
             self._path = self._path + share - self.log_share(tuple(foreseen))
         self._before = tables
         return x_0
 
-    def _tilt(self, seen: Tensor) -> Tensor:
-        """The tilt of a call by what is seen [B, L]: [B, K], or [B, 1] zeros without one."""
-        if self.tilt is None:
-            return torch.zeros(len(seen), 1, dtype=torch.float64, device=seen.device)
-        first, last = self.tilt
-        share = ((~seen).double().sum(1, keepdim=True) - 1) / max(seen.shape[1] - 1, 1)
-        return last + share.clamp_min(0) * (first - last)
+    def _tilted(self, plain: Tensor) -> Tensor:
+        return plain if self.tilt is None else plain * self.tilt.exp()
 
     def log_weight(self, x: Tensor) -> Tensor:
         """log w / r_0 of the finished sequences: int64 [B, L] -> float64 [B]."""
-        weight = self._path if self.tilt is None else self._path - self._now.gather(1, x).sum(-1)
+        weight = self._path if self.tilt is None else self._path - self.tilt[x].sum(-1)
         return weight - self.pair.log_runs(x) if isinstance(self.pair, Runs) else weight
 
     def tables(self, plain: Tensor, tilted: Tensor) -> _Tables:
@@ -102,7 +93,7 @@ class Conditioned:
     def first(self, log_probs: Tensor) -> Tensor:
         """log r of the first step, from its log-probabilities [B, L, K]: [B]."""
         plain = log_probs.double().exp()
-        return self.log_share(self.tables(plain, plain if self.tilt is None else plain * self.tilt[0].exp()))
+        return self.log_share(self.tables(plain, self._tilted(plain)))
 
     def _log_tilt(self, tables: _Tables) -> Tensor:
         """log of the mean of exp(sum_l tilt) over the sequences of the grammar."""

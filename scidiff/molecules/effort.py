@@ -30,13 +30,17 @@ class Effort:
     total: float = 0.0
     squares: float = 0.0
 
+    def log_weight(self, drawn: object) -> float:
+        """log W of a draw."""
+        return math.log(self.scale) + float(getattr(drawn, "log_weight", 0.0))
+
     def add(self, drawn: object, *, holds: bool) -> None:
         """Count one draw; sources that know no weights or calls have 1 and 0."""
         self.draws += 1
         self.oracle_calls += 1
         self.calls += getattr(drawn, "calls", 0)
         if holds:
-            weight = self.scale * math.exp(min(getattr(drawn, "log_weight", 0.0), _LARGEST / 2))
+            weight = math.exp(min(self.log_weight(drawn), _LARGEST / 2))
             self.total += weight
             self.squares += weight * weight
 

@@ -114,8 +114,8 @@ class Generator:
     """Draws molecules that are valid by construction.
 
     Under constraints (`given`) what tokens decide is enforced at every step. The number of fragments L is drawn from
-    its posterior under the first estimate of the network, x_1 being all masks, and each step draws from the estimate
-    conditioned on the grammar and the constraint at once:
+    its posterior under the first estimate of the network, x_1 being all masks (a tilt leaves it alone), and each step
+    draws from the estimate conditioned on the grammar and the constraint at once:
 
         L ~ p(L) r(x_1),   r(x_t) = P(constraint | grammar, prod_l p_l(. | x_t))
 
@@ -128,16 +128,13 @@ class Generator:
         model: the weights and the vocabulary.
         enforcement: what tokens must meet; None for nothing.
         thin: whether samples are thinned out by their weights.
-        tilt: [2, K] float64, by how much each token is favoured at the first and at the last step, which the weights
-            take back; None for not at all.
-        ceiling: log c; None for that of the first tile.
+        tilt: [K] float64, by how much each token is favoured, which the weights take back; None for not at all.
     """
 
     model: FragmentModel
     enforcement: Enforcement | None = None
     thin: bool = False
     tilt: Tensor | None = None
-    ceiling: float | None = None
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: torch.device | str = "cpu") -> Generator:
@@ -150,7 +147,7 @@ class Generator:
     @cached_property
     def automaton(self) -> Automaton:
         """The grammar of the vocabulary, on the model's device."""
-        return grammar(self.model.vocabulary).to(self._device)
+        return grammar(self.model.vocabulary).to(self.device)
 
     def given(self, terms: Sequence[Expression], *, thin: bool = False) -> Generator:
         """This generator, enforcing what tokens decide of an expression.
@@ -199,8 +196,8 @@ class Generator:
         if self.enforcement is not None and self.enforcement.parts:
             parts = [parts_of(term.name, term.argument) for term in self.enforcement.parts]
             motifs = motifs_of(parts, self.model.vocabulary)
-            return with_parts(motifs, self.model.vocabulary, self.automaton, counter).to(self._device)
-        return None if counter is None else Pair(a=self.automaton, b=counter.to(self._device))
+            return with_parts(motifs, self.model.vocabulary, self.automaton, counter).to(self.device)
+        return None if counter is None else Pair(a=self.automaton, b=counter.to(self.device))
 
     @property
     def _free(self) -> bool:
@@ -213,23 +210,31 @@ class Generator:
 
     @cached_property
     def shares(self) -> Tensor:
-        """By length L, r(x_1): the share of sequences that meet what is enforced, as the first step sees it.
-
-        Under a tilt, the mean of its exponential over them.
-        """
-        if self._free:
+        """By length L, r(x_1): the share of sequences that meet what is enforced, as the first step sees it."""
+        if self.pair is None:
             return torch.ones_like(self.model.length_probabilities)
-        shares = torch.zeros_like(self.model.length_probabilities)
+        return self._by_length(Conditioned(self.automaton, self.pair)).exp()
+
+    @cached_property
+    def tilts(self) -> Tensor:
+        """By length L, the logarithm of the mean of the tilt's exponential over such sequences, alike."""
+        if self.tilt is None:
+            return torch.zeros_like(self.model.length_probabilities)
+        return (self._by_length(self._conditioned) - self.shares.log()).nan_to_num()
+
+    def _by_length(self, joint: Conditioned) -> Tensor:
+        """By length, log r of the first step; -inf where there is no sequence."""
+        found = torch.full_like(self.model.length_probabilities, -torch.inf)
         for length in self.model.length_probabilities.nonzero().flatten().tolist():
             if self.pair is None or isinstance(self.pair, Runs) or len(self.pair.layers(length)[0]):
-                shares[length] = self._conditioned.first(self._first(length)).exp().cpu()
-        return shares
+                found[length] = joint.first(self._first(length)).cpu()
+        return found
 
     @property
     def feasible(self) -> float:
         """sum_L p(L) r(x_1): the share of molecules that meet what is enforced, as the first step sees it.
 
-        Times a sample's weight, it is how much likelier the model is to draw that sample, r(x_1) of its tilt included.
+        Times a sample's weight, it is how much likelier the model is to draw that sample.
         """
         return float(self.model.length_probabilities @ self.shares)
 
@@ -243,13 +248,13 @@ class Generator:
 
     def _first(self, length: int) -> Tensor:
         """The network's estimate of a sequence that is all masks: [1, L, K]."""
-        layout = Layout.dense(1, {LEAF: (length,)}, device=self._device)
-        masks = torch.full((1, length), len(self.model.vocabulary.tokens), device=self._device)
-        with torch.no_grad(), torch.autocast(self._device.type, dtype=torch.bfloat16):
-            return self.model.denoiser({LEAF: masks}, torch.ones(1, device=self._device), layout)[LEAF]
+        layout = Layout.dense(1, {LEAF: (length,)}, device=self.device)
+        masks = torch.full((1, length), len(self.model.vocabulary.tokens), device=self.device)
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+            return self.model.denoiser({LEAF: masks}, torch.ones(1, device=self.device), layout)[LEAF]
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         return next(self.model.denoiser.parameters()).device
 
     def lengths(self, seed: int, index: Tensor) -> Tensor:
@@ -268,9 +273,9 @@ class Generator:
             batch_size: how many are drawn ahead, rounded up to whole tiles; changes no molecule.
         """
         ahead = -(-batch_size // TILE)
-        with side_by_side(self._device) as pool:
+        with side_by_side(self.device) as pool:
             begun: deque[_Tile] = deque()
-            ceiling = math.inf if self.ceiling is None else self.ceiling
+            ceiling = math.inf
             for number in count(start // TILE):
                 begun.append(self._begin(pool, number, seed=seed, steps=steps))
                 if len(begun) > ahead:  # the next tiles are drawn while the molecules of this one are looked at
@@ -290,14 +295,14 @@ class Generator:
 
     def tile(self, number: int, *, seed: int, steps: int | None = None) -> list[Drawn]:
         """The TILE molecules of one tile."""
-        with side_by_side(self._device) as pool:
+        with side_by_side(self.device) as pool:
             return self._end(self._begin(pool, number, seed=seed, steps=steps))
 
     def _begin(self, pool: Executor, number: int, *, seed: int, steps: int | None) -> _Tile:
         """Start the computations of a tile, one for each length, the long ones first."""
         index = torch.arange(number * TILE, (number + 1) * TILE)
         lengths = self.lengths(seed, index)
-        automaton, _ = self.automaton, self.pair  # made once, before the threads ask for them
+        automaton, _ = self.automaton, self.tilts  # made once, before the threads ask for them
         groups = {length: index[lengths == length] for length in lengths.unique().tolist()}
         tile: _Tile = []
         for length in sorted(groups, key=lambda length: -length * length * len(groups[length])):
@@ -319,7 +324,7 @@ class Generator:
 
     def _sequences(self, index: Tensor, length: int, calls: int, seed: int, automaton: Automaton) -> _Sequences:
         """Sequences of one length with their weights."""
-        device = self._device
+        device = self.device
         layout = Layout.dense(len(index), {LEAF: (length,)}, device=device)
         joint = automaton if self._free else self._conditioned
         rule = CountedUnmasking.on(uniform(calls), joint=joint)
@@ -332,5 +337,6 @@ class Generator:
                 Noise(seed=seed, index=index.to(device)),
             )
         classes = done.state[LEAF]
-        weights = joint.log_weight(classes).tolist() if isinstance(joint, Conditioned) else [0.0] * len(index)
-        return classes.tolist(), weights
+        if not isinstance(joint, Conditioned):
+            return classes.tolist(), [0.0] * len(index)
+        return classes.tolist(), (joint.log_weight(classes) + float(self.tilts[length])).tolist()

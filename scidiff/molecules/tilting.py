@@ -1,9 +1,9 @@
 r"""Steering towards properties: draws tilted by what each fragment adds to them, with the weights that make them exact.
 
 Shipped beside the weights is what token k adds to each property, s_k (ridge regression on token counts, R^2 in its
-card). With S(x) = sum_l s(x^l) the sampler draws from about p(x) exp(lambda . S(x)), inside the grammar and what is
-enforced, and `scidiff.molecules.conditioned` keeps the weight W = p / q of every draw, exact for any lambda and any s:
-a poor s costs draws, never the distribution.
+card). With S(x) = sum_l s(x^l) the sampler draws from about p(x) exp(lambda . S(x)) at each length, inside the grammar
+and what is enforced, and `scidiff.molecules.conditioned` keeps the weight W = p / q of every draw, exact for any lambda
+and any s: a poor s costs draws, never the weights.
 
 lambda comes from a pilot, by the cross-entropy method (Rubinstein & Kroese 2004): of all exponential tilts the nearest
 to the model given the conditions has the same mean of S. Each round draws a tile, takes the draws that hold (or, while
@@ -11,13 +11,12 @@ there are few, the tenth that come nearest), weighs them, and makes a Newton ste
 
     lambda += Cov_lambda(S)^{-1} (mean_elite(S) - mean_lambda(S)) a,    a = max(0, 1 - d / (n |difference|^2))
 
-where a (James & Stein 1961) forgets differences that are noise of n draws in d dimensions. While much is masked, the
-product of marginals of a step spreads S wider than the model does (places of a sequence make up for each other), and
-would answer a tilt with too large a shift. So the first step is tilted by what shifts it as far as lambda shifts the
-model, Cov_product(S)^{-1} Cov(S) lambda, and the tilt moves from there to lambda while masks are lifted. Log-weights
-that spread too far hide heavier ones that so few draws do not show, so lambda is then halved. A last part of the pilot,
-independent of the run, measures what steering brings and above which weight thinning clips. The pilot stops where a
-further tile would exceed the draws it may spend.
+where a (James & Stein 1961) forgets differences that are noise of n draws in d dimensions. It ends as soon as a
+quarter of a tile holds: a further tilt would bring little and make molecules alike. The pilot stops where a further
+tile would exceed the draws it may spend.
+
+Every tilted draw that holds is delivered, with its weight. Unweighted they follow the tilt, not the model: most are of
+properties a little beyond the conditions' edge, as the model's own are, but some kinds come more often.
 """
 
 from __future__ import annotations
@@ -45,13 +44,12 @@ if TYPE_CHECKING:
 SCORED = ("qed", "logp", "mw", "sa", "tpsa", "hbd", "hba", "rotatable_bonds", "rings", "heavy_atoms")
 ROUNDS = 6
 _ELITE = 0.1  # share of a tile that a round learns from, at least
-_ENOUGH = 40  # draws that hold, to measure the gain with
-_MOST_TILES = 4  # of the measurement
-_CLIPPED = 0.05  # share of the draws that hold whose weights are clipped
-_WIDEST, _HALVINGS = 1.5, 3  # standard deviation of the log-weights of draws that hold; how often lambda is halved
+_PLENTY = 0.25  # of a tile that holds
+_COST = 1.6  # of a tilted draw, in plain ones: a tilt that brings less is left alone
+_CLIPPED = 0.05  # share of the elite whose weights are clipped
 _ROOM = 1e-2  # added to the variances of scores, in units of the model's
 _TILE = 256  # draws of a tile
-MOST = _TILE * (ROUNDS + 1 + _MOST_TILES * (_HALVINGS + 1))  # draws of the longest pilot
+MOST = _TILE * (ROUNDS + 1)  # draws of the longest pilot
 _PILOT = 0x9E3779B97F4A7C15  # takes the pilot's seed away from the run's
 
 
@@ -62,7 +60,7 @@ class Steered:
     Attributes:
         source: draws the molecules.
         record: what the pilot found, as plain values: `used`, `why`, `base_rate`, `pilot_draws`, and where it is used
-            `rounds`, `gain` (draws kept, over those that plain sampling keeps of as many), and `pays_from`.
+            `rounds`, `rate` (share of tilted draws that hold), and `pays_from`.
         calls, oracle_calls: what it spent.
     """
 
@@ -187,7 +185,7 @@ def steer(
         progress: told of the pilot's network calls and draws after every tile.
 
     Returns:
-        A generator that thins its draws to the model given what is enforced; the one given where no tilt is found.
+        A tilted generator whose draws carry weights; the one given where no tilt is found.
     """
     table = scores(generator)
     if table is None:
@@ -196,34 +194,43 @@ def steer(
     pilot = _Pilot(generator, terms, table, seed=seed, steps=steps, most=most, progress=progress)
     rate: float | None = None
     try:
-        base = pilot.tile(generator, 0, seed=seed)
-        weight = base.log_weight.exp()
-        rate = float((weight * base.holds).sum() / weight.sum())
-        return _measured(pilot, *_sought(pilot, base), rate)
+        last = pilot.tile(generator, 0, seed=seed)
+        rate = float(last.holds.double().mean())
+        exponent = torch.zeros(table.shape[1], dtype=torch.float64)
+        for rounds in range(1, ROUNDS + 1):
+            exponent = exponent + newton(last)
+            found = replace(generator, tilt=(table @ exponent).to(generator.device), thin=False)
+            last = pilot.tile(found, rounds, seed=(seed + _PILOT) % 2**64)
+            if float(last.holds.double().mean()) >= _PLENTY:
+                break
     except _Spent:
         return _unsteered(generator, f"the pilot may spend {most:,} draws, too few to find a tilt", pilot, rate)
+    return _judged(pilot, found, last, rounds, rate)
 
 
-def _sought(pilot: _Pilot, base: Round) -> tuple[Generator, int]:
-    """A tilted generator and the rounds it took."""
-    table = pilot.table
-    first = damping(pilot.tile(pilot.generator, 0, seed=pilot.seed, steps=1).scores, base.scores)
-    found, rounds, last = pilot.generator, 0, base
-    exponent = torch.zeros(table.shape[1], dtype=torch.float64)
-    for rounds in range(1, ROUNDS + 1):
-        enough = float(last.holds.double().mean()) >= _ELITE
-        exponent = exponent + newton(last)
-        found = tilted(pilot.generator, torch.stack([table @ (first @ exponent), table @ exponent]))
-        if rounds == ROUNDS or (enough and rounds > 1):
-            break
-        last = pilot.tile(found, rounds, seed=(pilot.seed + _PILOT) % 2**64)
-    return found, rounds
+def _judged(pilot: _Pilot, found: Generator, last: Round, rounds: int, rate: float) -> Steered:
+    """The tilt, if the last round shows that it pays."""
+    tilted = float(last.holds.double().mean())
+    if not tilted:
+        return _unsteered(pilot.generator, "the pilot found none that holds", pilot, rate)
+    share = max(rate, float((last.log_weight.exp() * last.holds).mean()))
+    if tilted < _COST * share:
+        return _unsteered(pilot.generator, "fragments say too little of the conditions", pilot, rate)
+    record = {
+        "used": True,
+        "why": "",
+        "base_rate": share,
+        "rate": tilted,
+        "pilot_draws": pilot.oracle_calls,
+        "rounds": rounds,
+        "pays_from": pays_from(pilot.oracle_calls, share, tilted / _COST),
+    }
+    return Steered(source=found, record=record, calls=pilot.calls, oracle_calls=pilot.oracle_calls)
 
 
-def tilted(generator: Generator, tilt: Tensor) -> Generator:
-    """The generator under a tilt [2, K], not thinned."""
-    device = next(generator.model.denoiser.parameters()).device
-    return replace(generator, tilt=tilt.to(device), thin=False, ceiling=None)
+def pays_from(spent: int, share: float, rate: float) -> int:
+    """Of how many molecules on a pilot costs no more than it saves: n / share = spent + n / rate, with rate > share."""
+    return math.ceil(spent / (1 / share - 1 / rate))
 
 
 def newton(last: Round) -> Tensor:
@@ -245,75 +252,6 @@ def covariance(found: Tensor) -> Tensor:
     """Of scores [B, d], with a little more variance, so that it can be inverted: [d, d]."""
     spread = found.T.cov().reshape(found.shape[1], -1)
     return spread + _ROOM * torch.diag(spread.diagonal().clamp_min(1e-12))
-
-
-def damping(product: Tensor, model: Tensor) -> Tensor:
-    """Cov_product^{-1} Cov_model, from scores of draws made in one step and of draws of the model: [d, d]."""
-    return torch.linalg.solve(covariance(product), covariance(model))
-
-
-def _measured(pilot: _Pilot, found: Generator, rounds: int, rate: float) -> Steered:
-    """Measure a tilt, halved until its weights do not spread too far."""
-    plain, tilt = pilot.generator, found.tilt
-    if tilt is None or not bool(tilt.abs().max() > 0):
-        return _unsteered(plain, "fragments say nothing of the conditions", pilot, rate)
-    held, drawn = _hold(pilot, found)
-    for _ in range(_HALVINGS):
-        if len(held) < 2 or float(held.std()) <= _WIDEST:
-            break
-        found = tilted(plain, tilt := tilt / 2)
-        held, drawn = _hold(pilot, found)
-    if not len(held):
-        return _unsteered(plain, "the pilot found none that holds", pilot, rate)
-    share, ceiling, gain = worth(held, drawn)
-    source = replace(found, thin=True, ceiling=ceiling - math.log(found.feasible))
-    record = {
-        "used": True,
-        "why": "",
-        "base_rate": share,
-        "pilot_draws": pilot.oracle_calls,
-        "rounds": rounds,
-        "gain": gain,
-        "pays_from": pays_from(pilot.oracle_calls, share, gain),
-    }
-    return Steered(source=source, record=record, calls=pilot.calls, oracle_calls=pilot.oracle_calls)
-
-
-def worth(held: Tensor, drawn: int) -> tuple[float, float, float]:
-    """What weighted draws are worth.
-
-        Z = sum_held W / n,    gain = min(sum_held min(1, W / c), (sum_held W)^2 / sum_held W^2) / (n Z)
-
-    Args:
-        held: log W of the draws that hold, one at least.
-        drawn: n, of how many draws they are.
-
-    Returns:
-        Z; log c, above which 5 % of the held are clipped; and how many times as many draws steering keeps as plain
-        sampling, which keeps n Z of n. Clipped draws are kept too seldom: no more count than those held are worth.
-    """
-    ceiling = float(held.quantile(1 - _CLIPPED))
-    kept = float((held - ceiling).clamp_max(0).exp().sum())
-    effective = float(torch.exp(2 * held.logsumexp(0) - (2 * held).logsumexp(0)))
-    total = float(held.exp().sum())
-    return total / drawn, ceiling, min(kept, effective) / total
-
-
-def pays_from(spent: int, share: float, gain: float) -> int | None:
-    """Of how many molecules on steering costs no more draws than plain sampling; None if of no number.
-
-    n / Z = spent + n / (gain Z)
-    """
-    return math.ceil(spent * share / (1 - 1 / gain)) if gain > 1 else None
-
-
-def _hold(pilot: _Pilot, found: Generator) -> tuple[Tensor, int]:
-    """Log-weights of draws that hold, enough of them if there are, and of how many draws they are."""
-    held: list[Tensor] = []
-    while len(held) < _MOST_TILES and sum(map(len, held)) < _ENOUGH:
-        part = pilot.tile(found, ROUNDS + 1 + len(held), seed=(pilot.seed + _PILOT) % 2**64)
-        held.append(part.log_weight[part.holds])
-    return torch.cat(held), sum(len(part.holds) for _ in held)
 
 
 def _unsteered(generator: Generator, why: str, pilot: _Pilot | None, rate: float | None) -> Steered:

@@ -3,7 +3,7 @@
 A file is written whole under a temporary name beside its place, forced to disk, and then renamed: it is there complete
 or not at all. When the disk fills up, the molecules that fit are kept in a file of another name. Every row carries the
 sample's index and seed and its certificate: one column a condition with the violation (0: it holds), and the oracle
-that found it.
+that found it. Steered ones carry `log_weight` too, log p / q of the model over the sampler.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def columns(generation: Generation) -> dict[str, str]:
         "seed": "uint64",
         "smiles": "string",
         **{name: types[PROPERTIES[name].kind] for name in generation.properties},
+        **({"log_weight": "float64"} if generation.weighted else {}),
         "certified": "bool",
         **{f"violation_{condition.column}": "float64" for condition in generation.conditions},
         "oracle": "string",
@@ -80,6 +81,7 @@ def row(molecule: Molecule) -> list[Value | bool]:
         molecule.seed,
         molecule.smiles,
         *molecule.values.values(),
+        *([] if molecule.log_weight is None else [molecule.log_weight]),
         certified,
         *molecule.violations.values(),
         ORACLE,

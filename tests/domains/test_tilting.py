@@ -17,16 +17,16 @@ from scidiff.molecules.effort import Effort
 from scidiff.molecules.generator import Drawn, Generator
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse_all
-from scidiff.molecules.tilting import MOST, Round, damping, newton, pays_from, scores, worth
+from scidiff.molecules.tilting import MOST, Round, newton, pays_from, scores
 from scidiff.molecules.vocabulary import Vocabulary
 
-TILT = torch.stack([torch.linspace(-0.7, 0.9, len(SMALL)), torch.linspace(1.0, -1.2, len(SMALL))]).double()
+TILT = torch.linspace(1.0, -1.2, len(SMALL)).double()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "n_atoms[N] == 1", "extends(CN)"])
 def test_weighted_tilted_samples_are_the_model(text: str) -> None:
-    """A tilt that changes its sign on the way: total variation, and the mean weight, against enumeration."""
+    """Total variation, and the mean weight, against enumeration."""
     plain = Generator(model=model(SMALL, (0, 0, 3, 4)))
     exact, mass = Exact(plain), {}
     for length, share in enumerate(plain.model.length_probabilities.tolist()):
@@ -78,12 +78,6 @@ def test_noise_asks_for_no_step() -> None:
     assert float(shipped.norm()) < 0.4
 
 
-def test_damping_is_the_ratio_of_the_covariances() -> None:
-    source = torch.Generator().manual_seed(0)
-    found = torch.randn(50_000, 2, generator=source, dtype=torch.float64)
-    assert torch.allclose(damping(2 * found, found), torch.eye(2, dtype=torch.float64) / 4, atol=0.01)
-
-
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Generator:
     """A generator whose scores are the nitrogens, the carbons and the fluorines of its tokens."""
@@ -98,11 +92,11 @@ def test_the_pilot_finds_a_tilt_and_reports_the_base_rate(small: Generator) -> N
     rate = sum(_nitrogens(one) >= 4 for one in plain) / len(plain)
     found = small.steered(terms, seed=0, steps=None, most=MOST)
     assert found.record["used"]
-    assert found.record["gain"] > 1
+    assert found.record["rate"] > 1.6 * found.record["base_rate"]
     assert found.record["base_rate"] == pytest.approx(rate, rel=0.5)
     ours = [one for number in range(2) for one in found.source.tile(number, seed=0)]
     assert sum(_nitrogens(one) >= 4 for one in ours) / len(ours) > 2 * rate
-    assert found.oracle_calls >= 3 * 256
+    assert found.oracle_calls >= 2 * 256
     assert found.calls > found.oracle_calls
 
 
@@ -117,7 +111,7 @@ def test_what_is_hopeless_is_not_steered(small: Generator) -> None:
     assert hopeless.source is small
 
 
-@pytest.mark.parametrize("most", [0, 255, 600])
+@pytest.mark.parametrize("most", [0, 255, 400])
 def test_the_pilot_stops_where_its_draws_end(small: Generator, most: int) -> None:
     told: list[int] = []
     terms = parse_all(["count([NX3]) >= 4"])
@@ -144,29 +138,9 @@ def test_scores_belong_to_tokens_not_to_their_number() -> None:
         assert scores(other) is None  # type: ignore[arg-type]
 
 
-def test_what_equal_weights_are_worth() -> None:
-    """50 of 100 draws hold, each worth a tenth of one of the model: Z = 0.05, and ten times as many are kept."""
-    share, ceiling, gain = worth(torch.full((50,), math.log(0.1), dtype=torch.float64), 100)
-    assert share == pytest.approx(0.05)
-    assert ceiling == pytest.approx(math.log(0.1))
-    assert gain == pytest.approx(10)
-
-
-@pytest.mark.parametrize(("heavy", "kept", "effective"), [(10, 90 * 0.1 + 10, 19**2 / 10.9), (2, 100, 11.8**2 / 2.98)])
-def test_what_two_weights_are_worth(heavy: int, kept: float, effective: float) -> None:
-    """100 draws of 400 hold, some of weight 1 and the rest 0.1; thinning by the 95 % quantile or by independence."""
-    held = torch.tensor([1.0] * heavy + [0.1] * (100 - heavy), dtype=torch.float64).log()
-    share, ceiling, gain = worth(held, 400)
-    total = heavy + 0.1 * (100 - heavy)
-    assert share == pytest.approx(total / 400)
-    assert ceiling == pytest.approx(0.0 if heavy > 5 else math.log(0.1), abs=1e-12)
-    assert gain == pytest.approx(min(kept, effective) / total)
-
-
 def test_from_how_many_molecules_a_pilot_pays() -> None:
-    """At Z = 0.01 and a gain of 5, 1,000 draws are repaid after n: 100 n = 1000 + 20 n."""
-    assert pays_from(1000, 0.01, 5.0) == 13
-    assert pays_from(1000, 0.01, 1.0) is None
+    """At shares of 0.01 and 0.05, 1,000 draws are repaid after n: 100 n = 1000 + 20 n."""
+    assert pays_from(1000, 0.01, 0.05) == 13
 
 
 def test_the_share_of_feasible_molecules_is_the_mean_weight() -> None:
