@@ -135,7 +135,7 @@ class Generation:
 
     @property
     def weighted(self) -> bool:
-        """Whether the molecules follow the model by their weights alone."""
+        """Whether the molecules carry weights."""
         return self.steering is not None and bool(self.steering["used"])
 
     @property
@@ -145,7 +145,7 @@ class Generation:
 
     @property
     def next_index(self) -> int:
-        """Where a later run goes on (`start=`) without drawing the same samples again."""
+        """Where a later run goes on (`start=`)."""
         return self.start + self.drawn
 
     @property
@@ -221,9 +221,9 @@ def generate(
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
         method: `exact` enforces what fragments decide and thins draws to the model given the conditions, but for the
-            heaviest weights, which are clipped; `steer` also tilts draws towards the rest, after a pilot of up to half
-            of `max_draws`, does not thin, and gives each molecule its weight; `enforce` neither tilts nor thins:
-            faster than `exact`, and it favours what looks likelier to one step than it is; `reject` only certifies.
+            heaviest weights, which are clipped; `enforce` does not thin: it favours what looks likelier to one step
+            than it is; `steer` tilts those draws towards the rest, after a pilot of up to half of `max_draws`, and
+            gives each molecule its weight; `reject` only certifies.
         source: draw from this instead of a model.
         progress: told of the run's account after every draw.
 
@@ -252,8 +252,9 @@ def generate(
 
 def _named(conditions: Sequence[Expression], properties: Sequence[str]) -> tuple[str, ...]:
     """What to compute of certified molecules: what the conditions need, and what is asked for."""
-    needed = [name for name in asked(conditions) if name in PROPERTIES]
-    return tuple(dict.fromkeys([*needed, *(lookup(name).name for name in properties)]))
+    return tuple(
+        dict.fromkeys([*(n for n in asked(conditions) if n in PROPERTIES), *(lookup(n).name for n in properties)])
+    )
 
 
 def _read_ahead(conditions: Sequence[Expression]) -> None:

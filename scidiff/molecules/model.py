@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
+from scidiff.molecules.scores import Scores
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
 from scidiff.networks.transformer import SequenceTransformer
 from scidiff.processes.base import Process
@@ -48,12 +49,14 @@ class FragmentModel:
         config: the network's sizes and the distribution of lengths.
         denoiser: gives log-probabilities [B, L, K] from classes [B, L].
         card: the model card.
+        scores: what tokens add to properties; None if the folder has none.
     """
 
     vocabulary: Vocabulary
     config: ModelConfig
     denoiser: NetworkDenoiser
     card: Mapping[str, Any] = field(default_factory=dict)
+    scores: Scores | None = None
 
     @classmethod
     def create(
@@ -98,7 +101,7 @@ class FragmentModel:
             reason = str(error).splitlines()[0]
             raise files.WeightsError(f"{folder}: expected weights of a fragment model, got others: {reason}") from None
         model.denoiser.eval().to(device)
-        return model
+        return replace(model, scores=Scores.load(folder, vocabulary))
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write the model to a folder of safetensors and JSON."""

@@ -26,6 +26,7 @@ from scidiff.molecules.fit import TOKENS, Encoded, beginning, bound, fit, recipe
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.oracle import read_molecule
 from scidiff.molecules.readers import read_rows
+from scidiff.molecules.scores import Scores
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary, encode_many
 from scidiff.training import checkpoint
 from scidiff.training.config import TrainingConfig
@@ -34,6 +35,7 @@ LEAST = 50  # molecules without which nothing is learned
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000
 PATIENCE = 8  # validations without a lower bound
 _COMPILED = 5.0  # minutes of training from which compiling the network pays
+_SCORED = 10_000  # molecules that the scores of fragments are fitted to, at most
 _FROM_WEIGHTS = {"learning_rate": 5e-4, "muon_learning_rate": 1e-3}
 
 
@@ -220,6 +222,8 @@ def _finish(model: FragmentModel, smiles: Sequence[str], out: Path) -> None:
 
     write_data_report(out / "report.html", smiles, model.card)
     write_card(out / "README.md", model.card)
+    chosen = random.Random(model.card["seed"]).sample(list(smiles), min(len(smiles), _SCORED))
+    Scores.fit(model.vocabulary, chosen, source=model.card["data"]["file"]).save(out)
     _place(model, out)
 
 

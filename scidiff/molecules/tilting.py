@@ -1,9 +1,9 @@
 r"""Steering towards properties: draws tilted by what each fragment adds to them, with the weights that make them exact.
 
-Shipped beside the weights is what token k adds to each property, s_k (ridge regression on token counts, R^2 in its
-card). With S(x) = sum_l s(x^l) the sampler draws from about p(x) exp(lambda . S(x)) at each length, inside the grammar
-and what is enforced, and `scidiff.molecules.conditioned` keeps the weight W = p / q of every draw, exact for any lambda
-and any s: a poor s costs draws, never the weights.
+Beside a model's weights is what token k adds to each property, s_k (`scidiff.molecules.scores`). With
+S(x) = sum_l s(x^l) the sampler draws from about p(x) exp(lambda . S(x)) at each length, inside the grammar and what is
+enforced, and `scidiff.molecules.conditioned` keeps the weight W = p / q of every draw, exact for any lambda and any s:
+a poor s costs draws, never the weights.
 
 lambda comes from a pilot, by the cross-entropy method (Rubinstein & Kroese 2004): of all exponential tilts the nearest
 to the model given the conditions has the same mean of S. Each round draws a tile, takes the draws that hold (or, while
@@ -15,33 +15,26 @@ where a (James & Stein 1961) forgets differences that are noise of n draws in d 
 quarter of a tile holds: a further tilt would bring little and make molecules alike. The pilot stops where a further
 tile would exceed the draws it may spend.
 
-Every tilted draw that holds is delivered, with its weight. Unweighted they follow the tilt, not the model: most are of
-properties a little beyond the conditions' edge, as the model's own are, but some kinds come more often.
+Every tilted draw that holds is delivered, with its weight. By weight they follow the model given the conditions;
+unweighted, the tilt.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from scidiff.molecules.language import And, Expression
 from scidiff.molecules.oracle import Oracle
-from scidiff.molecules.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from scidiff.molecules.generator import Generator
 
-SCORED = ("qed", "logp", "mw", "sa", "tpsa", "hbd", "hba", "rotatable_bonds", "rings", "heavy_atoms")
 ROUNDS = 6
 _ELITE = 0.1  # share of a tile that a round learns from, at least
 _PLENTY = 0.25  # of a tile that holds
@@ -90,22 +83,10 @@ class Round:
         return self.miss == 0
 
 
-@lru_cache(maxsize=1)
-def _shipped() -> tuple[str, Tensor]:
-    folder = resources.files("scidiff.molecules") / "weights" / "moses"
-    made_for = json.loads((folder / "scores.json").read_text())["vocabulary_sha256"]
-    return made_for, load((folder / "scores.safetensors").read_bytes())["scores"].double()
-
-
-def fingerprint(vocabulary: Vocabulary) -> str:
-    """SHA-256 of the tokens in their order, one a line: scores belong to exactly these."""
-    return hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
-
-
 def scores(generator: Generator) -> Tensor | None:
-    """What each token adds to each scored property: float64 [K, d]; None for a vocabulary without scores."""
-    made_for, found = _shipped()
-    return found.T if made_for == fingerprint(generator.model.vocabulary) else None
+    """What each token adds to each scored property: float64 [K, d]; None for a model without scores."""
+    held = generator.model.scores
+    return None if held is None else held.table
 
 
 class _Spent(Exception):
@@ -189,7 +170,7 @@ def steer(
     """
     table = scores(generator)
     if table is None:
-        return _unsteered(generator, "no scores for this vocabulary", None, None)
+        return _unsteered(generator, "this model has no scores of fragments", None, None)
     table = table / table.std(0)
     pilot = _Pilot(generator, terms, table, seed=seed, steps=steps, most=most, progress=progress)
     rate: float | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from rdkit import Chem
@@ -17,8 +18,10 @@ from scidiff.molecules.effort import Effort
 from scidiff.molecules.generator import Drawn, Generator
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.scores import SCORED, Scores, fingerprint
 from scidiff.molecules.tilting import MOST, Round, newton, pays_from, scores
 from scidiff.molecules.vocabulary import Vocabulary
+from scidiff.weights import WeightsError
 
 TILT = torch.linspace(1.0, -1.2, len(SMALL)).double()
 
@@ -129,13 +132,34 @@ def test_a_vocabulary_without_scores_is_not_steered() -> None:
     assert "no scores" in found.record["why"]
 
 
-def test_scores_belong_to_tokens_not_to_their_number() -> None:
-    shipped = Generator.load()
-    assert scores(shipped) is not None
-    tokens = shipped.model.vocabulary.tokens
-    for others in (tokens[:-1], (*tokens[:-2], tokens[-1], tokens[-2])):
-        other = SimpleNamespace(model=SimpleNamespace(vocabulary=Vocabulary(tokens=others)))
-        assert scores(other) is None  # type: ignore[arg-type]
+def test_scores_of_other_tokens_are_refused(tmp_path: Path) -> None:
+    """Of as many tokens, in another order, too."""
+    vocabulary = Vocabulary(tokens=SMALL)
+    assert Scores.load(tmp_path, vocabulary) is None
+    Scores(table=torch.zeros(len(SMALL), len(SCORED)), card={"vocabulary_sha256": fingerprint(vocabulary)}).save(
+        tmp_path
+    )
+    assert Scores.load(tmp_path, vocabulary) is not None
+    for others in (SMALL[:-1], (*SMALL[:-2], SMALL[-1], SMALL[-2])):
+        with pytest.raises(WeightsError, match="of the tokens of this model"):
+            Scores.load(tmp_path, Vocabulary(tokens=others))
+    (tmp_path / "scores.safetensors").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="expected scores of fragments"):
+        Scores.load(tmp_path, vocabulary)
+    assert scores(Generator.load()) is not None
+
+
+def test_what_fragments_add_is_found_where_properties_are_sums() -> None:
+    sample = Path(__file__).parents[2] / "datasets" / "moses" / "sample.csv.gz"
+    smiles = pd.read_csv(sample).smiles[:600].tolist()
+    vocabulary = Vocabulary.build(smiles, 300, workers=1)
+    found = Scores.fit(vocabulary, smiles, source="a sample")
+    carbon = vocabulary.tokens.index("*C[1*]")
+    assert float(found.table[carbon, SCORED.index("heavy_atoms")]) == pytest.approx(1, abs=0.02)
+    assert float(found.table[carbon, SCORED.index("mw")]) == pytest.approx(14.027, abs=0.3)
+    (good,) = (value for name, value in found.card.items() if name.startswith("r_squared"))
+    assert good["heavy_atoms"] > 0.99
+    assert good["logp"] > 0.5
 
 
 def test_from_how_many_molecules_a_pilot_pays() -> None:

@@ -1,0 +1,137 @@
+"""What each fragment adds to each property, which steered sampling tilts its draws by; kept beside a model's weights.
+
+A property y of a molecule with token counts n is approximated by  y ~ b + sum_k n_k s_k,  where s_k = t_k + g . f_k has
+a part of its own and one that is shared through the atoms, rings and slots f_k of the token. Ridge regression, the
+shared part hardly penalised, so that tokens seen seldom are scored by what they are made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rdkit import Chem
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from scidiff import atomic
+from scidiff.molecules.enforcement import token
+from scidiff.molecules.fragments import RING_LABELS, EncodeError, arity, skeleton
+from scidiff.molecules.properties import PROPERTIES
+from scidiff.molecules.vocabulary import Vocabulary
+from scidiff.weights import WeightsError
+
+SCORED = ("qed", "logp", "mw", "sa", "tpsa", "hbd", "hba", "rotatable_bonds", "rings", "heavy_atoms")
+TENSORS, CARD = "scores.safetensors", "scores.json"
+_ELEMENTS = ("C", "N", "O", "S", "F", "Cl", "Br")
+_PENALTY, _SHARED_PENALTY = 3.0, 0.01
+_TESTED = 0.1  # share of the molecules that R^2 is measured on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores of the K tokens of a vocabulary.
+
+    Attributes:
+        table: float64 [K, P], in the order of `SCORED`.
+        card: where they come from, and how good they are.
+    """
+
+    table: Tensor
+    card: Mapping[str, Any]
+
+    @classmethod
+    def fit(cls, vocabulary: Vocabulary, smiles: Sequence[str], *, source: str) -> Scores:
+        """Fit to molecules, of which the last tenth is only judged by.
+
+        Args:
+            vocabulary: the tokens.
+            smiles: in random order; those that the vocabulary does not write are left out.
+            source: what they are, for the card.
+        """
+        counts, values = _rows(vocabulary, smiles)
+        cut = len(counts) - max(1, round(_TESTED * len(counts)))
+        table, intercept = _ridge(vocabulary, counts[:cut], values[:cut])
+        left = values[cut:] - counts[cut:] @ table - intercept
+        spread = np.maximum(values[cut:].var(0), 1e-12)
+        good = dict(zip(SCORED, np.round(1 - left.var(0) / spread, 3).tolist(), strict=True))
+        card = {
+            "what": "what each fragment adds to each property: ridge regression on token counts",
+            "fitted": f"{cut:,} molecules of {source}",
+            "vocabulary_sha256": fingerprint(vocabulary),
+            "properties": list(SCORED),
+            f"r_squared_on_{len(counts) - cut}_others": good,
+        }
+        return cls(table=torch.from_numpy(table), card=card)
+
+    def save(self, folder: Path) -> None:
+        """Write them beside the weights."""
+        stored = save({"scores": self.table.T.contiguous().to(torch.float16)})
+        atomic.write(folder / TENSORS, lambda temporary: temporary.write_bytes(stored))
+        atomic.write_json(folder / CARD, dict(self.card))
+
+    @classmethod
+    def load(cls, folder: Path, vocabulary: Vocabulary) -> Scores | None:
+        """Those of a folder; None if it has none. WeightsError if they are damaged or of other tokens."""
+        if not (folder / CARD).exists():
+            return None
+        try:
+            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            table = load((folder / TENSORS).read_bytes())["scores"].double().T
+            belongs = card["vocabulary_sha256"] == fingerprint(vocabulary)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise WeightsError(f"{folder / CARD}: expected scores of fragments, got others: {reason}") from None
+        if not belongs or table.shape != (len(vocabulary.tokens), len(SCORED)):
+            raise WeightsError(f"{folder / CARD}: expected scores of the tokens of this model, got those of others")
+        return cls(table=table, card=card)
+
+
+def fingerprint(vocabulary: Vocabulary) -> str:
+    """SHA-256 of the tokens in their order, one a line: scores belong to exactly these."""
+    return hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
+
+
+def _made_of(text: str) -> list[float]:
+    """Elements, rings, double bonds in the Kekule form, hydrogens on N and O, and slots of a token."""
+    adds = token(text)
+    if text in RING_LABELS:
+        return [0.0] * (len(_ELEMENTS) + 3) + [1.0]
+    mol = skeleton(text)
+    polar = sum(a.GetTotalNumHs() for a in mol.GetAtoms() if a.GetSymbol() in "NO")
+    double = sum(b.GetBondTypeAsDouble() > 1 for b in mol.GetBonds())
+    own = (float(adds.atoms.get(x, 0)) for x in _ELEMENTS)
+    return [*own, float(adds.rings), float(polar), float(double), float(arity(text))]
+
+
+def _rows(vocabulary: Vocabulary, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Token counts [n, K] and properties [n, P] of the molecules that the vocabulary writes."""
+    counts, values = [], []
+    for text in smiles:
+        mol = Chem.MolFromSmiles(text)
+        try:
+            classes = vocabulary.encode(mol)
+        except EncodeError:
+            continue
+        counts.append(np.bincount(classes, minlength=len(vocabulary.tokens)))
+        values.append([float(PROPERTIES[name].compute(mol)) for name in SCORED])
+    return np.array(counts, np.float32), np.array(values)
+
+
+def _ridge(vocabulary: Vocabulary, counts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [K, P] and intercepts [P]:  (X'X + diag(penalty))^-1 X'y  of standardised y."""
+    shared = np.array([_made_of(text) for text in vocabulary.tokens], np.float32)
+    mean, spread = values.mean(0), np.maximum(values.std(0), 1e-6)
+    x = np.concatenate([counts, counts @ shared, np.ones((len(counts), 1), np.float32)], 1)
+    penalty = np.r_[np.full(counts.shape[1], _PENALTY), np.full(shared.shape[1] + 1, _SHARED_PENALTY)]
+    normal = (x.T @ x).astype(float) + np.diag(penalty)
+    solved = np.linalg.solve(normal, x.T.astype(float) @ ((values - mean) / spread))
+    own, through = solved[: counts.shape[1]], solved[counts.shape[1] : -1]
+    return (own + shared @ through) * spread, solved[-1] * spread + mean
