@@ -1,7 +1,6 @@
 """Certified molecules: draw, certify, count, until as many as asked for hold.
 
-Nothing is repaired and nothing is dropped silently: every draw is either certified or refused for a reason that the
-summary counts.
+Nothing is repaired or dropped silently: every draw is certified, or refused for a reason that the summary counts.
 """
 
 from __future__ import annotations
@@ -150,7 +149,7 @@ class Generation:
 
     @property
     def acceptance(self) -> float:
-        """Share of the draws that were certified; 0 before the first."""
+        """Share of the draws that were certified."""
         return len(self.molecules) / self.drawn if self.drawn else 0.0
 
     def summary(self) -> str:
@@ -182,7 +181,7 @@ class Generation:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in the middle of a run. `generation` holds what was certified until then."""
+    """Ctrl-C. `generation` holds what was certified until then."""
 
     def __init__(self, generation: Generation):
         super().__init__("interrupted")
@@ -224,8 +223,8 @@ def generate(
             heaviest weights, which are clipped; `enforce` does not thin: it favours what looks likelier to one step
             than it is; `steer` tilts those draws towards the rest, after a pilot of up to half of `max_draws`, and
             gives each molecule its weight; `reject` only certifies.
-        source: draw from this instead of a model.
-        progress: told of the run's account after every draw.
+        source: drawn from, not a model.
+        progress: told of the account after every draw.
 
     Returns:
         The account, with `complete` False if the draws ran out or the request proved hopeless (`stopped` says which).
@@ -377,8 +376,7 @@ def _check_method(method: str) -> None:
 
 
 def _check_numbers(*, num: int, seed: int, start: int, steps: int | None, batch_size: int, max_draws: int) -> None:
-    at_least_one = {"num": num, "steps": steps, "batch-size": batch_size, "max-draws": max_draws}
-    for name, number in at_least_one.items():
+    for name, number in {"num": num, "steps": steps, "batch-size": batch_size, "max-draws": max_draws}.items():
         if number is not None and number < 1:
             raise UserError(f"--{name}: expected at least 1, got {number}")
     if not 0 <= seed < _MAX_SEED:
