@@ -233,7 +233,8 @@ def generate(
         UserError: an argument that cannot be met, or weights that cannot be read.
         Interrupted: Ctrl-C; carries what was certified.
     """
-    _check_method(method)
+    if method not in METHODS:
+        raise UserError(f"--method: expected one of {', '.join(METHODS)}, got {method!r}")
     conditions = parse_all(where)
     names = _named(conditions, properties)
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
@@ -368,11 +369,6 @@ def _draw(
             generation.stopped = f"--max-draws {watch.max_draws + pilot} reached{spent}"
         if generation.stopped:
             return
-
-
-def _check_method(method: str) -> None:
-    if method not in METHODS:
-        raise UserError(f"--method: expected one of {', '.join(METHODS)}, got {method!r}")
 
 
 def _check_numbers(*, num: int, seed: int, start: int, steps: int | None, batch_size: int, max_draws: int) -> None:

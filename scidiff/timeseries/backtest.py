@@ -6,8 +6,11 @@ history up to it, without learning again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,12 +20,24 @@ from scidiff.timeseries import forecast_scores as scores
 from scidiff.timeseries import metrics
 from scidiff.timeseries.base import naive, scaled
 from scidiff.timeseries.forecaster import DiffusionForecaster
-from scidiff.timeseries.frequency import infer
+from scidiff.timeseries.frequency import Frequency, infer
 from scidiff.timeseries.horizons import Horizons, horizons, origins
 from scidiff.timeseries.panel import Floats, Ints, Panel
 
+Result = TypeVar("Result")
+
 MODEL, NAIVE, ERRORS = "diffusion", "seasonal naive", "seasonal naive + past errors"
 _PAIRED = 100  # cells of one future that a variogram is made of, at most
+
+
+class Peer(Protocol):
+    """Another forecaster, to be judged beside."""
+
+    def fit(self, past: Panel, frequency: Frequency, *, season: int, horizon: int) -> None:
+        """Learn from what came before the first origin."""
+
+    def draws(self, history: Panel, frequency: Frequency) -> Floats:
+        """Draws [S, K, H, V] of what follows each history, K as the peer likes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,12 +47,14 @@ class Backtest:
     Attributes:
         table: one row a method, one column a score, of all origins, series, steps and variables together.
         origins: number of origins.
-        against: how the mean CRPS of each origin compares with that of either naive method, by its name.
+        against: how the mean CRPS of each origin compares with that of the other methods, by their names.
+        seconds: processor time of fitting and of forecasting from one origin, by method.
     """
 
     table: pd.DataFrame
     origins: int
     against: Mapping[str, scores.Comparison]
+    seconds: Mapping[str, tuple[float, float]]
 
 
 def before(panel: Panel, counts: Ints) -> Panel:
@@ -53,6 +70,7 @@ def backtest(
     *,
     count: int,
     stride: int | None = None,
+    peers: Mapping[str, Peer] | None = None,
     show: Callable[[str], None] = lambda text: None,
 ) -> Backtest:
     """Fit a forecaster to what came before `count` origins, forecast at each of them, and judge.
@@ -62,6 +80,7 @@ def backtest(
         panel: whole histories.
         count: of origins; the last stands a horizon before the end of each series.
         stride: steps between origins. Default: the horizon, so that no two forecasts overlap.
+        peers: others to judge beside, by name.
         show: takes lines on how far it is.
 
     Raises:
@@ -76,9 +95,12 @@ def backtest(
         rows = int(np.diff(panel.offsets).min())
         raise UserError(f"expected more than {horizon + stride * (count - 1)} rows a series to hold out, got {rows}")
     past = before(panel, ends[0])
-    forecaster.fit_panel(past, show=show)
-    config = forecaster.model_.config
-    frequency = infer(panel)
+    clock = _Clock()
+    clock(MODEL, lambda: forecaster.fit_panel(past, show=show))
+    config, frequency = forecaster.model_.config, infer(panel)
+    others = peers or {}
+    for name, peer in others.items():
+        clock(name, partial(peer.fit, past, frequency, season=config.season, horizon=horizon))
     sizes = {"context": config.context, "horizon": horizon}
     series, origin = origins(past, **sizes, most=20_000)
     errors = _Errors.of(horizons(past, frequency, series, origin, **sizes), config.season)
@@ -86,17 +108,34 @@ def backtest(
     for n, end in enumerate(ends):
         window = horizons(panel, frequency, np.arange(len(panel)), end, **sizes)
         point = _naive(window, config.season)
-        judge(MODEL, n, forecaster.forecast_panel(panel, origins=end).draws, window.target)
+        judge(MODEL, n, clock(MODEL, partial(forecaster.forecast_panel, panel, origins=end)).draws, window.target)
         judge(NAIVE, n, point[:, None], window.target)
         judge(ERRORS, n, errors.draws(window, point, forecaster.n_draws), window.target)
+        for name, peer in others.items():
+            judge(name, n, clock(name, partial(peer.draws, before(panel, end), frequency)), window.target)
         show(f"origin {n + 1} of {count}")
     crps = judge.crps()
     lags = min(-(-horizon // stride), count - 1)
+    rest = [name for name in crps if name != MODEL]
     return Backtest(
         table=judge.table(),
         origins=count,
-        against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in (NAIVE, ERRORS)},
+        against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in rest},
+        seconds={name: (spent[0], sum(spent[1:]) / count) for name, spent in clock.spent.items()},
     )
+
+
+class _Clock:
+    """Calls functions, and keeps the processor time that each name took."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, list[float]] = {}
+
+    def __call__(self, name: str, call: Callable[[], Result]) -> Result:
+        began = time.process_time()
+        found = call()
+        self.spent.setdefault(name, []).append(time.process_time() - began)
+        return found
 
 
 def _naive(window: Horizons, season: int) -> Floats:
@@ -179,10 +218,10 @@ class _Judge:
     def crps(self) -> dict[str, Floats]:
         """The mean CRPS of each origin, by method."""
         frame = pd.DataFrame(self._rows)
-        return {str(name): part["CRPS"].to_numpy() for name, part in frame.groupby("method")}
+        return {str(name): part["CRPS"].to_numpy() for name, part in frame.groupby("method", sort=False)}
 
     def table(self) -> pd.DataFrame:
-        """Means over the origins, one row a method in the order MODEL, NAIVE, ERRORS."""
+        """Means over the origins, one row a method."""
         mean = pd.DataFrame(self._rows).drop(columns="origin").groupby("method").mean()
         mean["wQL"] /= mean.pop("size")
-        return mean.loc[[MODEL, NAIVE, ERRORS]]
+        return mean.loc[list(dict.fromkeys(str(row["method"]) for row in self._rows))]

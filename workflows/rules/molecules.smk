@@ -48,3 +48,28 @@ rule molecules_representation:
         out=RESULTS + "/molecules_representation",
     shell:
         "{RUN} molecules_representation --out {params.out}"
+
+
+rule qm9:
+    input:
+        "datasets/qm9.py",
+        "datasets/moses.py",
+    output:
+        RESULTS + "/data/qm9.json",
+    shell:
+        'folder=$({PYTHON} {input[0]}) && cp "$folder/manifest.json" {output}'
+
+
+# Trained anew.
+rule molecules_qm9:
+    input:
+        "benchmarks/molecules_qm9.py",
+        RESULTS + "/data/qm9.json",
+        sorted(str(path) for path in Path("scidiff/molecules").rglob("*.py")),
+        sorted(str(path) for path in Path("scidiff/training").glob("*.py")),
+    output:
+        RESULTS + "/molecules_qm9/result.json",
+    params:
+        out=RESULTS + "/molecules_qm9",
+    shell:
+        "{RUN} molecules_qm9 --out {params.out} || {ACCEPT}"
