@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from scidiff.cli.tables import names as listed
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
+    from scidiff.timeseries.forecast_rules import ForecastRules
     from scidiff.timeseries.forecaster import DiffusionForecaster, Forecast
     from scidiff.timeseries.panel import Panel
 
@@ -37,6 +39,7 @@ Examples:
   scidiff timeseries forecast load.csv --time timestamp --target load --horizon 48 --out forecast.nc
   scidiff timeseries forecast shops.parquet --id shop --target sales --horizon 28 --samples 500 --out forecast.parquet
   scidiff timeseries forecast load.csv --target load --horizon 48 --time-budget 10m --save model --out forecast.csv
+  scidiff timeseries forecast load.csv --target load --horizon 48 --constraints rules.yaml --scenario tomorrow.yaml
   scidiff timeseries forecast today.csv --target load --model model --seed 7 --quantiles 0.1,0.9 > forecast.csv
 
 \b
@@ -60,6 +63,12 @@ Out = Annotated[
 TimeBudget = Annotated[str | None, typer.Option(help="For training: 90s, 10m, 2h. Default: 5m at most.")]
 Steps = Annotated[int, typer.Option(help="Network calls a sample.")]
 Kept = Annotated[Path | None, typer.Option("--model", metavar="FOLDER", help="A model that --save has written.")]
+Constraints = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Rules that every future has to keep (YAML): see the README.")
+]
+Scenario = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="What is told of the future (YAML): totals, known values.")
+]
 Save = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the model here.")]
 
 
@@ -78,6 +87,8 @@ def forecast(
     out: Out = None,
     model: Kept = None,
     save: Save = None,
+    constraints: Constraints = None,
+    scenario: Scenario = None,
     time_budget: TimeBudget = None,
     max_steps: MaxSteps = None,
     seed: Seed = 0,
@@ -91,14 +102,17 @@ def forecast(
 ) -> None:
     """See `FORECAST`."""
     from scidiff.timeseries import filling
+    from scidiff.timeseries.forecast_verdicts import summary
 
     began = time.monotonic()
     out = _place(out, as_json=as_json)
     levels = filling.levels(quantiles)
     forecaster = forecaster_of(context)
+    forecaster.constraints = _rules(constraints, scenario)
     line = StatusLine(progress)
     try:
         panel = panel_of(context, forecaster)
+        forecaster.check_rules(panel)
         trained = not hasattr(forecaster, "model_")
         if trained:
             forecaster.fit_panel(panel, show=lambda text: line.show(text) if line.due() else None)
@@ -122,6 +136,7 @@ def forecast(
         "seed": seed,
         "seconds": round(time.monotonic() - began, 2),
         "training": dict(forecaster.model_.card.get("training", {})) if trained else None,
+        "constraints": {rule: vars(one) for rule, one in found.verdicts.items()},
         "out": out,
     }
     if as_json:
@@ -133,6 +148,16 @@ def forecast(
         f"{samples} futures of {config.horizon} steps in {record['seconds']:.1f} s",
         err=True,
     )
+    if found.verdicts:
+        typer.echo(summary(found.verdicts, samples * len(panel), len(panel)), err=True)
+
+
+def _rules(constraints: Path | None, scenario: Path | None) -> ForecastRules | None:
+    """The rules of both files, those of the scenario last."""
+    from scidiff.timeseries.forecast_rules import ForecastRules
+
+    stated = [ForecastRules.read(path) for path in (constraints, scenario) if path is not None]
+    return reduce(ForecastRules.__and__, stated) if stated else None
 
 
 def _place(out: str | None, *, as_json: bool) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,14 +15,18 @@ import xarray as xr
 from scidiff.errors import UserError
 from scidiff.timeseries import filling
 from scidiff.timeseries.columns import Options
+from scidiff.timeseries.conditioning import PILOT, keep_rules
 from scidiff.timeseries.estimator import value_errors
 from scidiff.timeseries.forecast_fit import learn
 from scidiff.timeseries.forecast_model import STEPS, ForecastConfig, ForecastModel, draw
+from scidiff.timeseries.forecast_rules import ForecastRules, Future
+from scidiff.timeseries.forecast_verdicts import judge
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.frequency import Frequency, infer
 from scidiff.timeseries.horizons import horizons
 from scidiff.timeseries.impute import series_seed
 from scidiff.timeseries.panel import Floats, Ints, Panel
+from scidiff.timeseries.verdicts import Verdict
 
 TRAINING = 300.0  # seconds, if no time is given
 _LOOK_BACK = 48  # steps of a context, at least, where the season and the history allow it
@@ -36,11 +40,13 @@ class Forecast:
         panel: S series of V variables.
         time: [S, H] in the unit of the panel.
         draws: [S, K, H, V] in its units.
+        verdicts: on the rules that they had to keep, by rule.
     """
 
     panel: Panel
     time: Floats
     draws: Floats
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
 
     def dataset(self, attributes: Mapping[str, Any]) -> xr.Dataset:
         """`value` over (series, sample, time, variable); `stamp` has the times if series end at different ones."""
@@ -50,6 +56,7 @@ class Forecast:
             "series": np.asarray(series.astype(str) if series.dtype != np.int64 else series),
             "sample": np.arange(self.draws.shape[1]),
             "variable": list(self.panel.variables),
+            "units": ("variable", [self.panel.units.get(name, "") for name in self.panel.variables]),
             "time": self._stamps(self.time[0]) if shared else np.arange(1, self.time.shape[1] + 1),
         }
         if not shared:
@@ -95,6 +102,7 @@ class DiffusionForecaster:
         target: the variable to forecast, or several that are forecast together. Default: all.
         n_draws: futures of each series.
         steps: network calls a draw.
+        constraints: rules that every future has to keep (see `forecast_rules`), a scenario among them.
         time_budget: for training: `90s`, `10m`, ... Default: five minutes. It ends earlier once it no longer helps.
         max_steps: of training, in place of the time: the same seed then gives the same forecaster.
         seed: of everything random.
@@ -122,6 +130,7 @@ class DiffusionForecaster:
         target: str | Sequence[str] | None = None,
         n_draws: int = 200,
         steps: int = STEPS,
+        constraints: Mapping[str, Any] | ForecastRules | None = None,
         time_budget: str | float | None = None,
         max_steps: int | None = None,
         seed: int = 0,
@@ -136,6 +145,7 @@ class DiffusionForecaster:
         self.target = target
         self.n_draws = n_draws
         self.steps = steps
+        self.constraints = constraints
         self.time_budget = time_budget
         self.max_steps = max_steps
         self.seed = seed
@@ -239,14 +249,27 @@ class DiffusionForecaster:
         ends = np.diff(panel.offsets) if origins is None else origins
         sizes = {"context": config.context, "horizon": config.horizon}
         windows = horizons(panel, frequency, np.arange(len(panel)), ends, **sizes)
+        rules = self.check_rules(panel)
+        drawn = count if rules is None else max(count, PILOT)  # a draw is the same, however many there are
         found = []
         for s, identity in enumerate(panel.ids):
             seed = series_seed(self.seed, identity)
-            found.append(draw(model, windows[s : s + 1], draws=count, seed=seed, steps=self.steps))
+            found.append(draw(model, windows[s : s + 1], draws=drawn, seed=seed, steps=self.steps))
             progress(s + 1, len(panel))
         last = panel.time[panel.offsets[:-1] + ends - 1]
         time = np.stack([frequency.after(panel.clock, float(stamp), config.horizon) for stamp in last])
-        return Forecast(panel=panel, time=time, draws=np.stack(found))
+        draws = np.stack(found)
+        if rules is None:
+            return Forecast(panel=panel, time=time, draws=draws)
+        future = Future(
+            series=tuple(map(str, panel.ids)),
+            variables=panel.variables,
+            times=np.concatenate([last[:, None], time], axis=1),
+            last=panel.value[panel.offsets[:-1] + ends - 1],
+            expected=draws[:, :PILOT].mean(1),
+        )
+        kept = keep_rules(draws, rules, future)[:, :count]
+        return Forecast(panel=panel, time=time, draws=kept, verdicts=judge(kept, rules, future))
 
     def _sizes(self, panel: Panel, frequency: Frequency) -> tuple[int, int]:
         """Season and context in steps; UserError if the history does not hold what is asked for."""
@@ -272,6 +295,15 @@ class DiffusionForecaster:
                 raise UserError(f"{name}: expected at least 1, got {value}")
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
+
+    def check_rules(self, panel: Panel) -> ForecastRules | None:
+        """What is asked of futures, checked against a panel; None for nothing."""
+        if self.constraints is None:
+            return None
+        stated = self.constraints
+        rules = stated if isinstance(stated, ForecastRules) else ForecastRules.parse(stated, "constraints")
+        rules.check_future(panel.variables, [str(one) for one in panel.ids], self.horizon)
+        return rules if rules.stated() else None
 
     def _panel(self, table: pd.DataFrame) -> Panel:
         wanted = (self.target,) if isinstance(self.target, str) else self.target

@@ -83,7 +83,7 @@ class Rules(BaseModel):
                 least, below = low, name
 
     @classmethod
-    def read(cls, path: Path) -> Rules:
+    def read(cls, path: Path) -> Self:
         """Rules from a YAML file; UserError lists everything that is wrong with it on one line."""
         try:
             return cls.parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
@@ -91,7 +91,7 @@ class Rules(BaseModel):
             raise UserError(f"{path}: expected a YAML file of rules: {one_line(error)}") from None
 
     @classmethod
-    def parse(cls, content: object, where: str) -> Rules:
+    def parse(cls, content: object, where: str) -> Self:
         """Rules from what a YAML file holds."""
         try:
             return cls.model_validate(content or {})

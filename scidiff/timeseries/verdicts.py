@@ -122,7 +122,7 @@ class Certifier:
         self.series += 1
         self.draws += len(values)
         time = grid.cell_time[cells]
-        for rule, at, excess, made, size in _excesses(self.rules, self.panel.variables, time, values, seen):
+        for rule, at, excess, made, size in excesses(self.rules, self.panel.variables, time, values, seen):
             verdict = self.verdicts.setdefault(rule, Verdict())
             over = np.where(excess > ROUNDING * size, excess, 0.0)
             verdict.places += int(made.sum())
@@ -138,8 +138,8 @@ class Certifier:
                     verdict.series.append(str(self.panel.ids[series]))
 
 
-def _excesses(rules: Rules, variables: Sequence[str], time: Floats, values: Floats, seen: Bools) -> Iterator[Excess]:
-    """Of one series: values [K, C, V] at times [C], of which `seen` [C, V] were observed."""
+def excesses(rules: Rules, variables: Sequence[str], time: Floats, values: Floats, seen: Bools) -> Iterator[Excess]:
+    """Of one series: values [K, C, V] at times [C], NaN where there is none, of which `seen` [C, V] were observed."""
     column = {name: v for v, name in enumerate(variables)}
     there = ~np.isnan(values[0])
 

@@ -139,3 +139,39 @@ def test_a_backtest_longer_than_the_history_is_refused(run: Run) -> None:
     done = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named])
     assert done.exit_code == 2
     assert "expected more than 360 rows a series to hold out, got 150" in done.output
+
+
+def test_rules_and_a_scenario_are_kept_certified_and_told(run: Run) -> None:
+    Path("rules.yaml").write_text("bounds: {load: [0, 30]}\nintegers: [load]\nrates: {load: {change: 8, per: 3600}}\n")
+    Path("tomorrow.yaml").write_text(
+        "totals: [{variable: load, amount: 130}]\nknown: [{variable: load, values: [22]}]\n"
+    )
+    done = run("--constraints", "rules.yaml", "--scenario", "tomorrow.yaml", "--out", "f.nc", "--json")
+    assert done.exit_code == 0, done.output
+    assert "7 rules checked on 10 futures of 2 series" in done.stderr
+    assert json.loads(done.stdout)["constraints"]["load as known"]["draws"] == 0
+    with xr.open_dataset("f.nc") as held:
+        x = held["value"].to_numpy()
+    np.testing.assert_array_equal(x.sum(2), 130)
+    np.testing.assert_array_equal(x[:, :, 0], 22)
+    np.testing.assert_array_equal(x, np.rint(x))
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("bounds: {lod: [0, 1]}", "expected rules about load, got one about lod"),
+        ("hierarchy: {Total: [a, b]}", "hierarchy: expected names of series or of variables, got Total"),
+        ("bounds: {load: [0, 20]}\nknown: [{variable: load, values: [25]}]", "load <= 20 and load == 25 at step 1"),
+        ("totals: [{variable: load, amount: 3, last: 7}]", "totals: expected steps of 1 to 6, got 7"),
+        ("totals: [{variable: load}]", "expected either an amount or a factor"),
+        ("bound: {load: [0, 1]}", "bound: Extra inputs are not permitted"),
+    ],
+)
+def test_rules_that_cannot_be_kept_are_said_in_one_line(run: Run, rules: str, said: str) -> None:
+    Path("rules.yaml").write_text(rules)
+    done = run("--constraints", "rules.yaml", "--out", "f.csv")
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("f.csv").exists()
