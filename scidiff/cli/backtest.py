@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scidiff.cli.forecast import Horizon, Look, Samples, Season, Steps, Target, TimeBudget, forecaster_of, panel_of
+from scidiff.cli.forecast import (
+    Calibrate,
+    Horizon,
+    Look,
+    Samples,
+    Season,
+    Steps,
+    Target,
+    TimeBudget,
+    forecaster_of,
+    panel_of,
+)
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.tables import AsJson, Decimal, Delimiter, Device, Encoding, File, Id, MaxSteps, Progress, Seed, Time
 from scidiff.errors import UserError
@@ -56,6 +67,7 @@ def backtest(
     out: Out = None,
     time_budget: TimeBudget = None,
     max_steps: MaxSteps = None,
+    calibrate: Calibrate = False,
     seed: Seed = 0,
     steps: Steps = 6,
     device: Device = "cpu",

@@ -69,6 +69,9 @@ Constraints = Annotated[
 Scenario = Annotated[
     Path | None, typer.Option(metavar="FILE", help="What is told of the future (YAML): totals, known values.")
 ]
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate", help="Widen or narrow the futures until their intervals hold on past windows.")
+]
 Save = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the model here.")]
 
 
@@ -89,6 +92,7 @@ def forecast(
     save: Save = None,
     constraints: Constraints = None,
     scenario: Scenario = None,
+    calibrate: Calibrate = False,
     time_budget: TimeBudget = None,
     max_steps: MaxSteps = None,
     seed: Seed = 0,
@@ -124,7 +128,7 @@ def forecast(
     finally:
         line.clear()
     _write(found, out, levels, seed)
-    config = forecaster.model_.config
+    config, widening = forecaster.model_.config, forecaster.widening()
     record = {
         "series": len(panel),
         "variables": list(panel.variables),
@@ -136,6 +140,7 @@ def forecast(
         "seed": seed,
         "seconds": round(time.monotonic() - began, 2),
         "training": dict(forecaster.model_.card.get("training", {})) if trained else None,
+        "calibration": None if widening is None else widening.describe(),
         "constraints": {rule: vars(one) for rule, one in found.verdicts.items()},
         "out": out,
     }
@@ -148,6 +153,9 @@ def forecast(
         f"{samples} futures of {config.horizon} steps in {record['seconds']:.1f} s",
         err=True,
     )
+    if widening is not None:
+        told = "; ".join(f"{name} held {a:.1%}, now {b:.1%}" for name, (a, b) in widening.describe().items())
+        typer.echo(f"calibrated on {widening.windows} past windows: {told}", err=True)
     if found.verdicts:
         typer.echo(summary(found.verdicts, samples * len(panel), len(panel)), err=True)
 
@@ -190,7 +198,7 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
         from scidiff.timeseries import filling
 
         filling.seconds(given["time_budget"], what="--time-budget")
-    same = ("time_budget", "max_steps", "seed", "steps", "device")
+    same = ("time_budget", "max_steps", "seed", "steps", "device", "calibrate")
     settings = {name: given[name] for name in same} | {"n_draws": given["samples"], "target": listed(given["target"])}
     if given.get("model") is None:
         if given["horizon"] is None:
@@ -198,6 +206,8 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
         made = DiffusionForecaster(horizon=given["horizon"], context=given["look"], season=given["season"], **settings)
         made.check()
         return made
+    if given["calibrate"]:
+        raise UserError("--calibrate: expected a model that is fitted now, got --model, which is as it was saved")
     for name, option in (("horizon", "--horizon"), ("look", "--context"), ("season", "--season")):
         if given[name] is not None:
             raise UserError(f"{option}: expected it to be left out with --model, whose it is, got {given[name]}")

@@ -22,8 +22,8 @@ from scidiff.timeseries.forecast_rules import ForecastRules, Future, about, all_
 from scidiff.timeseries.panel import Floats
 from scidiff.timeseries.restriction import Restriction, restrict
 from scidiff.timeseries.rules import Term
+from scidiff.timeseries.widening import PILOT
 
-PILOT = 200  # draws that the covariance is estimated from
 _MOST = 4096  # cells of a future that are told of together
 
 
@@ -86,7 +86,7 @@ def conditioned(draws: Floats, pilot: Floats, rules: ForecastRules, future: Futu
 
 
 def keep_rules(draws: Floats, rules: ForecastRules, future: Future) -> Floats:
-    """Futures [S, K, H, V] that keep rules, K > `PILOT`; series that no hierarchy links each by themselves."""
+    """Futures [S, K, H, V] that keep rules, K >= `PILOT`; series that no hierarchy links each by themselves."""
     pilot = draws[:, :PILOT]
     if rules.over_series(future.series):
         return conditioned(draws, pilot, rules, future)

@@ -69,7 +69,7 @@ def learn(
         UserError: no series is long enough.
     """
     began = time.monotonic()
-    windows = _windows(panel, frequency, config)
+    windows = windows_of(panel, frequency, config)
     base, crossed = fit_base(windows, season=config.season)
     model = ForecastModel.create(config, base, seed=seed)
     model = replace(model, denoiser=model.denoiser.to(device))
@@ -99,7 +99,7 @@ def learn(
     return replace(model, card={"training": record, "seed": seed})
 
 
-def _windows(panel: Panel, frequency: Frequency, config: ForecastConfig) -> Horizons:
+def windows_of(panel: Panel, frequency: Frequency, config: ForecastConfig) -> Horizons:
     """All windows of a panel with something in their horizon, thinned out if they are too many."""
     sizes = {"context": config.context, "horizon": config.horizon}
     row = (config.context + config.horizon) * len(config.variables)

@@ -144,7 +144,15 @@ def known_of(base: Base, windows: Horizons, forecast: Floats | None = None) -> d
 
 
 @torch.no_grad()
-def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps: int = STEPS) -> Floats:
+def draw(
+    model: ForecastModel,
+    window: Horizons,
+    *,
+    draws: int,
+    seed: int,
+    steps: int = STEPS,
+    forecast: Floats | None = None,
+) -> Floats:
     """Draws of what follows one origin: [draws, H, V], in the units of the panel.
 
     A series is encoded by itself and drawn in tiles of `TILE`, since matrix products may round differently with the
@@ -156,11 +164,12 @@ def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps
         draws: how many.
         seed: keys the noise; of the series.
         steps: network calls a draw.
+        forecast: of the base [1, H, V], in place of its own.
     """
     if len(window) != 1:
         raise ValueError(f"expected one window, got {len(window)}")
     device = next(model.denoiser.parameters()).device
-    known: Known = {name: value.to(device) for name, value in known_of(model.base, window).items()}
+    known: Known = {name: value.to(device) for name, value in known_of(model.base, window, forecast).items()}
     network = cast(ForecastNetwork, model.denoiser.network)
     outlook = network.encode(known).repeat(TILE)
     shape = tuple(outlook.location.shape[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ import xarray as xr
 from scidiff.errors import UserError
 from scidiff.timeseries import filling
 from scidiff.timeseries.columns import Options
-from scidiff.timeseries.conditioning import PILOT, keep_rules
+from scidiff.timeseries.conditioning import keep_rules
 from scidiff.timeseries.estimator import value_errors
 from scidiff.timeseries.forecast_fit import learn
 from scidiff.timeseries.forecast_model import STEPS, ForecastConfig, ForecastModel, draw
@@ -27,6 +27,7 @@ from scidiff.timeseries.horizons import horizons
 from scidiff.timeseries.impute import series_seed
 from scidiff.timeseries.panel import Floats, Ints, Panel
 from scidiff.timeseries.verdicts import Verdict
+from scidiff.timeseries.widening import PILOT, Widening, calibrate
 
 TRAINING = 300.0  # seconds, if no time is given
 _LOOK_BACK = 48  # steps of a context, at least, where the season and the history allow it
@@ -103,6 +104,7 @@ class DiffusionForecaster:
         n_draws: futures of each series.
         steps: network calls a draw.
         constraints: rules that every future has to keep (see `forecast_rules`), a scenario among them.
+        calibrate: whether to widen or narrow the futures until their intervals hold on past windows (see `widening`).
         time_budget: for training: `90s`, `10m`, ... Default: five minutes. It ends earlier once it no longer helps.
         max_steps: of training, in place of the time: the same seed then gives the same forecaster.
         seed: of everything random.
@@ -131,6 +133,7 @@ class DiffusionForecaster:
         n_draws: int = 200,
         steps: int = STEPS,
         constraints: Mapping[str, Any] | ForecastRules | None = None,
+        calibrate: bool = False,
         time_budget: str | float | None = None,
         max_steps: int | None = None,
         seed: int = 0,
@@ -146,6 +149,7 @@ class DiffusionForecaster:
         self.n_draws = n_draws
         self.steps = steps
         self.constraints = constraints
+        self.calibrate = calibrate
         self.time_budget = time_budget
         self.max_steps = max_steps
         self.seed = seed
@@ -219,6 +223,10 @@ class DiffusionForecaster:
             device=self.device,
             show=show,
         )
+        if self.calibrate:
+            how = {"seed": self.seed, "steps": self.steps}
+            widening = calibrate(self.model_, panel, self.frequency_, show=show, **how)
+            self.model_ = replace(self.model_, card={**self.model_.card, "calibration": asdict(widening)})
         return self
 
     def forecast_panel(
@@ -250,7 +258,8 @@ class DiffusionForecaster:
         sizes = {"context": config.context, "horizon": config.horizon}
         windows = horizons(panel, frequency, np.arange(len(panel)), ends, **sizes)
         rules = self.check_rules(panel)
-        drawn = count if rules is None else max(count, PILOT)  # a draw is the same, however many there are
+        widening = self.widening()
+        drawn = count if rules is widening is None else max(count, PILOT)  # a draw is the same, however many there are
         found = []
         for s, identity in enumerate(panel.ids):
             seed = series_seed(self.seed, identity)
@@ -259,8 +268,10 @@ class DiffusionForecaster:
         last = panel.time[panel.offsets[:-1] + ends - 1]
         time = np.stack([frequency.after(panel.clock, float(stamp), config.horizon) for stamp in last])
         draws = np.stack(found)
+        if widening is not None:
+            draws = np.stack([widening(own, own[:PILOT]) for own in draws])
         if rules is None:
-            return Forecast(panel=panel, time=time, draws=draws)
+            return Forecast(panel=panel, time=time, draws=draws[:, :count])
         future = Future(
             series=tuple(map(str, panel.ids)),
             variables=panel.variables,
@@ -296,6 +307,13 @@ class DiffusionForecaster:
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
 
+    def widening(self) -> Widening | None:
+        """What calibration has learned; None without it."""
+        held = self._fitted().card.get("calibration")
+        if held is None:
+            return None
+        return Widening(**{name: value if name == "windows" else _tuples(value) for name, value in held.items()})
+
     def check_rules(self, panel: Panel) -> ForecastRules | None:
         """What is asked of futures, checked against a panel; None for nothing."""
         if self.constraints is None:
@@ -320,3 +338,8 @@ class DiffusionForecaster:
     def _show(self, text: str) -> None:
         if self.progress:
             print(text, file=sys.stderr, flush=True)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

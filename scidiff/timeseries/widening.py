@@ -1,0 +1,127 @@
+"""Ensembles that are as wide as they should be, learned on past windows that the denoiser was not trained on.
+
+At each level the interval [low, high] of a step becomes m + c (low - m), m + c (high - m), m its median: c is the
+split-conformal quantile of (x - m) / (high - m), or (m - x) / (m - low) below (Romano, Patterson & Candes 2019, with a
+score that scales as the forecast does). One c a level and variable serves all steps, whose spread the forecast has told
+already. Draws move as the ends of the intervals do, and linearly between them, so that their order at every step, and
+with it what belongs together, stays. Windows overlap, so coverage holds about, not for sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from scidiff.errors import UserError
+from scidiff.timeseries.base import fit_base
+from scidiff.timeseries.calibration import conformal_quantile, needed
+from scidiff.timeseries.forecast_fit import HELD, windows_of
+from scidiff.timeseries.forecast_model import ForecastModel, draw
+from scidiff.timeseries.frequency import Frequency
+from scidiff.timeseries.panel import Floats, Panel
+
+LEVELS = (0.5, 0.8, 0.95)
+PILOT = 200  # first draws, whatever is asked for, that tell medians and intervals
+_WINDOWS = 60  # at most, that are asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widening:
+    """What was learned.
+
+    Attributes:
+        factors: of each variable, one for each of `LEVELS`; 1 leaves the draws alone.
+        windows: that it was learned from.
+        before, after: coverage of these windows at each level, all variables together.
+    """
+
+    factors: tuple[tuple[float, ...], ...]
+    windows: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+    def __call__(self, draws: Floats, pilot: Floats) -> Floats:
+        """Draws [K, H, V] moved as the intervals of a pilot [P, H, V] are."""
+        knots = np.quantile(pilot, _ends(), axis=0)  # [2 L + 1, H, V]
+        middle = len(LEVELS)
+        scale = np.array([[*reversed(own), 1.0, *own] for own in self.factors]).T[:, None]
+        goal = knots[middle] + scale * (knots - knots[middle])
+        goal[middle:] = np.maximum.accumulate(goal[middle:])
+        goal[: middle + 1] = np.minimum.accumulate(goal[: middle + 1][::-1])[::-1]
+        out = np.empty_like(draws)
+        for h, v in np.ndindex(*draws.shape[1:]):
+            x, a, b = draws[:, h, v], knots[:, h, v], goal[:, h, v]
+            beyond = scale[-1, 0, v] * (x - np.clip(x, a[0], a[-1]))
+            out[:, h, v] = np.interp(x, a, b) + beyond
+        return out
+
+    def describe(self) -> Mapping[str, tuple[float, float]]:
+        """Coverage before and after by level, on the windows that it was learned from."""
+        rows = zip(LEVELS, self.before, self.after, strict=True)
+        return {f"{100 * level:g} %": (before, after) for level, before, after in rows}
+
+
+def _ends() -> list[float]:
+    return [*((1 - level) / 2 for level in reversed(LEVELS)), 0.5, *((1 + level) / 2 for level in LEVELS)]
+
+
+def fit(draws: Floats, x: Floats) -> Widening:
+    """Learn from N past windows: draws [N, K, H, V], what came [N, H, V], NaN where nothing was measured.
+
+    Raises:
+        UserError: too few windows for the highest level.
+    """
+    if len(x) < needed(max(LEVELS)):
+        raise UserError(
+            f"calibration: expected at least {needed(max(LEVELS))} past windows that training left out, got {len(x)}: "
+            "a longer history, or none"
+        )
+    knots = np.quantile(draws, _ends(), axis=1)
+    middle, seen = knots[len(LEVELS)], ~np.isnan(x)
+    window = np.broadcast_to(np.arange(len(x))[:, None], x.shape[:2])
+    factors: list[tuple[float, ...]] = []
+    before, after = [], []
+    scores = []
+    for k in range(1, len(LEVELS) + 1):
+        low, high = middle - knots[len(LEVELS) - k], knots[len(LEVELS) + k] - middle
+        side = np.where(x > middle, high, low)
+        off = np.abs(x - middle)
+        scores.append(np.where(off == 0, 0.0, off / np.maximum(side, 1e-12 * (np.abs(middle) + off))))
+    for v in range(x.shape[2]):
+        here = seen[:, :, v]
+        factors.append(tuple(
+            conformal_quantile(score[:, :, v][here], level, series=window[here])
+            for score, level in zip(scores, LEVELS, strict=True)
+        ))  # fmt: skip
+    for k, score in enumerate(scores):
+        own = np.array([factor[k] for factor in factors])
+        before.append(float((score <= 1)[seen].mean()))
+        after.append(float((score <= own)[seen].mean()))
+    return Widening(factors=tuple(factors), windows=len(x), before=tuple(before), after=tuple(after))
+
+
+def calibrate(
+    model: ForecastModel,
+    panel: Panel,
+    frequency: Frequency,
+    *,
+    seed: int,
+    steps: int,
+    show: Callable[[str], None] = lambda text: None,
+) -> Widening:
+    """Learn from the last windows of the histories that a model was fitted to, which its denoiser was not trained on.
+
+    Their base forecasts are those of a fit without the fold that they stand in.
+    """
+    windows = windows_of(panel, frequency, model.config)
+    _, crossed = fit_base(windows, season=model.config.season)
+    late = np.flatnonzero((windows.place > 1 - HELD) & ~np.isnan(windows.target).all((1, 2)))
+    chosen = np.unique(late[np.linspace(0, len(late) - 1, min(len(late), _WINDOWS)).round().astype(np.int64)])
+    found = []
+    for n, w in enumerate(chosen):
+        part = slice(w, w + 1)
+        found.append(draw(model, windows[part], draws=PILOT, seed=seed + n, steps=steps, forecast=crossed[part]))
+        show(f"calibration: window {n + 1} of {len(chosen)}")
+    return fit(np.stack(found), windows.target[chosen]) if found else fit(np.empty((0, 1, 1, 1)), np.empty((0, 1, 1)))
