@@ -75,7 +75,7 @@ class GaussianProcess(Process):
 
     def network_input(self, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """x_t, scaled as the parametrisation asks."""
-        return self.parametrisation.input_scale(*self.levels(t, rows)).to(x_t.dtype) * x_t
+        return self.parametrisation.network_input(x_t, *self.levels(t, rows))
 
     def clean(self, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """The posterior mean that an output stands for: [N, *shape]."""

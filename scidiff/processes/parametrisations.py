@@ -28,6 +28,10 @@ class Parametrisation(ABC):
         """The factor of x_t in the network's input."""
         return torch.ones_like(alpha)
 
+    def network_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What the network is given; alpha_t and sigma_t broadcast against x_t."""
+        return self.input_scale(alpha, sigma).to(x_t.dtype) * x_t
+
     def clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The clean estimate that an output stands for; alpha_t and sigma_t broadcast against x_t."""
         skip, gain = (c.to(x_t.dtype) for c in self.coefficients(alpha, sigma))

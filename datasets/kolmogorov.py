@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Kolmogorov flow at Reynolds number 200: 8,192 fields of vorticity on 64 x 64 points, 128 trajectories.
+
+    d omega / dt + u . grad omega = laplace omega / 200 - omega / 10 - 4 cos(4 y)      on [0, 2 pi)^2
+
+Simulated on 96 x 96 points, of which the 2/3 rule keeps 31 waves: as many as 64 points hold, so nothing is lost by
+storing those. Each trajectory starts from random large waves, runs 20 units of time before the first field (velocity is
+about 1.2), then gives one field a unit. Trajectories 0-111 are to train on, 112-119 to watch, 120-127 to test.
+
+    python datasets/kolmogorov.py                    simulate into the cache (some three minutes) and print the folder
+    python datasets/kolmogorov.py --trajectories 16 --fields 8        a small one, for trials; kept apart
+
+The folder holds vorticity.safetensors ("vorticity", float16 [trajectory, time, y, x]) and manifest.json. A second call
+finds them. The cache is `$SCIDIFF_CACHE`, else `$XDG_CACHE_HOME/scidiff`, else `~/.cache/scidiff`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov, resampled
+from scidiff.fluids.spectral import Box
+from scidiff.noise import Noise
+from scidiff.state import Layout
+
+TRAJECTORIES, FIELDS, POINTS = 128, 64, 64
+SPLITS = {"train": (0.0, 0.875), "validation": (0.875, 0.9375), "test": (0.9375, 1.0)}
+FLOW = {"viscosity": 0.005, "drag": 0.1, "waves": 4, "points": 96, "step": 0.02, "spacing": 1.0, "spin_up": 20.0}
+SEED = 2026
+_TILE = 32  # trajectories that are simulated together, whatever is asked for
+
+
+def cache_folder() -> Path:
+    """Where data is kept."""
+    if os.environ.get("SCIDIFF_CACHE"):
+        return Path(os.environ["SCIDIFF_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "scidiff"
+
+
+def flow() -> NavierStokes:
+    """The equation."""
+    box = Box(shape=(FLOW["points"], FLOW["points"]))
+    force = kolmogorov(box, waves=FLOW["waves"])
+    return NavierStokes(box=box, viscosity=FLOW["viscosity"], drag=FLOW["drag"], forcing=force)
+
+
+def started(index: Tensor, seed: int) -> Tensor:
+    """Random vorticity of 1 to 8 waves and standard deviation 4: float32 [B, H, W]."""
+    box = flow().box
+    rows = Layout.dense(len(index), {"start": box.shape}).rows("start")
+    white = Noise(seed=seed, index=index).at("start", 0, rows).normal()
+    shells = box.shells()
+    large = box.multiply(white, (shells > 0) & (shells <= 8))
+    return 4 * large / large.std((-2, -1), keepdim=True)
+
+
+def simulate(trajectories: int, fields: int, seed: int) -> Tensor:
+    """float16 [trajectories, fields, 64, 64]."""
+    equation, found = flow(), []
+    per_field, before = (round(FLOW[name] / FLOW["step"]) for name in ("spacing", "spin_up"))
+    for first in range(0, trajectories, _TILE):
+        omega = equation.integrate(started(first + torch.arange(_TILE), seed), step=FLOW["step"], steps=before)
+        kept = []
+        for _ in range(fields):
+            omega = equation.integrate(omega, step=FLOW["step"], steps=per_field)
+            kept.append(resampled(omega, (POINTS, POINTS)).half())
+        found.append(torch.stack(kept, 1))
+        print(f"{min(first + _TILE, trajectories)} of {trajectories} trajectories", file=sys.stderr, flush=True)
+    return torch.cat(found)[:trajectories]
+
+
+def fetch(cache: Path | None = None, *, trajectories: int = TRAJECTORIES, fields: int = FIELDS) -> Path:
+    """The folder with the fields; simulated if it is not there."""
+    name = "kolmogorov" if (trajectories, fields) == (TRAJECTORIES, FIELDS) else f"kolmogorov-{trajectories}-{fields}"
+    folder = (cache_folder() if cache is None else cache) / name
+    if (folder / "manifest.json").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".kolmogorov-") as temporary:
+        new, began = Path(temporary) / "new", time.monotonic()
+        new.mkdir()
+        save_file({"vorticity": simulate(trajectories, fields, SEED)}, new / "vorticity.safetensors")
+        with (new / "vorticity.safetensors").open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        record = {"flow": FLOW, "seed": SEED, "sha256": digest, "seconds": round(time.monotonic() - began, 1)}
+        (new / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
+    return folder
+
+
+def read(folder: Path, split: str) -> Tensor:
+    """Vorticity of one split, "train", "validation" or "test": float32 [trajectory, time, y, x]."""
+    fields = load_file(folder / "vorticity.safetensors")["vorticity"]
+    first, last = (round(share * len(fields)) for share in SPLITS[split])
+    return fields[first:last].float()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, help="cache folder")
+    parser.add_argument("--trajectories", type=int, default=TRAJECTORIES)
+    parser.add_argument("--fields", type=int, default=FIELDS, help="of each trajectory")
+    chosen = parser.parse_args(arguments)
+    try:
+        print(fetch(chosen.cache, trajectories=chosen.trajectories, fields=chosen.fields))
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""A denoiser of flow fields, and how it is kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidiff import weights as files
+from scidiff.denoiser import NetworkDenoiser
+from scidiff.fluids.spectral import Box
+from scidiff.networks.unet import UNet
+from scidiff.processes.base import Process
+from scidiff.processes.gaussian import GaussianProcess
+from scidiff.processes.stationary import Stationary
+from scidiff.schedules import Cosine
+
+LEAF = "vorticity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """What builds the network again.
+
+    Attributes:
+        shape: (H, W) of the fields.
+        lengths: of the periodic box along y and x.
+        scale: standard deviation of the vorticity, in its own unit: the denoiser sees vorticity / scale.
+        waves: of the force along y, which the network is shown as cos(n y) and sin(n y).
+        widths, blocks: of the network.
+    """
+
+    shape: tuple[int, int]
+    lengths: tuple[float, float]
+    scale: float
+    waves: int
+    widths: tuple[int, ...] = (64, 128, 128)
+    blocks: int = 2
+
+    @property
+    def box(self) -> Box:
+        """The periodic box, with spectral derivatives."""
+        return Box(shape=self.shape, lengths=self.lengths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowModel:
+    """A denoiser of vorticity and what belongs to it.
+
+    Attributes:
+        config: sizes and units.
+        prior: mean and spectrum of the data, in units of the scale.
+        denoiser: of the leaf `LEAF`, [B, 1, H, W], in units of the scale.
+        card: the model card.
+    """
+
+    config: FlowConfig
+    prior: Stationary
+    denoiser: NetworkDenoiser
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls, config: FlowConfig, prior: Stationary, *, seed: int = 0, card: Mapping[str, Any] | None = None
+    ) -> FlowModel:
+        """A model with fresh weights, whose denoiser is that of a Gaussian field with the prior's spectrum."""
+        y, _ = config.box.coordinates()
+        phase = (2 * torch.pi * config.waves / config.lengths[0] * y)[:, None].expand(config.shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed % 2**63)
+            network = UNet(
+                leaf=LEAF,
+                inputs=2,
+                outputs=1,
+                maps=torch.stack([phase.cos(), phase.sin()]),
+                widths=config.widths,
+                blocks=config.blocks,
+            )
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        process = GaussianProcess(schedule=Cosine(), parametrisation=prior)
+        return cls(
+            config=config, prior=prior, denoiser=NetworkDenoiser(network, {LEAF: process}).eval(), card=card or {}
+        )
+
+    @property
+    def processes(self) -> Mapping[str, Process]:
+        """The process of the leaf."""
+        return self.denoiser.processes
+
+    def save(self, folder: Path) -> None:
+        """Write the model to a folder of safetensors and JSON: the network in float16, the prior in float32."""
+        tensors = {f"denoiser.{name}": value.half() for name, value in self.denoiser.state_dict().items()}
+        tensors |= {"prior.mean": self.prior.mean.float(), "prior.variance": self.prior.variance.float()}
+        files.save(folder, files.Weights(tensors=tensors, config={"flow": asdict(self.config)}, card=self.card))
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> FlowModel:
+        """Read a model from a folder; WeightsError says in one line what is wrong with it."""
+        held = files.load(folder)
+        try:
+            fields: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in dict(held.config["flow"]).items()
+            }
+            prior = Stationary(mean=held.tensors["prior.mean"], variance=held.tensors["prior.variance"])
+            model = cls.create(FlowConfig(**fields), prior, card=held.card)
+            prefix = "denoiser."
+            state = {n.removeprefix(prefix): v.float() for n, v in held.tensors.items() if n.startswith(prefix)}
+            model.denoiser.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise files.WeightsError(f"{folder}: expected weights of a flow, got others: {reason}") from None
+        model.denoiser.to(device)
+        return model
+
+
+def prior_of(fields: Tensor) -> Stationary:
+    """The mean over x and all fields, and the spectrum about it: fields [S, C, H, W] of a flow that varies along y.
+
+    The estimates of the two modes (k_y, k_x) and (-k_y, k_x) are averaged, which reflection makes equal.
+    """
+    mean = fields.double().mean((0, -1), keepdim=True)[0].expand(fields.shape[1:])
+    power = torch.zeros(*fields.shape[1:-1], fields.shape[-1] // 2 + 1, dtype=torch.float64)
+    for part in fields.split(256):
+        power += torch.fft.rfft2(part.double() - mean, norm="ortho").abs().square().sum(0)
+    power = power / len(fields)
+    mirrored = power.flip(-2).roll(1, -2)
+    variance = (power + mirrored) / 2
+    return Stationary(
+        mean=mean.float().contiguous(), variance=torch.where(variance > 1e-9 * variance.max(), variance, 0).float()
+    )

@@ -1,0 +1,86 @@
+r"""The symmetries of a flow that is driven by a force cos(n y): what turns one solution into another.
+
+    omega(x, y) -> omega(x + s, y)                 any shift along x
+    omega(x, y) -> omega(-x, -y)                   half a turn
+    omega(x, y) -> -omega(-x, y + pi / n)          a shift by half a wave of the force, and a reflection
+
+On H points the last needs H / (2 n) to be whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from scidiff.noise import Noise
+from scidiff.state import Layout
+from scidiff.training.batches import Batch, permutation
+
+
+def moved(omega: Tensor, *, shift: Tensor, turned: Tensor, half_waves: Tensor, points: int) -> Tensor:
+    """Vorticities [B, H, W], each moved by its own symmetry.
+
+    Args:
+        omega: vorticities.
+        shift: int64 [B], points along x.
+        turned: bool [B], half a turn.
+        half_waves: int64 [B], how often a shift by `points` along y with a reflection.
+        points: of half a wave of the force along y.
+    """
+    height, width = omega.shape[-2:]
+    y, x = torch.arange(height, device=omega.device), torch.arange(width, device=omega.device)
+    odd = half_waves % 2 == 1
+    row = y + (half_waves * points)[:, None]
+    column = torch.where(odd[:, None], -x, x)
+    row, column = torch.where(turned[:, None], -row, row), torch.where(turned[:, None], -column, column)
+    column = column + shift[:, None]
+    picked = torch.arange(len(omega), device=omega.device)[:, None, None]
+    found = omega[picked, (row % height)[:, :, None], (column % width)[:, None, :]]
+    return torch.where(odd[:, None, None], -found, found)
+
+
+class FlowBatches:
+    """Fields in batches of `size`, shuffled every epoch, each moved by a symmetry drawn anew for every visit.
+
+    Args:
+        fields: vorticities [S, H, W].
+        leaf: name of the leaf, [B, 1, H, W].
+        waves: n, of the force along y.
+        size: fields a batch.
+        seed: of the order and of the symmetries.
+    """
+
+    def __init__(self, fields: Tensor, *, leaf: str, waves: int, size: int, seed: int = 0) -> None:
+        count, height, _ = fields.shape
+        if count < size or height % (2 * waves):
+            raise ValueError(f"expected at least {size} fields of a multiple of {2 * waves} rows, got {fields.shape}")
+        self._fields, self._leaf, self._size, self._seed = fields, leaf, size, seed
+        self._waves, self._points = waves, height // (2 * waves)
+        self.batches_per_epoch, self.samples_per_batch = count // size, float(size)
+        digest = hashlib.sha256(f"{leaf} {waves} {size} {seed}".encode())
+        digest.update(fields.contiguous().view(torch.uint8).numpy().tobytes())
+        self.fingerprint = digest.hexdigest()
+        self._order = lru_cache(maxsize=2)(self._epoch)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        return permutation(len(self._fields), seed=self._seed, epoch=epoch, kind="samples")
+
+    def at(self, position: int) -> Batch:
+        """The batch at a position."""
+        epoch, place = divmod(position, self.batches_per_epoch)
+        chosen = self._order(epoch)[place * self._size : (place + 1) * self._size]
+        visit = (epoch * len(self._fields) + place * self._size + torch.arange(len(chosen))) % 2**32
+        rows = Layout.dense(len(chosen), {"symmetry": (3,)}).rows("symmetry")
+        u = Noise(seed=self._seed, index=visit).at("symmetry", 0, rows).uniform()
+        omega = moved(
+            self._fields[chosen],
+            shift=(u[:, 0] * self._fields.shape[-1]).long(),
+            turned=u[:, 1] < 0.5,
+            half_waves=(u[:, 2] * 2 * self._waves).long(),
+            points=self._points,
+        )
+        layout = Layout.dense(len(chosen), {self._leaf: (1, *omega.shape[1:])})
+        return Batch(x_0={self._leaf: omega[:, None]}, layout=layout, index=visit)

@@ -1,0 +1,28 @@
+"""A denoiser of flow fields comes back from disk as it went."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, prior_of
+from scidiff.state import Layout
+
+
+def test_a_model_comes_back_from_its_folder(tmp_path):
+    fields = torch.randn(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    sizes = FlowConfig(shape=(16, 16), lengths=(2 * math.pi, 2 * math.pi), scale=4.0, waves=4, widths=(8, 8), blocks=1)
+    model = FlowModel.create(sizes, prior_of(fields), card={"seed": 0})
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.copy_((parameter + 0.1 * torch.sin(torch.arange(parameter.numel()).view_as(parameter))).half())
+    model.save(tmp_path / "model")
+    again = FlowModel.load(tmp_path / "model")
+    assert (again.config, again.card) == (sizes, {"seed": 0})
+    layout, t = Layout.dense(3, {LEAF: (1, 16, 16)}), torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
+    clean, same = (m.denoiser({LEAF: fields[:3]}, t, layout)[LEAF] for m in (model, again))
+    torch.testing.assert_close(same, clean, rtol=1e-3, atol=1e-3)
+    filtered = FlowModel.create(sizes, prior_of(fields)).denoiser({LEAF: fields[:3]}, t, layout)[LEAF]
+    assert clean.isfinite().all()
+    assert (clean - filtered).abs().max() > 0.05

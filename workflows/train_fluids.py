@@ -1,0 +1,123 @@
+"""Train the shipped denoiser of Kolmogorov flow.
+
+    python datasets/kolmogorov.py                                once: simulate the data into the cache
+    python workflows/train_fluids.py --minutes 70 --out runs/fluids
+    python workflows/train_fluids.py --minutes 120 --out runs/fluids --resume            more of the same run
+
+Trajectories 112-119 are watched; those to test on are never looked at. The run's folder holds its record, its log, its
+checkpoints and, at the end, `model/`. The loss is in units of what Wiener's filter leaves: 1 is a Gaussian field's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+from kolmogorov import FLOW, fetch, read
+
+from scidiff.denoiser import Denoiser
+from scidiff.errors import UserError
+from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, prior_of
+from scidiff.fluids.symmetries import FlowBatches
+from scidiff.noise import Noise
+from scidiff.objective import NormalLogSigma
+from scidiff.objective import loss as objective_loss
+from scidiff.schedules import Cosine
+from scidiff.state import Layout
+from scidiff.training import checkpoint
+from scidiff.training.config import TrainingConfig
+from scidiff.training.loop import train
+
+TIMES = NormalLogSigma(schedule=Cosine(), mean=-0.7, std=1.6)
+LEVELS = (0.05, 0.2, 0.8, 3.0)  # sigma / alpha at which validation looks
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--minutes", type=float, required=True, help="training time; the last 30 %% anneal")
+    parser.add_argument("--batch", type=int, default=32, help="fields in a batch")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+def validate(denoiser: nn.Module, *, model: FlowModel, fields: Tensor) -> dict[str, float]:
+    """Squared error by level of noise, in units of what Wiener's filter leaves, of trajectories that are watched."""
+    assert isinstance(denoiser, Denoiser)
+    found, (leaf, process) = {}, next(iter(model.processes.items()))
+    layout = Layout.dense(len(fields), {leaf: tuple(fields.shape[1:])})
+    noise = Noise(seed=1, index=torch.arange(len(fields)))
+    for level in LEVELS:
+        t = Cosine().time(torch.full((len(fields),), level, dtype=torch.float64).log() * -2)
+        x_t = process.corrupt(fields, t, layout.rows(leaf), noise.at(leaf, 0, layout.rows(leaf)))
+        clean = denoiser({leaf: x_t}, t, layout)[leaf]
+        found[f"sigma {level:g}"] = float(process.loss(clean, fields, x_t, t, layout.rows(leaf)).mean())
+    return found
+
+
+def main(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    folder = fetch()
+    fields = read(folder, "train").flatten(0, 1)
+    scale = float(fields.std())
+    watched = read(folder, "validation").flatten(0, 1)[::8, None] / scale
+    fields = fields / scale
+    config = TrainingConfig(
+        max_minutes=options.minutes,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        schedule="stable",
+        decay_fraction=0.3,
+        warmup_steps=100,
+        ema_decay=0.998,
+        precision="bfloat16",
+        seed=options.seed,
+        checkpoint_minutes=4,
+        log_seconds=30,
+        validate_every=400,
+    )
+    sizes = FlowConfig(shape=(64, 64), lengths=(2 * torch.pi, 2 * torch.pi), scale=scale, waves=FLOW["waves"])
+    model = FlowModel.create(sizes, prior_of(fields[:, None]), seed=options.seed)
+    result = train(
+        model.denoiser,
+        model.processes,
+        FlowBatches(fields, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed),
+        config,
+        out=options.out,
+        resume=options.resume,
+        objective=partial(objective_loss, times=TIMES),
+        validate=partial(validate, model=model, fields=watched),
+    )
+    model.denoiser.load_state_dict(result.denoiser.state_dict())
+    card = {
+        "data": "simulated Kolmogorov flow at Reynolds number 200 (datasets/kolmogorov.py), public domain",
+        "fields": len(fields),
+        "training": config.model_dump(mode="json"),
+        "times": {"mean": TIMES.mean, "std": TIMES.std},
+        "torch": torch.__version__,
+        "held out": dict(result.validation),
+        "steps": result.steps,
+        "minutes": round(result.seconds / 60, 1),
+    }
+    FlowModel(config=sizes, prior=model.prior, denoiser=model.denoiser, card=card).save(options.out / "model")
+    print(options.out / "model")
+
+
+if __name__ == "__main__":
+    options = arguments()
+    try:
+        main(options)
+    except KeyboardInterrupt:
+        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
