@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
+from scidiff.molecules.edges import Edges
 from scidiff.molecules.scores import Scores
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
 from scidiff.networks.transformer import SequenceTransformer
@@ -32,12 +33,20 @@ class ModelConfig:
         depth: transformer blocks.
         heads: attention heads.
         lengths: how many training molecules have 0, 1, 2 ... fragments: the distribution that lengths are drawn from.
+        edges: of the properties that the model can be told of, by name; none: it cannot.
     """
 
     width: int = 256
     depth: int = 6
     heads: int = 4
     lengths: tuple[int, ...] = ()
+    edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, held: Mapping[str, Any]) -> ModelConfig:
+        """From plain values; TypeError or KeyError if they are others."""
+        edges = {name: tuple(cuts) for name, cuts in held.get("edges", {}).items()}
+        return cls(**{**held, "lengths": tuple(held["lengths"]), "edges": edges})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +74,13 @@ class FragmentModel:
         """A model with fresh weights."""
         classes = len(vocabulary.tokens)
         network = SequenceTransformer(
-            leaf=LEAF, classes=classes, width=config.width, depth=config.depth, heads=config.heads, longest=MAX_LENGTH
+            leaf=LEAF,
+            classes=classes,
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            longest=MAX_LENGTH,
+            told=Edges(of=config.edges).size,
         )
         denoiser = NetworkDenoiser(network, {LEAF: CountedMaskedProcess(classes=classes)})
         return cls(vocabulary=vocabulary, config=config, denoiser=denoiser, card=card or {})
@@ -74,6 +89,11 @@ class FragmentModel:
     def processes(self) -> Mapping[str, Process]:
         """The process of each leaf."""
         return self.denoiser.processes
+
+    @property
+    def edges(self) -> Edges:
+        """What it can be told of properties."""
+        return Edges(of=self.config.edges)
 
     @cached_property
     def length_probabilities(self) -> Tensor:
@@ -90,7 +110,7 @@ class FragmentModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
         held = files.load(folder, device=device)
         try:
-            config = ModelConfig(**{**held.config["model"], "lengths": tuple(held.config["model"]["lengths"])})
+            config = ModelConfig.read(held.config["model"])
             if sum(config.lengths) < 1 or len(config.lengths) > MAX_LENGTH + 1:
                 raise ValueError(f"expected how many molecules have 0 .. {MAX_LENGTH} fragments, got {config.lengths}")
             vocabulary = Vocabulary(tokens=tuple(held.config["tokens"]))

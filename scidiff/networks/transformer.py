@@ -91,9 +91,20 @@ class SequenceTransformer(nn.Module):
         depth: number of blocks.
         heads: attention heads.
         longest: the greatest length L.
+        told: F, how many numbers a condition has; one of zeros is the same as none.
     """
 
-    def __init__(self, *, leaf: str, classes: int, width: int = 256, depth: int = 6, heads: int = 4, longest: int = 32):
+    def __init__(
+        self,
+        *,
+        leaf: str,
+        classes: int,
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        longest: int = 32,
+        told: int = 0,
+    ):
         super().__init__()
         self.leaf, self.classes, self.width, self.heads = leaf, classes, width, heads
         self.embed = nn.Embedding(classes + 1, width)
@@ -106,16 +117,20 @@ class SequenceTransformer(nn.Module):
         nn.init.zeros_(self.length.weight)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
+        if told:
+            hidden, out = nn.Linear(told, width, bias=False), nn.Linear(width, width, bias=False)
+            nn.init.zeros_(out.weight)
+            self.told = nn.Sequential(hidden, nn.SiLU(), out)
 
     def forward(self, inputs: State, t: Tensor, layout: Layout, condition: Tensor | None = None) -> State:
-        """Logits [B, L, K] from classes [B, L] in [0, K] and times [B]; `condition` [B, width] is added if given."""
+        """Logits [B, L, K] from classes [B, L] in [0, K], times [B] and maybe a condition [B, F]."""
         classes = inputs[self.leaf]
         length = classes.shape[1]
         cos, sin = rotary(length, self.width // self.heads, device=classes.device)
         x = F.rms_norm(self.embed(classes), (self.width,))
         about = self.condition(time_features(t, 64)) + self.length.weight[length]
         if condition is not None:
-            about = about + condition
+            about = about + self.told(condition)
         modulation = self.modulate(F.silu(about)).unflatten(-1, (6, self.width))
         for block in self.blocks:
             x = block(x, modulation, cos, sin)

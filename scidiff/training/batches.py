@@ -138,13 +138,22 @@ class SequenceBatches:
         leaf: name of the leaf.
         tokens: elements of a batch; it has max(1, tokens // L) sequences at most.
         seed: of the order.
+        condition: one row a sequence, [S, ...].
     """
 
-    def __init__(self, sequences: Sequence[Sequence[int] | Tensor], *, leaf: str, tokens: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sequences: Sequence[Sequence[int] | Tensor],
+        *,
+        leaf: str,
+        tokens: int,
+        seed: int = 0,
+        condition: Tensor | None = None,
+    ) -> None:
         lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
         if len(lengths) == 0 or int(lengths.min()) == 0:
             raise ValueError(f"expected sequences of at least one element, got {len(lengths)} with one of length 0")
-        self._leaf, self._seed, self._lengths = leaf, seed, lengths
+        self._leaf, self._seed, self._lengths, self._condition = leaf, seed, lengths, condition
         self._first = torch.cumsum(lengths, 0) - lengths
         self._values = torch.cat([torch.as_tensor(sequence, dtype=torch.int32) for sequence in sequences])
         self._cuts = self._cut(tokens)
@@ -153,6 +162,8 @@ class SequenceBatches:
         digest = hashlib.sha256(f"{leaf} {tokens} {seed}".encode())
         digest.update(lengths.numpy().tobytes())
         digest.update(self._values.numpy().tobytes())
+        if condition is not None:
+            digest.update(condition.contiguous().numpy().tobytes())
         self.fingerprint = digest.hexdigest()
         self._order = lru_cache(maxsize=2)(self._epoch)
 
@@ -182,7 +193,8 @@ class SequenceBatches:
         x_0 = self._values[self._first[chosen, None] + torch.arange(length)].long()
         visit = (epoch * len(self._lengths) + torch.arange(start, end)) % 2**32
         layout = Layout.dense(end - start, {self._leaf: (length,)})
-        return Batch(x_0={self._leaf: x_0}, layout=layout, index=visit)
+        condition = _each(self._condition, lambda x: x[chosen])
+        return Batch(x_0={self._leaf: x_0}, layout=layout, index=visit, condition=condition)
 
 
 class DenseBatches:
