@@ -17,9 +17,7 @@ finds them. The cache is `$SCIDIFF_CACHE`, else `$XDG_CACHE_HOME/scidiff`, else 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -27,6 +25,7 @@ import time
 from pathlib import Path
 
 import torch
+from moses import cache_folder, sha256
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,14 +39,6 @@ SPLITS = {"train": (0.0, 0.875), "validation": (0.875, 0.9375), "test": (0.9375,
 FLOW = {"viscosity": 0.005, "drag": 0.1, "waves": 4, "points": 96, "step": 0.02, "spacing": 1.0, "spin_up": 20.0}
 SEED = 2026
 _TILE = 32  # trajectories that are simulated together, whatever is asked for
-
-
-def cache_folder() -> Path:
-    """Where data is kept."""
-    if os.environ.get("SCIDIFF_CACHE"):
-        return Path(os.environ["SCIDIFF_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "scidiff"
 
 
 def flow() -> NavierStokes:
@@ -93,9 +84,8 @@ def fetch(cache: Path | None = None, *, trajectories: int = TRAJECTORIES, fields
         new, began = Path(temporary) / "new", time.monotonic()
         new.mkdir()
         save_file({"vorticity": simulate(trajectories, fields, SEED)}, new / "vorticity.safetensors")
-        with (new / "vorticity.safetensors").open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        record = {"flow": FLOW, "seed": SEED, "sha256": digest, "seconds": round(time.monotonic() - began, 1)}
+        digest, seconds = sha256(new / "vorticity.safetensors"), round(time.monotonic() - began, 1)
+        record = {"flow": FLOW, "seed": SEED, "sha256": digest, "seconds": seconds}
         (new / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
         if folder.exists():
             shutil.rmtree(folder)

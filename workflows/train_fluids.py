@@ -21,7 +21,6 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from kolmogorov import FLOW, fetch, read
 
-from scidiff.denoiser import Denoiser
 from scidiff.errors import UserError
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, prior_of
 from scidiff.fluids.symmetries import FlowBatches
@@ -51,7 +50,6 @@ def arguments() -> argparse.Namespace:
 
 def validate(denoiser: nn.Module, *, model: FlowModel, fields: Tensor) -> dict[str, float]:
     """Squared error by level of noise, in units of what Wiener's filter leaves, of trajectories that are watched."""
-    assert isinstance(denoiser, Denoiser)
     found, (leaf, process) = {}, next(iter(model.processes.items()))
     layout = Layout.dense(len(fields), {leaf: tuple(fields.shape[1:])})
     noise = Noise(seed=1, index=torch.arange(len(fields)))

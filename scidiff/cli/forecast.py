@@ -8,7 +8,7 @@ import sys
 import time
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -106,7 +106,6 @@ def forecast(
 ) -> None:
     """See `FORECAST`."""
     from scidiff.timeseries import filling
-    from scidiff.timeseries.forecast_verdicts import summary
 
     began = time.monotonic()
     out = _place(out, as_json=as_json)
@@ -128,34 +127,44 @@ def forecast(
     finally:
         line.clear()
     _write(found, out, levels, seed)
+    seconds = time.monotonic() - began
+    if as_json:
+        run = {"samples": samples, "seed": seed, "seconds": round(seconds, 2), "out": out}
+        typer.echo(json.dumps(_record(forecaster, found, trained=trained) | run, indent=1))
+    _tell(forecaster, found, samples, seconds)
+
+
+def _record(forecaster: DiffusionForecaster, found: Forecast, *, trained: bool) -> dict[str, Any]:
+    """What `--json` says of the model and of what came."""
     config, widening = forecaster.model_.config, forecaster.widening()
-    record = {
-        "series": len(panel),
-        "variables": list(panel.variables),
+    return {
+        "series": len(found.panel),
+        "variables": list(found.panel.variables),
         "frequency": config.frequency,
         "season": config.season,
         "context": config.context,
         "horizon": config.horizon,
-        "samples": samples,
-        "seed": seed,
-        "seconds": round(time.monotonic() - began, 2),
         "training": dict(forecaster.model_.card.get("training", {})) if trained else None,
         "calibration": None if widening is None else widening.describe(),
         "constraints": {rule: vars(one) for rule, one in found.verdicts.items()},
-        "out": out,
     }
-    if as_json:
-        typer.echo(json.dumps(record, indent=1))
+
+
+def _tell(forecaster: DiffusionForecaster, found: Forecast, samples: int, seconds: float) -> None:
+    """What was done, on standard error."""
+    from scidiff.timeseries.forecast_verdicts import summary
+
+    panel, config, widening = found.panel, forecaster.model_.config, forecaster.widening()
     for note in panel.source.notes if panel.source else ():
         typer.echo(note, err=True)
     typer.echo(
         f"{len(panel)} series every {config.frequency} (season {config.season}, context {config.context}): "
-        f"{samples} futures of {config.horizon} steps in {record['seconds']:.1f} s",
+        f"{samples} futures of {config.horizon} steps in {seconds:.1f} s",
         err=True,
     )
     if widening is not None:
         told = "; ".join(f"{name} held {a:.1%}, now {b:.1%}" for name, (a, b) in widening.describe().items())
-        typer.echo(f"calibrated on {widening.windows} past windows: {told}", err=True)
+        typer.echo(f"calibrated on {widening.windows} past windows, and on these same windows: {told}", err=True)
     if found.verdicts:
         typer.echo(summary(found.verdicts, samples * len(panel), len(panel)), err=True)
 
@@ -215,6 +224,7 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
 
 
 def panel_of(context: typer.Context, forecaster: DiffusionForecaster) -> Panel:
+    """The series of the file, with the columns that were asked for; UserError names what is wrong with it."""
     from scidiff.cli.tables import read
     from scidiff.timeseries.columns import Options
 

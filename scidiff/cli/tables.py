@@ -65,6 +65,7 @@ def options_of(context: typer.Context) -> Options:
 
 
 def read(file: str, options: Options, static: Path | None) -> Panel:
+    """The series of a file, of standard input (`-`) or of the packaged `sample`; UserError names what is wrong."""
     from scidiff.timeseries.readers import read_panel
     from scidiff.timeseries.sample import sample_path
     from scidiff.timeseries.static import with_static

@@ -54,10 +54,9 @@ class Stationary(Parametrisation):
         total = torch.where(total > 0, total, 1)
         return alpha * variance / total, sigma * (variance / total).sqrt()
 
-    def _estimate(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """W_k (x_t - alpha_t m)."""
-        keep, _ = self._filters(alpha, sigma)
-        return _filtered(x_t - (alpha * self.mean.to(alpha)).to(x_t), keep)
+    def _centred(self, x_t: Tensor, alpha: Tensor) -> Tensor:
+        """x_t - alpha_t m."""
+        return x_t - (alpha * self.mean.to(alpha)).to(x_t)
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of W_k, and the root mean square of g_k: the standard deviation that Wiener's filter leaves."""
@@ -76,19 +75,21 @@ class Stationary(Parametrisation):
 
     def network_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """x_t and its filtered estimate, both without the mean and of about unit variance: [N, 2 C, H, W]."""
-        plain = self.input_scale(alpha, sigma).to(x_t.dtype) * (x_t - (alpha * self.mean.to(alpha)).to(x_t.dtype))
-        filtered = self._estimate(x_t, alpha, sigma) / self.variance.to(x_t).mean().sqrt()
-        return torch.cat([plain, filtered], 1)
+        keep, _ = self._filters(alpha, sigma)
+        centred = self._centred(x_t, alpha)
+        plain = self.input_scale(alpha, sigma).to(x_t.dtype) * centred
+        return torch.cat([plain, _filtered(centred, keep) / self.variance.to(x_t).mean().sqrt()], 1)
 
     def clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """m + W_k (x_t - alpha_t m) + g_k output."""
-        _, gain = self._filters(alpha, sigma)
-        return self.mean.to(x_t) + self._estimate(x_t, alpha, sigma) + _filtered(output.to(x_t.dtype), gain)
+        keep, gain = self._filters(alpha, sigma)
+        estimate = _filtered(self._centred(x_t, alpha), keep)
+        return self.mean.to(x_t) + estimate + _filtered(output.to(x_t.dtype), gain)
 
     def output(self, clean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The output that stands for a clean estimate; 0 in modes without variance."""
-        _, gain = self._filters(alpha, sigma)
-        rest = clean - self.mean.to(x_t) - self._estimate(x_t, alpha, sigma)
+        keep, gain = self._filters(alpha, sigma)
+        rest = clean - self.mean.to(x_t) - _filtered(self._centred(x_t, alpha), keep)
         return _filtered(rest, torch.where(gain > 0, 1 / torch.where(gain > 0, gain, 1), 0))
 
 

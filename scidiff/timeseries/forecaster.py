@@ -259,7 +259,8 @@ class DiffusionForecaster:
         windows = horizons(panel, frequency, np.arange(len(panel)), ends, **sizes)
         rules = self.check_rules(panel)
         widening = self.widening()
-        drawn = count if rules is widening is None else max(count, PILOT)  # a draw is the same, however many there are
+        moved = rules is not None or widening is not None
+        drawn = max(count, PILOT) if moved else count  # a draw is the same, however many there are
         found = []
         for s, identity in enumerate(panel.ids):
             seed = series_seed(self.seed, identity)
