@@ -78,10 +78,11 @@ Constraints = Annotated[
     Path | None, typer.Option("--constraints", metavar="FILE", help="YAML with more conditions, a list under `where`.")
 ]
 Method = Annotated[
-    Literal["exact", "steer", "enforce", "reject"],
+    Literal["exact", "guide", "steer", "enforce", "reject"],
     typer.Option(
         help="exact: what fragments decide is enforced, and draws follow the model given the conditions. "
-        "steer: besides, draws are tilted towards rare properties, after a pilot. "
+        "guide: besides, the model is told of properties, and draws have weights. "
+        "steer: besides, draws are tilted towards rare properties, after a pilot, and have weights. "
         "enforce: faster, not quite so distributed. reject: draw freely and certify."
     ),
 ]
