@@ -18,8 +18,9 @@ from scidiff.cli.tables import names as listed
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
+    from scidiff.timeseries.forecast import Forecast
     from scidiff.timeseries.forecast_rules import ForecastRules
-    from scidiff.timeseries.forecaster import DiffusionForecaster, Forecast
+    from scidiff.timeseries.forecaster import DiffusionForecaster
     from scidiff.timeseries.panel import Panel
 
 FORECAST = """Forecast time series, as ensembles of coherent futures.

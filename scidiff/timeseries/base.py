@@ -72,7 +72,7 @@ class Base:
     """A base forecast.
 
     Attributes:
-        weight: [V, L, H], W of each variable.
+        weight: [V, R, H], W of each variable, by which the last R steps of the context count.
         spread: [H, V], the usual size of its errors, in units of the context.
         season: steps that the naive forecast looks back.
     """
@@ -83,8 +83,8 @@ class Base:
 
     def __call__(self, context: Scaled) -> Floats:
         """The forecast in units of the context: [N, H, V]."""
-        horizon = self.weight.shape[2]
-        return naive(context.filled, self.season, horizon) + _linear(context.filled, self.weight)
+        rows, horizon = self.weight.shape[1:]
+        return naive(context.filled, self.season, horizon) + _linear(context.filled[:, -rows:], self.weight)
 
 
 def naive(filled: Floats, season: int, horizon: int) -> Floats:
@@ -99,16 +99,17 @@ def _linear(filled: Floats, weight: Floats) -> Floats:
     return np.stack([np.einsum("lv,vlh->hv", one, weight) for one in far])
 
 
-def fit_base(windows: Horizons, *, season: int) -> tuple[Base, Floats]:
+def fit_base(windows: Horizons, *, season: int, rows: int | None = None) -> tuple[Base, Floats]:
     """A base forecast for windows, and the forecasts of each by weights that did not see its fold: [N, H, V].
 
     Args:
         windows: with targets.
         season: at most the length of the context.
+        rows: R, of the context that W is fitted to. Default: all.
     """
     context = scaled(windows.context, season)
     horizon, width = windows.target.shape[1:]
-    features = np.clip(context.filled, -_FAR, _FAR)
+    features = np.clip(context.filled[:, -(rows or context.filled.shape[1]) :], -_FAR, _FAR)
     start = naive(context.filled, season, horizon)
     rest = np.clip(context.standardise(windows.target) - start, -_FAR, _FAR)
     crossed = start.copy()

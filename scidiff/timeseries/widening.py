@@ -116,7 +116,7 @@ def calibrate(
     Their base forecasts are those of a fit without the fold that they stand in.
     """
     windows = windows_of(panel, frequency, model.config)
-    _, crossed = fit_base(windows, season=model.config.season)
+    _, crossed = fit_base(windows, season=model.config.season, rows=model.config.rows)
     late = np.flatnonzero((windows.place > 1 - HELD) & ~np.isnan(windows.target).all((1, 2)))
     chosen = np.unique(late[np.linspace(0, len(late) - 1, min(len(late), _WINDOWS)).round().astype(np.int64)])
     found = []
