@@ -48,11 +48,13 @@ class Backtest:
         table: one row a method, one column a score, of all origins, series, steps and variables together.
         origins: number of origins.
         against: how the mean CRPS of each origin compares with that of the other methods, by their names.
+        crps: their mean CRPS at each origin, by method: [origins].
         seconds: processor time of fitting and of forecasting from one origin, by method.
     """
 
     table: pd.DataFrame
     origins: int
+    crps: Mapping[str, Floats]
     against: Mapping[str, scores.Comparison]
     seconds: Mapping[str, tuple[float, float]]
 
@@ -122,6 +124,7 @@ def backtest(
     return Backtest(
         table=judge.table(),
         origins=count,
+        crps=crps,
         against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in rest},
         seconds={name: (spent[0], sum(spent[1:]) / count) for name, spent in clock.spent.items()},
     )

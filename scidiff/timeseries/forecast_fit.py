@@ -81,7 +81,7 @@ def learn(
     device: str = "cpu",
     show: Callable[[str], None] = lambda text: None,
 ) -> ForecastModel:
-    """A model of a panel: the base forecast of all windows, the denoiser trained on what it leaves.
+    """A model of a panel: a base forecast, and the denoiser trained on what it leaves.
 
     Windows whose horizon reaches into those that are judged by are learned from by neither. The weights that judged
     best are kept, those before training among them.
@@ -101,11 +101,10 @@ def learn(
     """
     began = time.monotonic()
     windows = windows_of(panel, frequency, config)
-    base, crossed = fit_base(windows, season=config.season, rows=config.rows)
-    model = ForecastModel.create(config, base, seed=seed)
+    model = ForecastModel.create(config, fit_base(windows, season=config.season), seed=seed)
     model = replace(model, denoiser=model.denoiser.to(device))
     early, held = _split(windows)
-    train_on, judge_by = (_data(model, windows[part], crossed[part]) for part in (early, held))
+    train_on, judge_by = (_data(model, windows[part]) for part in (early, held))
     batches = DenseBatches(
         {LEAF: train_on.target},
         size=min(_SIZE, len(train_on.target)),
@@ -198,13 +197,13 @@ class _Data:
     known: Mapping[str, Tensor]
 
 
-def _data(model: ForecastModel, windows: Horizons, forecast: np.ndarray) -> _Data:
+def _data(model: ForecastModel, windows: Horizons) -> _Data:
     context = scaled(windows.context, model.base.season)
     target = np.clip(context.standardise(windows.target), -_FAR, _FAR)
     return _Data(
         target=torch.from_numpy(np.nan_to_num(target)).float(),
         mask=torch.from_numpy(~np.isnan(target)),
-        known=known_of(model, windows, forecast),
+        known=known_of(model, windows),
     )
 
 

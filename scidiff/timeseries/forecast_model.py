@@ -71,11 +71,6 @@ class ForecastConfig:
         return FEATURES if self.yearly else WEEKLY
 
     @property
-    def rows(self) -> int:
-        """How many of the last steps the base forecast reads: a long season and a short one."""
-        return min(self.context, self.season + (*self.seasons, self.season)[0])
-
-    @property
     def recent(self) -> int:
         """How many of the last steps are told as they came."""
         return min(self.context, RECENT)
@@ -90,10 +85,7 @@ class ForecastConfig:
     @classmethod
     def read(cls, fields: Mapping[str, Any]) -> ForecastConfig:
         """From JSON, as `asdict` has it."""
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        told = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields["covariates"].items()
-        }
+        plain, told = _tuples(fields), _tuples(fields["covariates"])
         return cls(**{**plain, "covariates": Covariates(**told)})
 
 
@@ -143,7 +135,6 @@ class ForecastModel:
     def save(self, folder: Path) -> None:
         """Write the model to a folder of safetensors and JSON."""
         tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
-        tensors["base.weight"] = torch.from_numpy(self.base.weight)
         tensors["base.spread"] = torch.from_numpy(self.base.spread)
         files.save(folder, files.Weights(tensors=tensors, config={"forecaster": asdict(self.config)}, card=self.card))
 
@@ -153,8 +144,7 @@ class ForecastModel:
         held = files.load(folder)
         try:
             config = ForecastConfig.read(held.config["forecaster"])
-            weight, spread = (held.tensors[f"base.{name}"].double().numpy() for name in ("weight", "spread"))
-            base = Base(weight=weight, spread=spread, season=config.season)
+            base = Base(spread=held.tensors["base.spread"].double().numpy(), season=config.season)
             model = cls.create(config, base, card=held.card)
             prefix = "denoiser."
             state = {n.removeprefix(prefix): v for n, v in held.tensors.items() if n.startswith(prefix)}
@@ -166,17 +156,16 @@ class ForecastModel:
         return model
 
 
-def known_of(model: ForecastModel, windows: Horizons, forecast: Floats | None = None) -> dict[str, Tensor]:
+def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
     """What the network is told of windows: `networks.forecast.Known`.
 
     Args:
         model: its configuration and its base forecast.
         windows: N of them; nothing is read from their targets.
-        forecast: of the base [N, H, V], in place of its own.
     """
     config, base = model.config, model.base
     context = scaled(windows.context, base.season)
-    guess = base(context) if forecast is None else forecast
+    guess = base(context)
     told = np.nan_to_num(windows.told)
     values = [np.arcsinh(np.nan_to_num(context.values)), ~np.isnan(context.values), told]
     recent = np.concatenate([part[:, -config.recent :] for part in values], axis=2)
@@ -215,7 +204,6 @@ def draw(
     draws: int,
     seed: int,
     steps: int = STEPS,
-    forecast: Floats | None = None,
 ) -> Floats:
     """Draws of what follows one origin: [draws, H, V], in the units of the panel.
 
@@ -228,12 +216,11 @@ def draw(
         draws: how many.
         seed: keys the noise; of the series.
         steps: network calls a draw.
-        forecast: of the base [1, H, V], in place of its own.
     """
     if len(window) != 1:
         raise ValueError(f"expected one window, got {len(window)}")
     device = next(model.denoiser.parameters()).device
-    known: Known = {name: value.to(device) for name, value in known_of(model, window, forecast).items()}
+    known: Known = {name: value.to(device) for name, value in known_of(model, window).items()}
     network = cast(ForecastNetwork, model.denoiser.network)
     outlook = network.encode(known).repeat(TILE)
     shape = tuple(outlook.location.shape[1:])
