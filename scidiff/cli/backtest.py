@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scidiff.cli.forecast import (
+    Ahead,
+    Before,
     Calibrate,
+    Holidays,
     Horizon,
     Look,
     Samples,
@@ -22,7 +25,20 @@ from scidiff.cli.forecast import (
     panel_of,
 )
 from scidiff.cli.progress import StatusLine
-from scidiff.cli.tables import AsJson, Decimal, Delimiter, Device, Encoding, File, Id, MaxSteps, Progress, Seed, Time
+from scidiff.cli.tables import (
+    AsJson,
+    Decimal,
+    Delimiter,
+    Device,
+    Encoding,
+    File,
+    Id,
+    MaxSteps,
+    Progress,
+    Seed,
+    Static,
+    Time,
+)
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,6 +74,10 @@ def backtest(
     id_: Id = None,
     time_: Time = None,
     target: Target = None,
+    future_covariates: Ahead = None,
+    past_covariates: Before = None,
+    holidays: Holidays = None,
+    static: Static = None,
     horizon: Horizon = None,
     origins: Origins = 4,
     stride: Stride = None,

@@ -13,22 +13,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scidiff.cli.progress import StatusLine
-from scidiff.cli.tables import AsJson, Decimal, Delimiter, Device, Encoding, File, Id, MaxSteps, Progress, Seed, Time
+from scidiff.cli.tables import (
+    AsJson,
+    Decimal,
+    Delimiter,
+    Device,
+    Encoding,
+    File,
+    Id,
+    MaxSteps,
+    Progress,
+    Seed,
+    Static,
+    Time,
+)
 from scidiff.cli.tables import names as listed
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
+    from scidiff.timeseries.forecast import Forecast
     from scidiff.timeseries.forecast_rules import ForecastRules
-    from scidiff.timeseries.forecaster import DiffusionForecaster, Forecast
+    from scidiff.timeseries.forecaster import DiffusionForecaster
     from scidiff.timeseries.panel import Panel
 
 FORECAST = """Forecast time series, as ensembles of coherent futures.
 
 FILE holds one row a time, of one series or of many: CSV, Parquet or netCDF; - reads standard input. The frequency is
-found out and said. Cells may be empty, but rows may not be missing. A base forecast (seasonal naive, corrected by a
-ridge regression) is fitted to the table, and a diffusion model is trained on what it leaves, until that gets no better
-on the last part of the table or the time budget is over. The same seed and model give the same futures of a series,
-alone or among others.
+found out and said. Cells may be empty, but rows may not be missing. A diffusion model is trained on what the last
+season leaves unexplained, until it gets no better on the last part of the table or the time budget is over. The same
+seed and model give the same futures of a series, alone or among others.
+
+Covariates are columns of the same table: those of --future-covariates go on over the horizon, in rows with empty
+targets; those of --past-covariates end with the history. A model that is kept knows which it needs.
 
 The ending of --out decides what is written: .nc all futures over (series, sample, time, variable); .csv and .parquet
 one row a series and time with the median and quantiles. With --save FOLDER the model is kept, and --model FOLDER
@@ -39,6 +55,7 @@ Examples:
   scidiff timeseries forecast load.csv --time timestamp --target load --horizon 48 --out forecast.nc
   scidiff timeseries forecast shops.parquet --id shop --target sales --horizon 28 --samples 500 --out forecast.parquet
   scidiff timeseries forecast load.csv --target load --horizon 48 --time-budget 10m --save model --out forecast.csv
+  scidiff timeseries forecast load.csv --target load --horizon 48 --future-covariates temperature --holidays DE
   scidiff timeseries forecast load.csv --target load --horizon 48 --constraints rules.yaml --scenario tomorrow.yaml
   scidiff timeseries forecast today.csv --target load --model model --seed 7 --quantiles 0.1,0.9 > forecast.csv
 
@@ -51,6 +68,18 @@ Target = Annotated[
 ]
 Horizon = Annotated[int | None, typer.Option(help="Steps to forecast. Needed, unless --model knows it.")]
 Look = Annotated[int | None, typer.Option("--context", help="Steps that a forecast looks back.")]
+Ahead = Annotated[
+    str | None,
+    typer.Option(
+        "--future-covariates", metavar="NAMES", help="Columns known over the horizon too, in rows with empty targets."
+    ),
+]
+Before = Annotated[
+    str | None, typer.Option("--past-covariates", metavar="NAMES", help="Columns known up to the end of the history.")
+]
+Holidays = Annotated[
+    str | None, typer.Option(metavar="COUNTRY", help="Tell public holidays: DE, US-IL, ... (package holidays).")
+]
 Season = Annotated[int | None, typer.Option(help="Steps of the season. Default: by the frequency.")]
 Samples = Annotated[int, typer.Option("--samples", "-n", help="Futures of each series.")]
 Quantiles = Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")]
@@ -82,6 +111,10 @@ def forecast(
     id_: Id = None,
     time_: Time = None,
     target: Target = None,
+    future_covariates: Ahead = None,
+    past_covariates: Before = None,
+    holidays: Holidays = None,
+    static: Static = None,
     horizon: Horizon = None,
     look: Look = None,
     season: Season = None,
@@ -209,15 +242,20 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
         filling.seconds(given["time_budget"], what="--time-budget")
     same = ("time_budget", "max_steps", "seed", "steps", "device", "calibrate")
     settings = {name: given[name] for name in same} | {"n_draws": given["samples"], "target": listed(given["target"])}
+    told: dict[str, Any] = {name: listed(given[name]) or () for name in ("future_covariates", "past_covariates")}
+    told["holidays"] = given["holidays"]
     if given.get("model") is None:
         if given["horizon"] is None:
             raise UserError("--horizon: expected the number of steps to forecast, got none")
-        made = DiffusionForecaster(horizon=given["horizon"], context=given["look"], season=given["season"], **settings)
+        sizes = {"horizon": given["horizon"], "context": given["look"], "season": given["season"]}
+        made = DiffusionForecaster(**sizes, **told, **settings)
         made.check()
         return made
     if given["calibrate"]:
         raise UserError("--calibrate: expected a model that is fitted now, got --model, which is as it was saved")
-    for name, option in (("horizon", "--horizon"), ("look", "--context"), ("season", "--season")):
+    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays")
+    for name in names:
+        option = "--context" if name == "look" else f"--{name.replace('_', '-')}"
         if given[name] is not None:
             raise UserError(f"{option}: expected it to be left out with --model, whose it is, got {given[name]}")
     return DiffusionForecaster.read(given["model"], **{k: v for k, v in settings.items() if v is not None})
@@ -229,14 +267,13 @@ def panel_of(context: typer.Context, forecaster: DiffusionForecaster) -> Panel:
     from scidiff.timeseries.columns import Options
 
     given = context.params
-    wanted = forecaster.target
     options = Options(
         id=given["id_"],
         time=given["time_"],
-        variables=None if wanted is None else tuple(wanted),
+        variables=forecaster.columns(),
         **{name: given[name] for name in ("delimiter", "encoding", "decimal")},
     )
-    return read(given["file"], options, None)
+    return read(given["file"], options, given["static"])
 
 
 def _write(found: Forecast, out: str | None, levels: tuple[float, ...], seed: int) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -48,11 +48,13 @@ class Backtest:
         table: one row a method, one column a score, of all origins, series, steps and variables together.
         origins: number of origins.
         against: how the mean CRPS of each origin compares with that of the other methods, by their names.
+        crps: their mean CRPS at each origin, by method: [origins].
         seconds: processor time of fitting and of forecasting from one origin, by method.
     """
 
     table: pd.DataFrame
     origins: int
+    crps: Mapping[str, Floats]
     against: Mapping[str, scores.Comparison]
     seconds: Mapping[str, tuple[float, float]]
 
@@ -90,29 +92,31 @@ def backtest(
     stride = horizon if stride is None else stride
     if count < 2 or stride < 1:
         raise UserError(f"expected at least 2 origins and a stride of at least 1, got {count} and {stride}")
-    ends = np.diff(panel.offsets) - horizon - stride * np.arange(count - 1, -1, -1)[:, None]  # [count, S]
+    told = forecaster.covariates()
+    ends = told.ends(panel) - horizon - stride * np.arange(count - 1, -1, -1)[:, None]  # [count, S]
     if (ends[0] < 1).any():
-        rows = int(np.diff(panel.offsets).min())
+        rows = int(told.ends(panel).min())
         raise UserError(f"expected more than {horizon + stride * (count - 1)} rows a series to hold out, got {rows}")
-    past = before(panel, ends[0])
+    past, plain = before(panel, ends[0]), told.targets(panel)
     clock = _Clock()
     clock(MODEL, lambda: forecaster.fit_panel(past, show=show))
+    past = told.targets(past)
     config, frequency = forecaster.model_.config, infer(panel)
     others = peers or {}
     for name, peer in others.items():
         clock(name, partial(peer.fit, past, frequency, season=config.season, horizon=horizon))
-    sizes = {"context": config.context, "horizon": horizon}
+    sizes: dict[str, Any] = {"context": min(2 * config.season, config.context), "horizon": horizon}
     series, origin = origins(past, **sizes, most=20_000)
     errors = _Errors.of(horizons(past, frequency, series, origin, **sizes), config.season)
     judge = _Judge(past, config.season)
     for n, end in enumerate(ends):
-        window = horizons(panel, frequency, np.arange(len(panel)), end, **sizes)
+        window = horizons(plain, frequency, np.arange(len(panel)), end, **sizes)
         point = _naive(window, config.season)
         judge(MODEL, n, clock(MODEL, partial(forecaster.forecast_panel, panel, origins=end)).draws, window.target)
         judge(NAIVE, n, point[:, None], window.target)
         judge(ERRORS, n, errors.draws(window, point, forecaster.n_draws), window.target)
         for name, peer in others.items():
-            judge(name, n, clock(name, partial(peer.draws, before(panel, end), frequency)), window.target)
+            judge(name, n, clock(name, partial(peer.draws, before(plain, end), frequency)), window.target)
         show(f"origin {n + 1} of {count}")
     crps = judge.crps()
     lags = min(-(-horizon // stride), count - 1)
@@ -120,6 +124,7 @@ def backtest(
     return Backtest(
         table=judge.table(),
         origins=count,
+        crps=crps,
         against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in rest},
         seconds={name: (spent[0], sum(spent[1:]) / count) for name, spent in clock.spent.items()},
     )

@@ -23,14 +23,18 @@ from scidiff.sampling import sample
 from scidiff.schedules import Cosine
 from scidiff.solvers import Plan, recommended
 from scidiff.state import Layout
+from scidiff.timeseries import lags
 from scidiff.timeseries.base import Base, scaled
 from scidiff.timeseries.batches import LEAF
-from scidiff.timeseries.frequency import FEATURES
+from scidiff.timeseries.covariates import NONE, Covariates
+from scidiff.timeseries.frequency import FEATURES, WEEKLY
 from scidiff.timeseries.horizons import Horizons
 from scidiff.timeseries.panel import Floats
 
 TILE = 50  # draws of one series that are computed together, whatever is asked for
 STEPS = 6
+RECENT = 24  # steps before the origin that are told as they came, at most
+WAVES = 4  # that tell a step its place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,10 @@ class ForecastConfig:
         context, horizon: in steps.
         season: of the base forecast, in steps.
         frequency: as `Frequency.name` says it.
-        width, depth, heads: of the network.
+        seasons: that lags are told of, ascending.
+        yearly: whether the time of year is told; of no use unless years came again in the histories.
+        covariates: what else is told.
+        hidden, width, depth, heads: of the network.
     """
 
     variables: tuple[str, ...]
@@ -50,9 +57,36 @@ class ForecastConfig:
     horizon: int
     season: int
     frequency: str
+    seasons: tuple[int, ...] = ()
+    yearly: bool = False
+    covariates: Covariates = NONE
+    hidden: int = 128
     width: int = 64
     depth: int = 2
     heads: int = 4
+
+    @property
+    def calendar(self) -> int:
+        """How many features of the calendar are told."""
+        return FEATURES if self.yearly else WEEKLY
+
+    @property
+    def recent(self) -> int:
+        """How many of the last steps are told as they came."""
+        return min(self.context, RECENT)
+
+    @property
+    def features(self) -> int:
+        """How many features there are of a step to come, beside the base forecast."""
+        told = self.covariates
+        lagged = lags.count(self.context, self.horizon, self.seasons) * (len(self.variables) + told.told)
+        return 2 * WAVES + self.calendar + told.ahead + lagged + len(told.static)
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> ForecastConfig:
+        """From JSON, as `asdict` has it."""
+        plain, told = _tuples(fields), _tuples(fields["covariates"])
+        return cls(**{**plain, "covariates": Covariates(**told)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +115,10 @@ class ForecastModel:
             network = ForecastNetwork(
                 leaf=LEAF,
                 variables=len(config.variables),
-                features=FEATURES,
-                context=config.context,
+                recent=config.recent * (2 * len(config.variables) + config.covariates.told),
+                features=config.features,
                 horizon=config.horizon,
+                hidden=config.hidden,
                 width=config.width,
                 depth=config.depth,
                 heads=config.heads,
@@ -100,7 +135,6 @@ class ForecastModel:
     def save(self, folder: Path) -> None:
         """Write the model to a folder of safetensors and JSON."""
         tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
-        tensors["base.weight"] = torch.from_numpy(self.base.weight)
         tensors["base.spread"] = torch.from_numpy(self.base.spread)
         files.save(folder, files.Weights(tensors=tensors, config={"forecaster": asdict(self.config)}, card=self.card))
 
@@ -109,10 +143,8 @@ class ForecastModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
         held = files.load(folder)
         try:
-            fields = dict(held.config["forecaster"])
-            config = ForecastConfig(**{**fields, "variables": tuple(fields["variables"])})
-            weight, spread = (held.tensors[f"base.{name}"].double().numpy() for name in ("weight", "spread"))
-            base = Base(weight=weight, spread=spread, season=config.season)
+            config = ForecastConfig.read(held.config["forecaster"])
+            base = Base(spread=held.tensors["base.spread"].double().numpy(), season=config.season)
             model = cls.create(config, base, card=held.card)
             prefix = "denoiser."
             state = {n.removeprefix(prefix): v for n, v in held.tensors.items() if n.startswith(prefix)}
@@ -124,23 +156,44 @@ class ForecastModel:
         return model
 
 
-def known_of(base: Base, windows: Horizons, forecast: Floats | None = None) -> dict[str, Tensor]:
+def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
     """What the network is told of windows: `networks.forecast.Known`.
 
     Args:
-        base: the base forecast.
+        model: its configuration and its base forecast.
         windows: N of them; nothing is read from their targets.
-        forecast: of the base [N, H, V], in place of its own.
     """
+    config, base = model.config, model.base
     context = scaled(windows.context, base.season)
-    guess = base(context) if forecast is None else forecast
+    guess = base(context)
+    told = np.nan_to_num(windows.told)
+    values = [np.arcsinh(np.nan_to_num(context.values)), ~np.isnan(context.values), told]
+    recent = np.concatenate([part[:, -config.recent :] for part in values], axis=2)
+    rows = np.concatenate([np.arcsinh(context.filled), told], axis=2)
+    calendar, covariates = np.split(np.nan_to_num(windows.ahead), [FEATURES], axis=2)
+    ahead = [
+        np.broadcast_to(_waves(config.horizon), (len(windows), config.horizon, 2 * WAVES)),
+        calendar[:, :, : config.calendar],
+        covariates,
+        lags.earlier(rows, config.horizon, config.seasons),
+        np.broadcast_to(windows.facts[:, None], (len(windows), config.horizon, windows.facts.shape[1])),
+    ]
     return {
-        "values": torch.from_numpy(np.nan_to_num(context.values)).float(),
-        "visible": torch.from_numpy(~np.isnan(context.values)).float(),
-        "calendar": torch.from_numpy(windows.calendar).float(),
+        "recent": torch.from_numpy(recent.reshape(len(windows), -1)).float(),
+        "ahead": torch.from_numpy(np.concatenate(ahead, axis=2)).float(),
         "base": torch.from_numpy(guess).float(),
         "spread": torch.from_numpy(np.broadcast_to(base.spread, guess.shape).copy()).float(),
     }
+
+
+def _waves(horizon: int) -> Floats:
+    """Where a step stands in the horizon: [H, 2 WAVES]."""
+    angle = np.pi * np.arange(1, WAVES + 1) * (np.arange(horizon)[:, None] + 0.5) / horizon
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def _tuples(fields: Any) -> Any:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 @torch.no_grad()
@@ -151,7 +204,6 @@ def draw(
     draws: int,
     seed: int,
     steps: int = STEPS,
-    forecast: Floats | None = None,
 ) -> Floats:
     """Draws of what follows one origin: [draws, H, V], in the units of the panel.
 
@@ -164,12 +216,11 @@ def draw(
         draws: how many.
         seed: keys the noise; of the series.
         steps: network calls a draw.
-        forecast: of the base [1, H, V], in place of its own.
     """
     if len(window) != 1:
         raise ValueError(f"expected one window, got {len(window)}")
     device = next(model.denoiser.parameters()).device
-    known: Known = {name: value.to(device) for name, value in known_of(model.base, window, forecast).items()}
+    known: Known = {name: value.to(device) for name, value in known_of(model, window).items()}
     network = cast(ForecastNetwork, model.denoiser.network)
     outlook = network.encode(known).repeat(TILE)
     shape = tuple(outlook.location.shape[1:])

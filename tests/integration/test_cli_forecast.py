@@ -101,6 +101,30 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert sorted(path.name for path in Path().iterdir()) == ["bad.csv", "load.csv"]
 
 
+def test_covariates_are_columns_that_go_on(run: Run) -> None:
+    more = table().assign(price=1.0)
+    stamps = pd.date_range("2024-03-07 06:00", periods=6, freq="h").astype(str)
+    ahead = [pd.DataFrame({"shop": name, "timestamp": stamps, "price": [1.0, 1, 1, 2, 2, 2]}) for name in "ab"]
+    longer = pd.concat([more, *ahead]).sort_values(["shop", "timestamp"], kind="stable")
+    longer.to_csv("longer.csv", index=False)
+    more.to_csv("short.csv", index=False)
+    told = ("--future-covariates", "price", "--holidays", "DE", "--out", "f.csv")
+    done = run(*told, "--save", "kept", file="longer.csv")
+    assert done.exit_code == 0, done.output
+    assert list(pd.read_csv("f.csv")["timestamp"][:6].str[:16]) == [stamp[:16] for stamp in stamps]
+    again = run("--model", "kept", "--samples", 5, "--steps", 2, "--out", "g.csv", file="longer.csv", short=False)
+    assert again.exit_code == 0, again.output
+    pd.testing.assert_frame_equal(pd.read_csv("f.csv"), pd.read_csv("g.csv"))
+    for options, said in (
+        (told, "series a: expected rows with price for the 6 steps of the horizon, got 0"),
+        (("--past-covariates", "load"), "expected targets and covariates that differ, got 'load' twice"),
+        (("--holidays", "Atlantis"), "--holidays: expected a country such as DE or US-IL, got 'Atlantis'"),
+    ):
+        bad = run(*options, file="short.csv")
+        assert (bad.exit_code, bad.stderr.count("\n")) == (2, 1), bad.output
+        assert said in bad.stderr
+
+
 def test_the_horizon_is_needed_once(run: Run) -> None:
     done = run(short=False)
     assert done.exit_code == 2
