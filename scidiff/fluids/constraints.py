@@ -84,6 +84,10 @@ class Solenoidal(FieldConstraint):
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", (2, *self.box.shape))
 
+    def free(self, x: Tensor) -> Tensor:
+        """The nearest such velocities, Leray's projection: [..., 2, H, W]."""
+        return self.box.solenoidal(x)
+
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         velocity = self.fields(x)
         size = self.box.forward(velocity).abs() * torch.stack(torch.broadcast_tensors(*self._speeds(x)))
@@ -97,6 +101,36 @@ class Solenoidal(FieldConstraint):
 
     def describe(self) -> str:
         return f"no divergence ({self.box.difference}) of {self.leaf!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curl(FieldConstraint):
+    """A vorticity that a velocity has: without mean, and without waves whose derivative the box takes for 0.
+
+    Attributes:
+        leaf: vorticities [N, 1, H, W].
+        box: the box.
+    """
+
+    leaf: str
+    box: Box
+    shape: tuple[int, int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", (1, *self.box.shape))
+
+    def free(self, x: Tensor) -> Tensor:
+        """The nearest such vorticities: [..., 1, H, W]."""
+        s_y, s_x = self.box.symbols(like=x)
+        return self.box.multiply(x, (s_y.square() + s_x.square()) > 0)
+
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        vorticity = self.fields(x)
+        off = (vorticity - self.free(vorticity)).flatten(1).abs().amax(-1)
+        return off, self.box.forward(vorticity).flatten(1).abs().sum(-1) / prod(self.box.shape)
+
+    def describe(self) -> str:
+        return f"a velocity that has {self.leaf!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,20 +290,28 @@ class Dependence:
 
     Attributes:
         independent: int64 [R], places.
-        contradiction: two places of facts that contradict each other, or None.
+        contradiction: two places of facts that contradict each other, one twice if it is always 0, or None.
     """
 
     independent: Tensor
     contradiction: tuple[int, int] | None
 
 
-def dependent(gram: Tensor, values: Tensor, *, tolerance: float = 1e-12) -> Dependence:
-    """From the Gram matrix of facts [M, M], on the host, by a Cholesky factorisation with pivots."""
+def dependent(gram: Tensor, values: Tensor, whole: Tensor | None = None, *, tolerance: float = 1e-12) -> Dependence:
+    """From the Gram matrix of facts [M, M], on the host, by a Cholesky factorisation with pivots.
+
+    Args:
+        gram: of the facts, as far as they lie in the space of what is free.
+        values: [M].
+        whole: squares of the facts' whole lengths [M]; None: the diagonal of the Gram matrix.
+        tolerance: of a length's square, what counts as none.
+    """
     from scipy.linalg.lapack import dpstrf
 
     size = gram.diagonal()
-    scale = torch.where(size > 1e-20 * size.max(), size, torch.inf).sqrt()
-    gram, values = (gram / scale / scale[:, None]).cpu(), (values / scale).cpu()
+    scale = torch.where(size > 1e-20 * (size if whole is None else whole), size, torch.inf).sqrt()
+    unit = torch.where(scale.isfinite(), scale, 1)
+    gram, values = (gram / scale / scale[:, None]).cpu(), (values / unit).cpu()
     factor, pivot, rank, _ = dpstrf(gram.numpy(), tol=tolerance, lower=1)
     order = torch.as_tensor(pivot.astype("int64") - 1)
     first, rest = order[:rank], order[rank:]
@@ -282,5 +324,6 @@ def dependent(gram: Tensor, values: Tensor, *, tolerance: float = 1e-12) -> Depe
     pair = None
     if bool(bad.any()):
         m = int(bad.to(torch.uint8).argmax())
-        pair = (int(rest[m]), int(first[share[:, m].abs().argmax()]))
+        other = first[share[:, m].abs().argmax()] if bool((share[:, m] != 0).any()) else rest[m]
+        pair = (int(rest[m]), int(other))
     return Dependence(independent=first.sort().values, contradiction=pair)

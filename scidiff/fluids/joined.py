@@ -2,13 +2,14 @@ r"""Several constraints on a flow, met together.
 
     min_x 1/2 (x - c)^T S^-1 (x - c)   subject to   P x = x,   R x = y,   q_j(x) = e_j,   low <= x <= high
 
-P is Leray's projection; S, which tells how uncertain things are, is taken as P S P, the covariance of the part without
-divergence. The linear facts are solved by one Cholesky factorisation of R P S P R^T. Bounds join in the Euclidean
-metric, about the point that is nearest in the other.
+P is Leray's projection (of vorticities, that onto curls); S, which tells how uncertain things are, is taken as P S P,
+the covariance of the part without divergence. The linear facts are solved by one Cholesky factorisation of R P S P R^T.
+Bounds join in the Euclidean metric, about the point that is nearest in the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from scidiff.constraints.base import Infeasible, spread
 from scidiff.constraints.rounding import kept, worst
-from scidiff.fluids.constraints import Bounded, Conserved, FieldConstraint, Measured, Solenoidal, dependent
+from scidiff.fluids.constraints import Bounded, Conserved, Curl, FieldConstraint, Measured, Solenoidal, dependent
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.nearest import Linear, onto_bounds, onto_integrals
 
@@ -51,16 +52,20 @@ class Joined(FieldConstraint):
             raise ValueError("expected one kind of divergence, got two: only a uniform flow is free of both")
         object.__setattr__(self, "_facts", self._independent())
         for a, b in combinations(self.parts, 2):
-            _refuse(a, b)
+            _refuse(a, b, self.free)
 
     def of(self, kind: type[Part]) -> list[Part]:
         """The parts of a kind."""
         return [part for part in self.parts if isinstance(part, kind)]
 
+    def spaces(self) -> list[Solenoidal | Curl]:
+        """The parts that are linear spaces."""
+        return [*self.of(Solenoidal)[:1], *self.of(Curl)[:1]]
+
     def free(self, x: Tensor) -> Tensor:
         """P x: [..., D] -> [..., D]."""
-        for part in self.of(Solenoidal)[:1]:
-            x = part.box.solenoidal(x.unflatten(-1, self.shape)).flatten(-3)
+        for part in self.spaces():
+            x = part.free(x.unflatten(-1, self.shape)).flatten(-3)
         return x
 
     def _independent(self) -> tuple[Tensor, Tensor]:
@@ -73,13 +78,14 @@ class Joined(FieldConstraint):
         found = dependent(rows @ rows.T, values)
         if found.contradiction is None:
             free = self.free(rows)
-            found = dependent(free @ free.T, values)
-            parts = " together with ".join(part.describe() for part in (*self.of(Solenoidal), *facts))
+            found = dependent(free @ free.T, values, rows.square().sum(-1))
+            parts = " together with ".join(part.describe() for part in (*self.spaces(), *facts))
         else:
             parts = " together with ".join(part.describe() for part in facts)
         if found.contradiction is not None:
             a, b = (names[m] for m in found.contradiction)
-            raise Infeasible(f"no field satisfies {parts}: {a} and {b} contradict each other")
+            why = f"{a} and {b} contradict each other" if a != b else f"{a} is 0 in all of them"
+            raise Infeasible(f"no field satisfies {parts}: {why}")
         return rows[found.independent], values[found.independent]
 
     def linear(self, metric: Tensor | Covariance | None, like: Tensor) -> Linear:
@@ -103,7 +109,7 @@ class Joined(FieldConstraint):
 
     def _between(self, at: Tensor) -> Tensor:
         """P between entries [N, K]: [N, K, K]."""
-        if not self.of(Solenoidal):
+        if not self.spaces():
             return (at[:, :, None] == at[:, None, :]).double()
         width = self.shape[2]
         key = str(at.device)
@@ -143,13 +149,13 @@ def _spread(metric: Tensor | Covariance, x: Tensor, shape: tuple[int, int, int])
     return spread(metric, x)
 
 
-def _refuse(a: FieldConstraint, b: FieldConstraint) -> None:
+def _refuse(a: FieldConstraint, b: FieldConstraint, free: Callable[[Tensor], Tensor]) -> None:
     """Raise `Infeasible` where two constraints can be seen to contradict each other."""
     for one, other in ((a, b), (b, a)):
         reason = None
         if isinstance(one, Conserved):
             if isinstance(other, Measured):
-                reason = _below_least(one, other)
+                reason = _below_least(one, other, free)
             elif isinstance(other, Conserved):
                 reason = _out_of_ratio(one, other)
             elif isinstance(other, Bounded):
@@ -160,11 +166,12 @@ def _refuse(a: FieldConstraint, b: FieldConstraint) -> None:
             raise Infeasible(f"no field satisfies {one.describe()} together with {other.describe()}: {reason}")
 
 
-def _below_least(integral: Conserved, facts: Measured) -> str | None:
+def _below_least(integral: Conserved, facts: Measured, free: Callable[[Tensor], Tensor]) -> str | None:
     """The least value of the integral among fields that meet the facts."""
+    rows = free(facts.rows.flatten(1))
     multiplier = integral.multiplier.clamp_min(1e-9 * float(integral.multiplier.max()))
-    back = torch.fft.irfft2(torch.fft.rfft2(facts.rows) / multiplier, s=facts.shape[1:]) * prod(facts.shape[1:])
-    gram = facts.rows.flatten(1) @ back.flatten(1).T
+    back = torch.fft.irfft2(torch.fft.rfft2(rows.unflatten(-1, facts.shape)) / multiplier, s=facts.shape[1:])
+    gram = rows @ back.flatten(1).T * prod(facts.shape[1:])
     chosen = dependent(gram, facts.values).independent
     part = gram[chosen][:, chosen]
     least = float(facts.values[chosen] @ torch.linalg.solve(part, facts.values[chosen])) / 2

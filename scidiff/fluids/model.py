@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,11 @@ class FlowModel:
             raise files.WeightsError(f"{folder}: expected weights of a flow, got others: {reason}") from None
         model.denoiser.to(device)
         return model
+
+
+def packaged() -> Path:
+    """The folder of the packaged weights, of Kolmogorov flow."""
+    return Path(str(resources.files("scidiff.fluids").joinpath("weights", "kolmogorov")))
 
 
 def prior_of(fields: Tensor) -> Stationary:

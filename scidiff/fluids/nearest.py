@@ -11,7 +11,7 @@ solved within S': few unknowns a field.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -166,8 +166,9 @@ def onto_bounds(
     x, done = search.run(c, torch.zeros_like(c))
     if all_rest(done):
         return x
-    again, _ = search.run(*_alternating(bounds, linear, c))
-    return torch.where(done[:, None], x, again)
+    hard = replace(search, c=c[~done])
+    again, _ = hard.run(*_alternating(bounds, linear, hard.c))
+    return x.masked_scatter(~done[:, None], again)
 
 
 def _alternating(bounds: Bounded, linear: Linear, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,11 +218,15 @@ class _ActiveSet:
         gradient, off = _linearised(self.integrals, x)
         moves, count = self.linear.within(gradient), len(self.integrals)
         goal = off + (gradient @ (self.c - x)[..., None])[..., 0]
-        over = torch.where(sits, (self.c - bound).gather(1, at), 0)
-        share = _solved(self._matrix(gradient, moves, at, sits), torch.cat([goal, over], 1))
-        push = torch.zeros_like(x).scatter_add(1, at, torch.where(sits, share[:, count:], 0))
-        moved = self.c - (share[:, None, :count] @ moves)[:, 0] - self.linear.within(push)
-        return self.linear.onto(moved), push
+        matrix, moved, push = self._matrix(gradient, moves, at, sits), self.c, torch.zeros_like(x)
+        for _ in range(2):  # the second makes up for rounding
+            over = torch.where(sits, (moved - bound).gather(1, at), 0)
+            share = _solved(matrix, torch.cat([goal, over], 1))
+            more = torch.zeros_like(x).scatter_add(1, at, torch.where(sits, share[:, count:], 0))
+            moved = moved - (share[:, None, :count] @ moves)[:, 0] - self.linear.within(more)
+            moved, push = self.linear.onto(moved), push + more
+            _, goal = _linearised(self.integrals, moved)
+        return moved, push
 
     def _matrix(self, gradient: Tensor, moves: Tensor, at: Tensor, sits: Tensor) -> Tensor:
         """S' between gradients and active entries: [N, J + K, J + K]."""

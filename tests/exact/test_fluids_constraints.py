@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 from scidiff.constraints.base import Infeasible
 from scidiff.fluids import functionals, oracle
-from scidiff.fluids.constraints import Bounded, Conserved, Measured, Solenoidal, energy, enstrophy, mean
+from scidiff.fluids.constraints import Bounded, Conserved, Curl, Measured, Solenoidal, energy, enstrophy, mean
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.joined import Joined, joined
 from scidiff.fluids.spectral import Box
@@ -159,6 +159,17 @@ def test_integrals_by_the_oracle_and_the_sphere_in_closed_form() -> None:
     flow = BOX.velocity(found[:, 0]).numpy().swapaxes(0, 1)
     np.testing.assert_allclose(oracle.energy(*flow), 0.2, rtol=1e-12)
     np.testing.assert_allclose(oracle.enstrophy(found[:, 0].numpy()), 0.9, rtol=1e-12)
+
+
+def test_curls_and_sensors_of_vorticity_together() -> None:
+    x = white(2, (1, *BOX.shape)) + 1
+    rows = functionals.points(BOX, torch.tensor([[0.5, 1.5], [3.0, 2.0]]))[:, None]
+    told = Measured(leaf="velocity", rows=rows, values=torch.tensor([2.0, -1.0]))
+    found = projected(Curl(leaf="velocity", box=BOX) & told, x)
+    u, v = BOX.velocity(found[:, 0]).numpy().swapaxes(0, 1)
+    np.testing.assert_allclose(oracle.curl(u, v, BOX.lengths), found[:, 0].numpy(), atol=1e-12)
+    with pytest.raises(Infeasible, match=r"a velocity that has 'velocity' together with 1 measurements .* is 0 in all"):
+        Curl(leaf="velocity", box=BOX) & mean("velocity", (1, *BOX.shape), torch.ones(1))
 
 
 def everything(truth: torch.Tensor) -> Joined:
