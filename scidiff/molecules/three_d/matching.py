@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Geometry import Point3D
 
-RADII = np.full(10, np.nan)
-"""Covalent radii by atomic number, angstrom (Cordero et al. 2008)."""
-RADII[[1, 6, 7, 8, 9]] = 0.31, 0.76, 0.71, 0.66, 0.57
-
-
-def with_positions(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
-    """A copy of a molecule with one conformer: positions [n, 3] in angstrom."""
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    for i, (x, y, z) in enumerate(np.asarray(positions, dtype=np.float64).tolist()):
-        conformer.SetAtomPosition(i, Point3D(x, y, z))
-    copy = Chem.Mol(mol)
-    copy.RemoveAllConformers()
-    copy.AddConformer(conformer, assignId=True)
-    return copy
+from scidiff.molecules.three_d.oracle import connected, with_positions
 
 
 def match(smiles: str, number: np.ndarray, position: np.ndarray) -> tuple[Chem.Mol | None, str]:
@@ -74,15 +60,3 @@ def _order(mol: Chem.Mol, number: np.ndarray, position: np.ndarray, heavy: np.nd
     if (np.bincount(parent, minlength=len(heavy)) != wanted).any():
         return None
     return np.concatenate([heavy, hydrogens[np.argsort(parent, kind="stable")]])
-
-
-def connected(number: np.ndarray, position: np.ndarray, bonds: np.ndarray) -> bool:
-    """Whether atoms [n] at positions [n, 3] are as near as the bonds [n, n] say, and no other two are.
-
-    In units of the sum of covalent radii (Cordero et al. 2008) bonds of QM9 reach 1.2, and across bicyclo[1.1.1]pentane
-    two carbons are 1.22 apart.
-    """
-    radius = RADII[number]
-    apart = np.linalg.norm(position[:, None] - position[None], axis=-1) / (radius[:, None] + radius[None])
-    np.fill_diagonal(apart, np.inf)
-    return bool((apart[bonds] < 1.25).all() and (apart[~bonds] > 1.15).all())

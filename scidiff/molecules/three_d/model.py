@@ -14,6 +14,7 @@ from torch import Tensor
 from scidiff import weights as files
 from scidiff.coupling import EquivariantAlignment
 from scidiff.denoiser import Denoiser, NetworkDenoiser
+from scidiff.errors import UserError, one_line
 from scidiff.molecules.three_d.batches import LEAF
 from scidiff.molecules.three_d.graphs import ATOM_CLASSES, ELEMENTS, PAIR_CLASSES
 from scidiff.networks.geometric import EquivariantTransformer
@@ -124,3 +125,16 @@ def conformer_loss(
     kinds = condition["kind"][rows.owner, rows.local]
     couplings = {LEAF: EquivariantAlignment(starts=STARTS, kinds=kinds)}
     return loss(denoiser, processes, x_0, layout, noise, times=TIMES, couplings=couplings, condition=condition)
+
+
+def load(folder: str | Path | None, device: str) -> ConformerModel:
+    """The model in a folder, or the packaged one; UserError if it is missing, damaged or of another kind."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, in several sentences
+        raise UserError(f"--device: expected cpu or an accelerator that torch finds here, got {device!r}") from error
+    try:
+        return ConformerModel.load(None if folder is None else Path(folder), device=device)
+    except (ValueError, OSError) as error:
+        where = f"the model in {folder}" if folder is not None else "the packaged model"
+        raise UserError(f"cannot load {where}: {one_line(error)}") from error
