@@ -206,15 +206,15 @@ def pair_geometry(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def handedness(x: Tensor, molecules: Molecules) -> tuple[Tensor, Tensor]:
-    """parity * volume and |parity| of each atom, [B, n, 2], and where the volume's gradient pushes atoms, [B, n, 3]."""
+    """parity * volume in [-1, 1] and |parity| of each atom, [B, n, 2]; where its gradient pushes atoms, [B, n, 3]."""
     spread = molecules.centre.flatten(1)[..., None].expand(-1, -1, 3)
     beams = x.gather(1, spread).unflatten(1, (-1, 3)) - x[:, :, None]
     a, b, c = beams.unbind(2)
     parity = molecules.parity.to(x.dtype)[..., None]
-    size = 1 + beams.square().sum((-1, -2), keepdim=True)[..., 0] ** 1.5
+    size = _SMALL**0.5 + (beams.square().sum(-1) + _SMALL).sqrt().prod(-1, keepdim=True)  # the volume of right angles
     faces = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=2)
     volume = parity * (a * faces[:, :, 0]).sum(-1, keepdim=True) / size
-    faces = (parity / size)[:, :, None] * faces * 3
+    faces = (parity / (1 + size))[:, :, None] * faces
     push = -faces.sum(2)
     return torch.cat([volume, parity.abs()], dim=-1), push.scatter_add(1, spread, faces.flatten(1, 2))
 
