@@ -18,6 +18,7 @@ from scidiff.state import Layout
 from scidiff.timeseries.batches import Standardised
 from scidiff.timeseries.draws import draw, encode
 from scidiff.timeseries.model import ImputerModel
+from scidiff.timeseries.recorded import nearest
 
 TREE_CELLS = 20_000  # of each variable that trees learn from
 NEIGHBOUR_ROWS = 3000
@@ -211,12 +212,16 @@ class Ours:
         data, own = standardise(self.model, stays.replace(self.units.own(stays.values))), places(self.model, stays)
         scale = np.array(self.model.config.stds)[own] / self.units.std
         shift = (np.array(self.model.config.means)[own] - self.units.mean) / self.units.std
+        config = self.model.config
+        known = [(np.array(config.levels[u] if config.levels else ()) - self.units.mean[v]) / self.units.std[v]
+                 for v, u in enumerate(own)]  # fmt: skip
         parts = []
         for k in range(len(stays)):
             wanted = torch.zeros(1, *data.values.shape[1:], dtype=torch.bool)
             wanted[0][:, own] = torch.from_numpy(~stays.observed[k] if self.whole else asked[k])
             drawn = self._draw(data[slice(k, k + 1)], wanted, draws, number=int(stays.ids[k]))[:, :, own]
-            parts.append((drawn.double().numpy() * scale + shift)[:, asked[k]])
+            found = (drawn.double().numpy() * scale + shift)[:, asked[k]]
+            parts.append(nearest(found, np.nonzero(asked[k])[1], known))
         return np.concatenate(parts, axis=1)
 
     def _draw(self, data: Standardised, asked: Tensor, draws: int, *, number: int) -> Tensor:

@@ -24,6 +24,7 @@ from _imputation_methods import standardise
 from scidiff.timeseries import fit
 from scidiff.timeseries.holdout import Holdout, split
 from scidiff.timeseries.model import ImputerConfig, ImputerModel
+from scidiff.timeseries.recorded import levels
 from scidiff.timeseries.smoothness import sharpened
 
 HALF_YEAR = 182.625  # days
@@ -93,6 +94,7 @@ def learn(stays: Stays, *, seconds: float | None, seed: int) -> ImputerModel:
         variables=stays.variables,
         means=tuple(units.mean.tolist()),
         stds=tuple(units.std.tolist()),
+        levels=levels(stays.values),
         **fit.sizes(int(stays.observed.sum())),  # type: ignore[arg-type]
     )
     torch.manual_seed(seed)

@@ -4,6 +4,11 @@
     python workflows/train_molecules.py --minutes 120 --out runs/moses
     python workflows/train_molecules.py --minutes 240 --out runs/moses --resume      more of the same run
     python workflows/train_molecules.py --minutes 60 --out runs/next --init scidiff/molecules/weights/moses
+    python workflows/train_molecules.py --minutes 45 --out runs/told --init scidiff/molecules/weights/moses --told \
+        --molecules 350000 --rate 0.5
+
+With `--told` the model learns to be told of properties (`scidiff.molecules.edges`), which are measured first, once: two
+minutes for 100,000 molecules on one core.
 
 The run's folder holds its record, its log, its checkpoints and, at the end, `model/`, which `scidiff molecules generate
 --model` takes. Two cores of a laptop see about 500 molecules a second, one about 300.
@@ -15,19 +20,22 @@ import argparse
 import random
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from scidiff.molecules.fit import TOKENS, beginning, encode_cached, fit, recipe
+from scidiff.molecules.fit import TOKENS, beginning, bounds, encode_cached, fit, recipe
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.readers import read_smiles
 from scidiff.molecules.reference import locate
+from scidiff.molecules.telling import measured
 from scidiff.molecules.vocabulary import Vocabulary
 from scidiff.training import checkpoint
 
 COUNTED = 200_000  # training molecules whose tokens are counted for the vocabulary
 HELD_OUT = 8000
+RATES = ("learning_rate", "muon_learning_rate")
 
 
 def arguments() -> argparse.Namespace:
@@ -36,6 +44,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, required=True, help="training time; the last 30 %% anneal")
     parser.add_argument("--molecules", type=int, default=None, help="train on so many random molecules (default: all)")
     parser.add_argument("--init", type=Path, default=None, help="start from the weights of this folder")
+    parser.add_argument("--told", action="store_true", help="learn to be told of properties; kept if --init can be")
+    parser.add_argument("--rate", type=float, default=1.0, help="peak learning rates, in units of the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that encode molecules")
@@ -52,8 +62,13 @@ def main(options: argparse.Namespace) -> None:
     data = encode_cached(vocabulary, smiles[: options.molecules], cache, workers=options.workers)
     test = encode_cached(vocabulary, list(read_smiles(locate("test")))[:HELD_OUT], cache, workers=options.workers)
     print(f"{len(data.classes):,} molecules to learn, refused: {dict(data.refused) or 'none'}")
+    if options.told or (start is not None and start.config.edges):
+        measure = partial(measured, vocabulary, folder=cache, workers=options.workers)
+        data, test = (replace(part, values=measure(part.classes)) for part in (data, test))
     model = beginning(vocabulary, data, start)
-    config = recipe(minutes=options.minutes, seed=options.seed)
+    print(f"before: {bounds(model, test, model.denoiser)}", flush=True)
+    rates = {name: options.rate * getattr(recipe(minutes=1, seed=0), name) for name in RATES}
+    config = recipe(minutes=options.minutes, seed=options.seed, **rates)
     fitted = fit(model, data, test, config, out=options.out, resume=options.resume)
     card = {**fitted.card, "torch": torch.__version__, "init": str(options.init or "fresh weights")}
     replace(fitted, card=card).save(options.out / "model")

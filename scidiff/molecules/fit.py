@@ -16,13 +16,16 @@ from torch import nn
 
 from scidiff import atomic
 from scidiff import weights as files
+from scidiff.molecules.edges import Edges
 from scidiff.molecules.model import LEAF, FragmentModel, ModelConfig
+from scidiff.molecules.scores import SCORED
+from scidiff.molecules.telling import Told
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary, encode_many
 from scidiff.noise import Noise
 from scidiff.objective import loss
 from scidiff.training.batches import SequenceBatches
 from scidiff.training.config import TrainingConfig
-from scidiff.training.loop import train
+from scidiff.training.loop import Objective, train
 
 TOKENS = 4096  # size of a vocabulary, and fragments in a batch
 _LEAST_SEEN = 1000  # molecules, with repetitions, that a bound is the mean of
@@ -35,10 +38,12 @@ class Encoded:
     Attributes:
         classes: [M, MAX_LENGTH] int16, -1 beyond the end.
         refused: how many molecules were refused for each reason.
+        values: their properties `SCORED`, float64 [M, P], of which a model may be told; None if it is told of none.
     """
 
     classes: np.ndarray
     refused: Mapping[str, int]
+    values: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -48,6 +53,11 @@ class Encoded:
     def sequences(self) -> list[torch.Tensor]:
         """Each molecule's classes without the end."""
         return [torch.from_numpy(row[:n].copy()) for row, n in zip(self.classes, self.lengths, strict=True)]
+
+    def batches(self, *, tokens: int, seed: int = 0) -> SequenceBatches:
+        """Batches of them, with their values as condition."""
+        condition = None if self.values is None else torch.from_numpy(self.values)
+        return SequenceBatches(self.sequences(), leaf=LEAF, tokens=tokens, seed=seed, condition=condition)
 
 
 def encode_cached(vocabulary: Vocabulary, smiles: Sequence[str], folder: Path, *, workers: int = 1) -> Encoded:
@@ -82,13 +92,13 @@ def encode_cached(vocabulary: Vocabulary, smiles: Sequence[str], folder: Path, *
     return Encoded(classes=rows[:kept], refused=dict(refused))
 
 
-def recipe(*, minutes: float, seed: int, **others: Any) -> TrainingConfig:
+def recipe(*, minutes: float | None, seed: int, **others: Any) -> TrainingConfig:
     """The settings that the shipped weights were trained with; `others` replace some of them."""
     settings: dict[str, Any] = {
         "optimiser": "muon",
         "learning_rate": 2e-3,
         "muon_learning_rate": 5e-3,
-        "not_hidden": ("*embed*", "*modulat*", "*condition*", "*length*"),
+        "not_hidden": ("*embed*", "*modulat*", "*condition*", "*length*", "*told*"),
         "schedule": "stable",
         "decay_fraction": 0.3,
         "warmup_steps": 40,
@@ -102,30 +112,52 @@ def recipe(*, minutes: float, seed: int, **others: Any) -> TrainingConfig:
 
 
 def beginning(vocabulary: Vocabulary, data: Encoded, start: FragmentModel | None) -> FragmentModel:
-    """A model with the lengths of the data, and the weights of `start` if there are any (of the same vocabulary)."""
+    """A model with the lengths of the data, and the weights of `start` if there are any (of the same vocabulary).
+
+    If the data have values it can be told of them: at the edges of `start`, else at those of the data.
+    """
     lengths = tuple(np.bincount(data.lengths, minlength=MAX_LENGTH + 1).tolist())
-    sizes = ModelConfig() if start is None else start.config
-    model = FragmentModel.create(vocabulary, replace(sizes, lengths=lengths))
+    config = replace(ModelConfig() if start is None else start.config, lengths=lengths)
+    if data.values is not None and not config.edges:
+        config = replace(config, edges=Edges.between(SCORED, data.values).of)
+    model = FragmentModel.create(vocabulary, config)
     if start is not None:
-        model.denoiser.load_state_dict(start.denoiser.state_dict())
+        fresh = model.denoiser.state_dict()  # of what is told, if `start` cannot be told
+        model.denoiser.load_state_dict({**fresh, **start.denoiser.state_dict()})
     return model
 
 
-def bound(model: FragmentModel, held_out: Encoded, denoiser: nn.Module) -> float:
+def bound(model: FragmentModel, held_out: Encoded, denoiser: nn.Module, *, told: bool = False) -> float:
     """Mean negative evidence lower bound of held-out molecules given their length, in nats a molecule.
 
     With the same noise at every call. Few molecules are looked at several times, each time with other noise.
+
+    Args:
+        model: what the denoiser belongs to.
+        held_out: the molecules.
+        denoiser: with the weights to be judged.
+        told: of as many of the molecules' properties as in training.
     """
-    batches = SequenceBatches(held_out.sequences(), leaf=LEAF, tokens=8192)
+    batches = held_out.batches(tokens=8192)
     device = next(denoiser.parameters()).device
+    objective: Objective = Told(edges=model.edges) if told else loss
     total = count = 0.0
     for position in range(batches.batches_per_epoch * math.ceil(_LEAST_SEEN / len(held_out.classes))):
         batch = batches.at(position).to(device)
         noise = Noise(seed=1, index=batch.index)
+        condition = batch.condition if told else None
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
-            values = loss(denoiser, model.processes, batch.x_0, batch.layout, noise)  # type: ignore[arg-type]
+            values = objective(denoiser, model.processes, batch.x_0, batch.layout, noise, condition=condition)  # type: ignore[arg-type]
         total, count = total + float(values.double().sum()), count + len(values)
     return total / count
+
+
+def bounds(model: FragmentModel, held_out: Encoded, denoiser: nn.Module) -> dict[str, float]:
+    """The held-out bound, and that of a denoiser which is told of the molecules' values, if they are known."""
+    found = {"held_out_bound_nats": bound(model, held_out, denoiser)}
+    if held_out.values is not None:
+        found["held_out_bound_told_nats"] = bound(model, held_out, denoiser, told=True)
+    return found
 
 
 class Best:
@@ -195,7 +227,7 @@ def fit(
         patience: stop after so many validations without a lower held-out bound, and return the weights of the lowest,
             which may be those it started from. None: the last.
     """
-    batches = SequenceBatches(data.sequences(), leaf=LEAF, tokens=tokens, seed=config.seed)
+    batches = data.batches(tokens=tokens, seed=config.seed)
     best = None
     if patience is not None:
         best = Best(out / "best", model, lambda denoiser: bound(model, held_out, denoiser), patience)
@@ -206,7 +238,8 @@ def fit(
         config,
         out=out,
         resume=resume,
-        validate=best or (lambda denoiser: {"held_out_bound_nats": bound(model, held_out, denoiser)}),
+        objective=loss if data.values is None else Told(edges=model.edges),
+        validate=best or (lambda denoiser: bounds(model, held_out, denoiser)),
         description=model.description(),
         enough=lambda: best is not None and best.enough,
     )

@@ -27,6 +27,7 @@ from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.oracle import read_molecule
 from scidiff.molecules.readers import read_rows
 from scidiff.molecules.scores import Scores
+from scidiff.molecules.telling import measured
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary, encode_many
 from scidiff.training import checkpoint
 from scidiff.training.config import TrainingConfig
@@ -204,6 +205,7 @@ def learn(
     write_refused(out / "refused.csv", parts.refused)
     learned, held = len(parts.data.classes), len(parts.held_out.classes)
     say(f"{learned:,} molecules to learn, {held:,} held out, {len(parts.refused):,} of {data.rows:,} rows refused")
+    parts = _measured(parts, workers=workers)
     model = _beginning(parts, start, seed=seed, device=device)
     before = bound(model, parts.held_out, model.denoiser)
     say(f"held-out bound before: {before:.2f} nats a molecule")
@@ -225,6 +227,15 @@ def _finish(model: FragmentModel, smiles: Sequence[str], out: Path) -> None:
     chosen = random.Random(model.card["seed"]).sample(list(smiles), min(len(smiles), _SCORED))
     Scores.fit(model.vocabulary, chosen, source=model.card["data"]["file"]).save(out)
     _place(model, out)
+
+
+def _measured(parts: Split, *, workers: int) -> Split:
+    """With the properties of the molecules, of which the model is to be told."""
+    data, held_out = (
+        replace(part, values=measured(parts.vocabulary, part.classes, workers=workers))
+        for part in (parts.data, parts.held_out)
+    )
+    return replace(parts, data=data, held_out=held_out)
 
 
 def _beginning(parts: Split, start: FragmentModel | None, *, seed: int, device: str) -> FragmentModel:

@@ -94,6 +94,11 @@ class Scores:
         return cls(table=table, card=card)
 
 
+def scored(mol: Chem.Mol) -> list[float]:
+    """The properties `SCORED` of a molecule."""
+    return [float(PROPERTIES[name].compute(mol)) for name in SCORED]
+
+
 def fingerprint(vocabulary: Vocabulary) -> str:
     """SHA-256 of the tokens in their order, one a line: scores belong to exactly these."""
     return hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
@@ -121,7 +126,7 @@ def _rows(vocabulary: Vocabulary, smiles: Sequence[str]) -> tuple[np.ndarray, np
         except EncodeError:
             continue
         counts.append(np.bincount(classes, minlength=len(vocabulary.tokens)))
-        values.append([float(PROPERTIES[name].compute(mol)) for name in SCORED])
+        values.append(scored(mol))
     return np.array(counts, np.float32), np.array(values)
 
 

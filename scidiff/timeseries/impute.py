@@ -195,15 +195,19 @@ class Imputation:
     def _put(
         self, found: Floats, number: int, median: Floats, quantiles: dict[float, Floats], draws: Array | None
     ) -> None:
-        """Take the draws of a window over where nothing was observed."""
+        """Take the draws of a window over where nothing was observed, as the table records values."""
         gap = ~self.grid.mask[number, : self.grid.length[number]]
-        found = found[:, gap]
+        found, variable = found[:, gap], np.nonzero(gap)[1]
         here = (number, slice(int(self.grid.length[number])))
-        median[here][gap] = np.median(found, axis=0)
-        for level, row in self._quantiles(found, np.nonzero(gap)[1], list(quantiles)).items():
-            quantiles[level][here][gap] = row
+        median[here][gap] = self._recorded(np.median(found, axis=0), variable)
+        for level, row in self._quantiles(found, variable, list(quantiles)).items():
+            quantiles[level][here][gap] = self._recorded(row, variable)
         if draws is not None:
-            draws[number, :, here[1]][:, gap] = found
+            draws[number, :, here[1]][:, gap] = self._recorded(found, variable)
+
+    def _recorded(self, x: Floats, variable: Ints) -> Floats:
+        """Values [..., N] of variables [N] as recorded; as they are under rules, which that could break."""
+        return x if self.rules is not None else self.translation.recorded(x, variable)
 
     def _quantiles(self, found: Floats, variable: Ints, levels: Sequence[float]) -> dict[float, Floats]:
         """Quantiles of draws [K, N] of some variables [N]: [N] by level."""

@@ -25,6 +25,7 @@ from scidiff.processes.parametrisations import EDM
 from scidiff.schedules import Cosine
 from scidiff.state import Layout, State
 from scidiff.timeseries.batches import LEAF
+from scidiff.timeseries.recorded import Levels
 
 COPIES = 4  # noisy copies of each series in a training step; what is known is encoded once for all
 
@@ -41,6 +42,7 @@ class ImputerConfig:
         units: of the first guess of the network "panel": of what it adds to the line between neighbours, and of its
             scale, in standard deviations; 1 for each if there are none.
         step: the time between rows, in the units of the table, that the model counts in.
+        levels: of each variable, the values that it takes (`recorded`), none of a continuous one; () if nobody looked.
         network: "panel", or "csdi" (`networks.csdi`), which has one half and no first guess.
         width, depth, heads: of the network; of "panel" its encoder.
         row_width, row_depth: of the denoiser of "panel".
@@ -54,6 +56,7 @@ class ImputerConfig:
     static_stds: tuple[float, ...] = ()
     units: tuple[float, ...] = ()
     step: float = 1.0
+    levels: Levels = ()
     network: str = "panel"
     width: int = 128
     depth: int = 5
@@ -110,6 +113,7 @@ class ImputerModel:
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in held.config["imputer"].items()
             }
+            fields["levels"] = tuple(map(tuple, fields.get("levels", ())))
             config = ImputerConfig(**fields)
             model = cls.create(config, card=held.card)
             model.denoiser.load_state_dict({name: value.float() for name, value in held.tensors.items()})

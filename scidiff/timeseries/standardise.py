@@ -18,6 +18,7 @@ from scidiff.timeseries.batches import Standardised
 from scidiff.timeseries.grid import Grid
 from scidiff.timeseries.model import ImputerConfig, ImputerModel
 from scidiff.timeseries.panel import Floats, Ints, Panel
+from scidiff.timeseries.recorded import Levels, levels, nearest
 
 _CONSTANT = 1e-9  # a spread so much smaller than the values is rounding
 _OTHER_UNIT = 6.0  # standard deviations between two means, or the ratio of two spreads: then units differ
@@ -85,6 +86,7 @@ class Translation:
         step: the model's step of time, in the panel's unit.
         static: [S, F, 2] covariates: value (0 if unknown) and whether it is known.
         rescaled: variables of the panel whose units are not those of the model: their own scale stands in.
+        levels: the values that each variable of the panel takes; () of continuous ones and those of another unit.
     """
 
     here: Ints
@@ -94,6 +96,7 @@ class Translation:
     step: float
     static: Tensor
     rescaled: tuple[str, ...] = ()
+    levels: Levels = ()
 
     @classmethod
     def of(cls, model: ImputerModel, panel: Panel, *, step: float | None = None) -> Translation:
@@ -112,6 +115,9 @@ class Translation:
         far = np.abs(own_mean[here] - mean[there]) > _OTHER_UNIT * std[there]
         other = seen[here] & (far | (ratio > _OTHER_UNIT))
         mean[there[other]], std[there[other]] = own_mean[here[other]], own_std[here[other]]
+        taken: list[tuple[float, ...]] = [()] * len(panel.variables)
+        for v, u in zip(here[~other], there[~other], strict=True):
+            taken[v] = config.levels[u] if config.levels else ()
         return cls(
             here=here,
             there=there,
@@ -120,6 +126,7 @@ class Translation:
             step=model_step(model, panel, step),
             static=_static(config, panel),
             rescaled=tuple(panel.variables[v] for v in here[other]),
+            levels=tuple(taken),
         )
 
     def alike(self, model: ImputerModel, panel: Panel) -> Translation:
@@ -154,6 +161,10 @@ class Translation:
         out[..., self.here] = (self.mean + self.std * z)[..., self.there]
         return out
 
+    def recorded(self, x: npt.NDArray[Any], variable: Ints) -> Floats:
+        """Values [..., N] of variables [N] of the panel as it records them (`recorded.nearest`)."""
+        return nearest(x, variable, self.levels)
+
 
 def model_step(model: ImputerModel, panel: Panel, step: float | None) -> float:
     """The model's step of time in the panel's unit: by the clock if both tell one, else the model's own number.
@@ -187,6 +198,7 @@ def config_of(panel: Panel, values: npt.NDArray[Any], *, step: float, sizes: dic
         static_means=tuple(static_mean.tolist()),
         static_stds=tuple(static_std.tolist()),
         step=step,
+        levels=tuple(own for own, keep in zip(levels(values), kept, strict=True) if keep),
         **sizes,
     )
 
