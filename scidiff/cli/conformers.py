@@ -114,3 +114,36 @@ def _finish(found: ConformerRun, out: Path, refused: Path, *, as_json: bool) -> 
     for short in found.short[:SHOWN]:
         have = f"{len(short.conformers)} of {found.requested} certified in {short.drawn} draws"
         typer.echo(f"record {short.record.number}: {have}", err=True)
+
+
+def judge(file: Path, train: Path | None, *, limit: int | None, as_json: bool, progress: bool | None) -> None:
+    """`scidiff molecules evaluate --three-d`."""
+    from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.readers import read_smiles
+    from scidiff.molecules.three_d.evaluation import evaluate
+
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit: expected at least 1, got {limit}")
+    if file.suffix.lower() != ".sdf":
+        raise UserError(f"--three-d: expected a file ending in .sdf, got {str(file)!r}")
+    line = StatusLine(progress)
+    training = None if train is None else read_smiles(train)
+    try:
+        found = evaluate(
+            file,
+            training=training,
+            limit=limit,
+            progress=lambda done: line.show(f"structure {done}") if line.due() else None,
+        )
+    finally:
+        line.clear()
+    account = found.as_dict()
+    if as_json:
+        typer.echo(json.dumps(account, indent=1))
+        return
+    typer.echo(f"{found.records:,} structures, {len(found.refused):,} without a geometry to judge")
+    for name, value in account.items():
+        if isinstance(value, float):
+            typer.echo(f"{name.replace('_', ' '):<28}{value:>10.4f}")
+    for number, reason in found.refused[:SHOWN]:
+        typer.echo(f"record {number}: {reason}", err=True)
