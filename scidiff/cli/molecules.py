@@ -68,6 +68,7 @@ Examples:
   python datasets/moses.py                                       (once: fetch MOSES)
   scidiff molecules evaluate molecules.smi
   scidiff molecules evaluate molecules.csv --reference held_out.smi --train train.smi --json
+  scidiff molecules evaluate conf.sdf --three-d                  (stability, bonds, clashes, strain; as they are)
 """
 
 
@@ -292,11 +293,20 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Judge only the first so many.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the training molecules of the floor.")] = 0,
+    three_d: Annotated[
+        bool, typer.Option("--three-d", help="Judge geometries: an .sdf with coordinates and all hydrogens.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     progress: Shown = None,
 ) -> None:
     """See `_EVALUATE`."""
     from scidiff.cli.progress import StatusLine
+
+    if three_d:
+        from scidiff.cli.conformers import judge
+
+        judge(file, None if train == "train" else Path(train), limit=limit, as_json=as_json, progress=progress)
+        return
     from scidiff.molecules.evaluation import evaluate as run
     from scidiff.molecules.readers import read_smiles
 

@@ -1,0 +1,53 @@
+"""Positions drawn for molecules of one number of atoms, by the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from scidiff.denoiser import Denoiser
+from scidiff.molecules.three_d.batches import LEAF
+from scidiff.noise import Noise
+from scidiff.processes.base import Process
+from scidiff.processes.gaussian import GaussianProcess
+from scidiff.processes.parametrisations import EDM
+from scidiff.sampling import sample
+from scidiff.solvers import Plan, recommended
+from scidiff.state import Layout
+
+STEPS = 20
+
+
+def solver(process: GaussianProcess, steps: int) -> Plan:
+    """The recommended solver for data of the spread that the process expects."""
+    return recommended(process.schedule, steps, std=cast(EDM, process.parametrisation).sigma_data)
+
+
+def positions(
+    denoiser: Denoiser,
+    processes: Mapping[str, Process],
+    condition: Mapping[str, Tensor],
+    *,
+    seed: int,
+    index: Tensor,
+    steps: int = STEPS,
+) -> Tensor:
+    """Positions in angstrom, centred: [B, n, 3].
+
+    Args:
+        denoiser: of harmonic coordinates.
+        processes: of the leaf.
+        condition: of B molecules of n atoms (`batches.condition_of`).
+        seed: of the noise.
+        index: [B], the number of each draw, which keys its noise.
+        steps: network calls.
+    """
+    size = condition["atom"].shape[1]
+    layout = Layout.ragged({LEAF: torch.full_like(index, size)}, {LEAF: (3,)})
+    rules = {LEAF: solver(cast(GaussianProcess, processes[LEAF]), steps)}
+    noise = Noise(seed=seed, index=index)
+    y = sample(denoiser, processes, rules, layout, noise, condition=condition).state[LEAF]
+    return condition["root"].to(y.dtype) @ y.unflatten(0, (-1, size))
