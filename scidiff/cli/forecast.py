@@ -80,6 +80,10 @@ Before = Annotated[
 Holidays = Annotated[
     str | None, typer.Option(metavar="COUNTRY", help="Tell public holidays: DE, US-IL, ... (package holidays).")
 ]
+Network = Annotated[
+    str | None,
+    typer.Option(help="horizon: all steps of a future at once, the default. timegrad: one after the other, slower."),
+]
 Season = Annotated[int | None, typer.Option(help="Steps of the season. Default: by the frequency.")]
 Samples = Annotated[int, typer.Option("--samples", "-n", help="Futures of each series.")]
 Quantiles = Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")]
@@ -117,6 +121,7 @@ def forecast(
     static: Static = None,
     horizon: Horizon = None,
     look: Look = None,
+    network: Network = None,
     season: Season = None,
     samples: Samples = 200,
     quantiles: Quantiles = "0.05,0.95",
@@ -229,6 +234,7 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
     """The forecaster that is asked for, with the model of a folder if one is named."""
     import torch
 
+    from scidiff.timeseries.forecast_model import NETWORKS
     from scidiff.timeseries.forecaster import DiffusionForecaster
 
     given = context.params
@@ -248,12 +254,13 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
         if given["horizon"] is None:
             raise UserError("--horizon: expected the number of steps to forecast, got none")
         sizes = {"horizon": given["horizon"], "context": given["look"], "season": given["season"]}
+        sizes["network"] = given["network"] or NETWORKS[0]
         made = DiffusionForecaster(**sizes, **told, **settings)
         made.check()
         return made
     if given["calibrate"]:
         raise UserError("--calibrate: expected a model that is fitted now, got --model, which is as it was saved")
-    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays")
+    names = ("horizon", "look", "network", "season", "future_covariates", "past_covariates", "holidays")
     for name in names:
         option = "--context" if name == "look" else f"--{name.replace('_', '-')}"
         if given[name] is not None:

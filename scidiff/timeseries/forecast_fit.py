@@ -20,7 +20,7 @@ from scidiff.state import Layout
 from scidiff.timeseries.base import fit_base, scaled
 from scidiff.timeseries.batches import LEAF
 from scidiff.timeseries.covariates import Covariates
-from scidiff.timeseries.forecast_model import ForecastConfig, ForecastModel, known_of
+from scidiff.timeseries.forecast_model import FAR, ForecastConfig, ForecastModel, taught
 from scidiff.timeseries.frequency import Frequency
 from scidiff.timeseries.horizons import Horizons, horizons, origins
 from scidiff.timeseries.lags import wanted
@@ -40,7 +40,6 @@ _MOST_STEPS = 6000
 _SIZE = 64  # windows a step
 _LOOK_BACK = 48  # steps of a context where seasons ask for fewer
 _YEARS = 2 * 365.25 * 86_400.0  # seconds of history from which the time of year can be learned
-_FAR = 30.0  # scales: targets farther out count as if they stood there
 
 
 def sizes(
@@ -199,11 +198,11 @@ class _Data:
 
 def _data(model: ForecastModel, windows: Horizons) -> _Data:
     context = scaled(windows.context, model.base.season)
-    target = np.clip(context.standardise(windows.target), -_FAR, _FAR)
+    target = np.clip(context.standardise(windows.target), -FAR, FAR)
     return _Data(
         target=torch.from_numpy(np.nan_to_num(target)).float(),
         mask=torch.from_numpy(~np.isnan(target)),
-        known=known_of(model, windows),
+        known=taught(model, windows),
     )
 
 

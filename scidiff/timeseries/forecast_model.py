@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.networks.forecast import ForecastNetwork, Known
+from scidiff.networks.timegrad import TimeGradNetwork
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
@@ -30,11 +31,14 @@ from scidiff.timeseries.covariates import NONE, Covariates
 from scidiff.timeseries.frequency import FEATURES, WEEKLY
 from scidiff.timeseries.horizons import Horizons
 from scidiff.timeseries.panel import Floats
+from scidiff.timeseries.stepwise import step_by_step
 
 TILE = 50  # draws of one series that are computed together, whatever is asked for
 STEPS = 6
+NETWORKS = ("horizon", "timegrad")
 RECENT = 24  # steps before the origin that are told as they came, at most
 WAVES = 4  # that tell a step its place
+FAR = 30.0  # scales: targets farther out count as if they stood there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,10 @@ class ForecastConfig:
         seasons: that lags are told of, ascending.
         yearly: whether the time of year is told; of no use unless years came again in the histories.
         covariates: what else is told.
-        hidden, width, depth, heads: of the network.
+        network: "horizon", which draws all steps at once (`networks.forecast`), or "timegrad", one after the other
+            (`networks.timegrad`).
+        hidden, width: of the network.
+        depth, heads: of that of the whole horizon.
     """
 
     variables: tuple[str, ...]
@@ -60,6 +67,7 @@ class ForecastConfig:
     seasons: tuple[int, ...] = ()
     yearly: bool = False
     covariates: Covariates = NONE
+    network: str = "horizon"
     hidden: int = 128
     width: int = 64
     depth: int = 2
@@ -112,17 +120,7 @@ class ForecastModel:
         """A model with fresh weights, whose draws centre on the base forecast."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
-            network = ForecastNetwork(
-                leaf=LEAF,
-                variables=len(config.variables),
-                recent=config.recent * (2 * len(config.variables) + config.covariates.told),
-                features=config.features,
-                horizon=config.horizon,
-                hidden=config.hidden,
-                width=config.width,
-                depth=config.depth,
-                heads=config.heads,
-            )
+            network = _network(config)
         process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
         denoiser = NetworkDenoiser(network, {LEAF: process}).eval()
         return cls(config=config, base=base, denoiser=denoiser, card=card or {})
@@ -154,6 +152,33 @@ class ForecastModel:
             raise files.WeightsError(f"{folder}: expected weights of a forecaster, got others: {reason}") from None
         model.denoiser.to(device)
         return model
+
+
+def _network(config: ForecastConfig) -> nn.Module:
+    """The network that a configuration names, with fresh weights."""
+    sizes: dict[str, Any] = {
+        "leaf": LEAF,
+        "variables": len(config.variables),
+        "recent": config.recent * (2 * len(config.variables) + config.covariates.told),
+        "features": config.features,
+        "hidden": config.hidden,
+        "width": config.width,
+    }
+    if config.network == "timegrad":
+        return TimeGradNetwork(**sizes)
+    if config.network == "horizon":
+        return ForecastNetwork(**sizes, horizon=config.horizon, depth=config.depth, heads=config.heads)
+    raise ValueError(f"expected the network horizon or timegrad, got {config.network!r}")
+
+
+def taught(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
+    """What the network is told of windows that it learns from: a step-by-step one also what came before each step."""
+    known = known_of(model, windows)
+    if model.config.network == "horizon":
+        return known
+    target = scaled(windows.context, model.base.season).standardise(windows.target)
+    past = {"target": np.nan_to_num(np.clip(target, -FAR, FAR)), "seen": ~np.isnan(target)}
+    return known | {name: torch.from_numpy(value).float() for name, value in past.items()}
 
 
 def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
@@ -221,17 +246,25 @@ def draw(
         raise ValueError(f"expected one window, got {len(window)}")
     device = next(model.denoiser.parameters()).device
     known: Known = {name: value.to(device) for name, value in known_of(model, window).items()}
-    network = cast(ForecastNetwork, model.denoiser.network)
-    outlook = network.encode(known).repeat(TILE)
-    shape = tuple(outlook.location.shape[1:])
     rule = _plan(cast(GaussianProcess, model.processes[LEAF]), steps)
+    way = _at_once if model.config.network == "horizon" else step_by_step
+    drawn = way(model.denoiser, model.processes, rule, known, draws=draws, seed=seed)
+    return scaled(window.context, model.base.season).restore(drawn.double().cpu().numpy())
+
+
+def _at_once(
+    denoiser: NetworkDenoiser, processes: Mapping[str, Process], rule: Plan, known: Known, *, draws: int, seed: int
+) -> Tensor:
+    """Whole futures of one series: [draws, H, V], in the units of the base forecast."""
+    outlook = cast(ForecastNetwork, denoiser.network).encode(known).repeat(TILE)
+    device, shape = outlook.location.device, tuple(outlook.location.shape[1:])
+    layout = Layout.dense(TILE, {LEAF: shape}, device=device)
     parts = []
     for first in range(0, draws, TILE):
         noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
-        layout = Layout.dense(TILE, {LEAF: shape}, device=device)
-        done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
-        parts.append(outlook.restore(done.state[LEAF]).double().cpu().numpy())
-    return scaled(window.context, model.base.season).restore(np.concatenate(parts)[:draws])
+        done = sample(denoiser, processes, {LEAF: rule}, layout, noise, condition=outlook)
+        parts.append(outlook.restore(done.state[LEAF]))
+    return torch.cat(parts)[:draws]
 
 
 @cache

@@ -20,7 +20,7 @@ from scidiff.timeseries.covariates import Covariates, disjoint
 from scidiff.timeseries.estimator import value_errors
 from scidiff.timeseries.forecast import Forecast
 from scidiff.timeseries.forecast_fit import learn, sizes
-from scidiff.timeseries.forecast_model import STEPS, ForecastModel, draw
+from scidiff.timeseries.forecast_model import NETWORKS, STEPS, ForecastModel, draw
 from scidiff.timeseries.forecast_rules import ForecastRules, Future
 from scidiff.timeseries.forecast_verdicts import judge
 from scidiff.timeseries.frames import read_frame
@@ -44,6 +44,8 @@ class DiffusionForecaster:
         horizon: steps to forecast.
         context: steps that a forecast looks back. Default: four of the longest seasons and one of the shortest, if the
             histories are long enough.
+        network: `horizon`, which draws all steps of a future at once, or `timegrad`, one after the other (Rasul et al.
+            2021): slower to draw.
         season: steps of the season that the base forecast repeats. Default: the longest of day, week and year that the
             frequency has and the history holds.
         id, time: columns (see `columns.Options`); found by their names if None.
@@ -77,6 +79,7 @@ class DiffusionForecaster:
         *,
         horizon: int,
         context: int | None = None,
+        network: str = "horizon",
         season: int | None = None,
         id: str | None = None,
         time: str | None = None,
@@ -97,6 +100,7 @@ class DiffusionForecaster:
     ) -> None:
         self.horizon = horizon
         self.context = context
+        self.network = network
         self.season = season
         self.id = id
         self.time = time
@@ -154,7 +158,7 @@ class DiffusionForecaster:
         model = ForecastModel.load(Path(folder), device=settings.get("device", "cpu"))
         config = model.config
         told = config.covariates
-        own: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season")}
+        own: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season", "network")}
         own |= {"future_covariates": told.future, "past_covariates": told.past, "holidays": told.country}
         made = cls(**{"target": config.variables, **settings, **own})
         made.check()
@@ -167,6 +171,7 @@ class DiffusionForecaster:
         self.frequency_ = infer(panel)
         asked = self.covariates()
         config = sizes(panel, self.frequency_, asked, horizon=self.horizon, season=self.season, context=self.context)
+        config = replace(config, network=self.network)
         budget = TRAINING if self.time_budget is None else filling.seconds(self.time_budget, what="time_budget")
         self.model_: ForecastModel = learn(
             panel,
@@ -248,6 +253,8 @@ class DiffusionForecaster:
         for name, value in named.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
+        if self.network not in NETWORKS:
+            raise UserError(f"network: expected {' or '.join(NETWORKS)}, got {self.network!r}")
         disjoint(self._targets(), self.future_covariates, self.past_covariates)
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
