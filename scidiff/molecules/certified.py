@@ -18,6 +18,7 @@ from scidiff.molecules.hopeless import Watch
 from scidiff.molecules.language import Expression, Holds, leaves
 from scidiff.molecules.oracle import Oracle, describe
 from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.planning import Choice
 from scidiff.molecules.properties import PROPERTIES, Value, lookup
 from scidiff.molecules.sources import Conditionable, Drawn, Guidable, Source, Steerable
 from scidiff.molecules.training import training_molecules
@@ -25,7 +26,8 @@ from scidiff.molecules.where import Condition
 
 DUPLICATE = "duplicate"
 THINNED = "thinned to the distribution of the model"
-METHODS = ("exact", "guide", "steer", "enforce", "reject")
+METHODS = ("auto", "exact", "guide", "project", "steer", "enforce", "reject")
+GUIDED = ("guide", "project")
 _MAX_INDEX = 2**32
 _MAX_SEED = 2**64
 
@@ -64,7 +66,7 @@ class Generation:
         reasons: how many draws each reason refused; a draw can have several.
         stopped: why there are fewer than requested, or empty.
         seconds: wall-clock time of drawing and certifying, the pilot of steering left out.
-        method: how they were drawn.
+        method: how they were drawn, and why if that was left to the planner.
         steering: what the pilot of steering found; None if there was none.
         effort: draws, network calls and oracle calls, the pilot's included, and the share of feasible molecules.
     """
@@ -80,6 +82,7 @@ class Generation:
     stopped: str = ""
     seconds: float = 0.0
     method: str = "exact"
+    why: str = ""
     steering: Mapping[str, object] | None = None
     effort: Effort = field(default_factory=Effort)
 
@@ -91,7 +94,7 @@ class Generation:
     @property
     def weighted(self) -> bool:
         """Whether the molecules carry weights."""
-        return self.method == "guide" or (self.steering is not None and bool(self.steering["used"]))
+        return self.method in GUIDED or (self.steering is not None and bool(self.steering["used"]))
 
     @property
     def complete(self) -> bool:
@@ -132,6 +135,7 @@ class Generation:
             "seconds": round(self.seconds, 3),
             "stopped": self.stopped,
             "method": self.method,
+            "why": self.why,
             "steering": self.steering,
             **self.effort.as_dict(len(self.molecules)),
         }
@@ -158,7 +162,7 @@ def generate(
     properties: Sequence[str] = tuple(PROPERTIES),
     model: str | Path | None = None,
     device: str | None = None,
-    method: str = "exact",
+    method: str = "auto",
     source: Source | None = None,
     progress: Callable[[Generation], None] = lambda generation: None,
 ) -> Generation:
@@ -176,11 +180,13 @@ def generate(
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
-        method: `exact` enforces what fragments decide and thins draws to the model given the conditions, but for the
-            heaviest weights, which are clipped; `enforce` does not thin: it favours what looks likelier to one step
-            than it is; `steer` tilts those draws towards the rest, after a pilot of up to half of `max_draws`, and
-            gives each molecule its weight; `guide` tells the model of the properties asked for, if it was trained to be
-            told, and gives each molecule its weight too; `reject` only certifies.
+        method: `auto` takes `exact`, `guide` or `project` by how many training molecules meet the request
+            (`scidiff.molecules.planning`); `exact` enforces what fragments decide and thins draws to the model given
+            the conditions, but for the heaviest weights, which are clipped; `enforce` does not thin: it favours what
+            looks likelier to one step than it is. Three lean towards the rest besides, and give each molecule its
+            weight: `guide` tells a model of properties that was trained to be told; `project` moves each estimate to
+            where properties hold in expectation; `steer` tilts draws, after a pilot of up to half of `max_draws`.
+            `reject` only certifies.
         source: drawn from, not a model.
         progress: told of the account after every draw.
 
@@ -198,9 +204,17 @@ def generate(
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check_numbers(num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     _read_ahead(conditions)
-    source = _conditioned(model, device, conditions, method) if source is None else source
+    choice = Choice(method="exact" if method == "auto" else method, why="")
+    if source is None:
+        source, choice = _conditioned(model, device, conditions, method)
     generation = Generation(
-        requested=num, seed=seed, start=start, conditions=conditions, properties=names, method=method
+        requested=num,
+        seed=seed,
+        start=start,
+        conditions=conditions,
+        properties=names,
+        method=choice.method,
+        why=choice.why,
     )
     if method == "steer" and conditions and isinstance(source, Steerable):
         source = _steer(generation, source, steps=steps, most=limit // 2, progress=progress)
@@ -223,15 +237,20 @@ def _read_ahead(conditions: Sequence[Expression]) -> None:
         training_molecules()
 
 
-def _conditioned(model: str | Path | None, device: str | None, conditions: Sequence[Expression], method: str) -> Source:
-    """The model with these weights, enforcing what the method does of the conditions."""
+def _conditioned(
+    model: str | Path | None, device: str | None, conditions: Sequence[Expression], method: str
+) -> tuple[Source, Choice]:
+    """The model with these weights, doing what the method does towards the conditions, and the method it came to."""
     with held_back():  # threads that torch starts now never see Ctrl-C
         source = load(model, device)
         if method != "reject" and conditions and isinstance(source, Conditionable):
-            source = source.given(conditions, thin=method in ("exact", "steer"))
-        if method == "guide" and isinstance(source, Guidable):
-            source = source.guided(conditions)
-    return source
+            source = source.given(conditions, thin=method in ("auto", "exact", "steer"))
+        if not isinstance(source, Guidable):
+            return source, Choice(method="exact" if method == "auto" else method, why="")
+        choice = source.planned(conditions) if method == "auto" else Choice(method=method, why="")
+        if choice.method in GUIDED:
+            source = source.guided(conditions) if choice.method == "guide" else source.projected(conditions)
+    return source, choice
 
 
 def _steer(

@@ -41,6 +41,20 @@ def conjuncts(terms: Sequence[Expression]) -> Iterator[Condition]:
             yield from rule(term.name)
 
 
+def ends(names: Sequence[str], terms: Sequence[Expression]) -> tuple[Tensor, Tensor]:
+    """The intervals [P] and [P] that the named properties lie in if terms hold together, infinite where none is given.
+
+    From `or` and `not` nothing follows.
+    """
+    found = dict.fromkeys(names, (-math.inf, math.inf))
+    for condition in conjuncts(terms):
+        if condition.property in found:
+            at, (low, high) = found[condition.property], span(condition.allowed)
+            found[condition.property] = max(at[0], low), min(at[1], high)
+    lows, highs = torch.tensor(list(found.values()), dtype=torch.float64).reshape(-1, 2).unbind(1)
+    return lows, highs
+
+
 def span(allowed: Region) -> tuple[float, float]:
     """The smallest and the largest number allowed."""
     if isinstance(allowed, Interval):
@@ -89,14 +103,9 @@ class Edges:
         return torch.cat([edges <= low[:, owner], edges > high[:, owner]], dim=1).float()
 
     def told(self, terms: Sequence[Expression]) -> Tensor:
-        """The facts that follow from terms which hold together: [2 E]. From `or` and `not` none do."""
-        ends = dict.fromkeys(self.of, (-math.inf, math.inf))
-        for condition in conjuncts(terms):
-            if condition.property in ends:
-                at, low, high = ends[condition.property], *span(condition.allowed)
-                ends[condition.property] = max(at[0], low), min(at[1], high)
-        low, high = torch.tensor(list(ends.values()), dtype=torch.float64).reshape(-1, 2).T[:, None]
-        return self.facts(low, high)[0]
+        """The facts that follow from terms which hold together: [2 E]."""
+        low, high = ends(tuple(self.of), terms)
+        return self.facts(low[None], high[None])[0]
 
     def some(self, values: Tensor, noise: Noise) -> Tensor:
         """Some of what is true of values [B, P], for training: [B, 2 E], each a function of (seed, index).

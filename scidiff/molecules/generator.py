@@ -33,11 +33,12 @@ from scidiff.interrupts import hold_back
 from scidiff.molecules.conditioned import Conditioned
 from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
-from scidiff.molecules.guiding import WEIGHT, Guide, Guided, guide
+from scidiff.molecules.guiding import Guide, Guided, by_facts, by_projection
 from scidiff.molecules.language import Expression, Holds
 from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.molecules.motifs import Unwritable, motifs_of, with_parts
 from scidiff.molecules.parts import PARTS, parts_of
+from scidiff.molecules.planning import Choice, choose
 from scidiff.molecules.tilting import Steered, steer
 from scidiff.noise import Noise
 from scidiff.sampling import sample
@@ -131,7 +132,7 @@ class Generator:
         enforcement: what tokens must meet; None for nothing.
         thin: whether samples are thinned out by their weights.
         tilt: [K] float64, by how much each token is favoured, which the weights take back; None for not at all.
-        guide: what the model is told, which the weights take back too; None for nothing.
+        guide: to another product than the model's, which the weights take back too; None for the model's own.
     """
 
     model: FragmentModel
@@ -193,9 +194,17 @@ class Generator:
         """This generator, tilted towards an expression: see `scidiff.molecules.tilting`."""
         return steer(self, terms, seed=seed, steps=steps, most=most, progress=progress)
 
-    def guided(self, terms: Sequence[Expression], *, weight: float = WEIGHT) -> Generator:
+    def guided(self, terms: Sequence[Expression]) -> Generator:
         """This generator, its model told of an expression: see `scidiff.molecules.guiding`."""
-        return replace(self, guide=guide(self.model, terms, weight=weight), thin=False)
+        return replace(self, guide=by_facts(self.model, terms), thin=False)
+
+    def projected(self, terms: Sequence[Expression]) -> Generator:
+        """This generator, its estimates projected on an expression: see `scidiff.molecules.guiding`."""
+        return replace(self, guide=by_projection(self.model, terms), thin=False)
+
+    def planned(self, terms: Sequence[Expression]) -> Choice:
+        """The method that an expression gets: see `scidiff.molecules.planning`."""
+        return choose(self.model, self.enforcement, terms)
 
     @cached_property
     def pair(self) -> Pair | Runs | None:
@@ -327,7 +336,7 @@ class Generator:
         for length in sorted(groups, key=lambda length: -length * length * len(groups[length])):
             members, calls = groups[length], length if steps is None else min(length, steps)
             drawn = pool.submit(self._sequences, members, length, calls, seed)
-            tile.append((members, calls if self.guide is None else 2 * calls, drawn))
+            tile.append((members, calls if self.guide is None else self.guide.calls * calls, drawn))
         return tile
 
     def _end(self, tile: _Tile) -> list[Drawn]:

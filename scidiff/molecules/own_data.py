@@ -225,10 +225,10 @@ def _finish(model: FragmentModel, parts: Split, out: Path) -> None:
 
     write_data_report(out / "report.html", parts.smiles, model.card)
     write_card(out / "README.md", model.card)
-    chosen = random.Random(model.card["seed"]).sample(parts.smiles, min(len(parts.smiles), _SCORED))
-    Scores.fit(model.vocabulary, chosen, source=model.card["data"]["file"]).save(out)
-    if parts.data.values is not None:
-        Census.of(parts.data.lengths, parts.data.values).save(out)
+    data, source = parts.data, model.card["data"]["file"]
+    if data.values is not None:
+        Scores.fit(model.vocabulary, data.classes[:_SCORED], data.values[:_SCORED], source=source).save(out)
+        Census.of(data.lengths, data.values).save(out)
     _place(model, out)
 
 

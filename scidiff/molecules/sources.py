@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from scidiff.molecules.language import Expression
 
 if TYPE_CHECKING:
+    from scidiff.molecules.planning import Choice
     from scidiff.molecules.tilting import Steered
 
 
@@ -56,7 +57,13 @@ class Steerable(Protocol):
 
 @runtime_checkable
 class Guidable(Protocol):
-    """A source whose model can be told of expressions."""
+    """A source whose draws can lean towards expressions."""
 
     def guided(self, terms: Sequence[Expression]) -> Source:
         """The source told of them; UserError if it cannot be told."""
+
+    def projected(self, terms: Sequence[Expression]) -> Source:
+        """The source with its estimates projected on them; UserError if they cannot be."""
+
+    def planned(self, terms: Sequence[Expression]) -> Choice:
+        """The method that a request gets."""

@@ -18,12 +18,13 @@ from scidiff.errors import UserError
 from scidiff.molecules.census import Census
 from scidiff.molecules.edges import Edges
 from scidiff.molecules.generator import Generator
-from scidiff.molecules.guiding import Guide
+from scidiff.molecules.guiding import ByFacts, ByProjection, Guide
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.planning import choose
 from scidiff.molecules.properties import PROPERTIES
-from scidiff.molecules.scores import SCORED
+from scidiff.molecules.scores import SCORED, Scores
 from scidiff.weights import WeightsError
 
 TILT = torch.linspace(0.5, -0.4, len(SMALL)).double()
@@ -40,6 +41,7 @@ def told(lengths: tuple[int, ...]) -> FragmentModel:
     return able
 
 
+@pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize(
     ("text", "tilt", "lengths", "tiles"),
     [
@@ -54,7 +56,7 @@ def told(lengths: tuple[int, ...]) -> FragmentModel:
     ],
 )
 def test_weighted_guided_samples_are_the_model(
-    text: str, tilt: torch.Tensor | None, lengths: tuple[int, ...], tiles: int
+    text: str, tilt: torch.Tensor | None, lengths: tuple[int, ...], tiles: int, *, projected: bool
 ) -> None:
     """Total variation, and the mean weight, against enumeration."""
     plain = Generator(model=told(lengths))
@@ -69,7 +71,11 @@ def test_weighted_guided_samples_are_the_model(
     uneven = torch.tensor([2.0 if k == 2 else 1.0 for k in range(len(lengths))]) * (
         plain.model.length_probabilities > 0
     )
-    guide = Guide(facts=torch.tensor([1.0, 0.0, 0.0, 1.0]), lengths=(uneven / uneven.sum()).double(), weight=1.5)
+    some = (uneven / uneven.sum()).double()
+    guide: Guide = ByFacts(facts=torch.tensor([1.0, 0.0, 0.0, 1.0]), lengths=some, weight=1.5)
+    if projected:
+        atoms, ends = torch.tensor([[float("N" in text)] for text in SMALL]), torch.tensor([[0.9], [1.2]])
+        guide = ByProjection(scores=atoms, low=ends[0], high=ends[1], lengths=some)
     guided = replace(plain.given(parse_all([text])) if text else plain, guide=guide, tilt=tilt)
     samples = [one for number in range(tiles) for one in guided.tile(number, seed=3)]
     weight = guided.feasible * torch.tensor([one.log_weight for one in samples], dtype=torch.float64).exp()
@@ -80,7 +86,7 @@ def test_weighted_guided_samples_are_the_model(
         found[one.smiles] = found.get(one.smiles, 0.0) + w / float(weight.sum())
     assert found.keys() <= mass.keys()
     assert sum(abs(found.get(smiles, 0.0) - p / known) for smiles, p in mass.items()) / 2 < 0.02
-    assert all(one.calls == 2 * len(one.classes) for one in samples)
+    assert all(one.calls == (1 if projected else 2) * len(one.classes) for one in samples)
 
 
 def test_what_an_expression_tells() -> None:
@@ -101,6 +107,24 @@ def test_who_cannot_be_told_says_so() -> None:
         Generator(model=model(SMALL, (0, 0, 1))).guided(parse_all(["qed >= 0.5"]))
     with pytest.raises(UserError, match=r"qed, mw; got contains c1ccccc1"):
         Generator(model=told((0, 0, 1))).guided(parse_all(["contains c1ccccc1"]))
+    with pytest.raises(UserError, match="no scores of fragments"):
+        Generator(model=told((0, 0, 1))).projected(parse_all(["qed >= 0.5"]))
+
+
+def test_projected_draws_meet_what_fragments_decide() -> None:
+    """At least two nitrogens by projection alone: of draws with a count that fragments add to nothing else."""
+    plain = Generator(model=told((0, 0, 0, 3, 3)))
+    table = torch.zeros(len(SMALL), len(SCORED), dtype=torch.float64)
+    table[:, SCORED.index("hbd")] = torch.tensor([float("N" in text) for text in SMALL])
+    scores = Scores(table=table, intercept=torch.full((len(SCORED),), 0.5, dtype=torch.float64), card={})
+    able = Generator(model=replace(plain.model, scores=scores))
+    ours = able.projected(parse_all(["hbd in [2.5, 3.5]", "contains N"]))  # 2 or 3 nitrogens, for a half is added
+    found, free = (
+        [sum(table[list(one.classes), SCORED.index("hbd")]) for one in source.tile(0, seed=1)]
+        for source in (ours, able)
+    )
+    near = [sum(2 <= count <= 3 for count in counts) / 256 for counts in (found, free)]
+    assert near[0] > 0.6 > near[1]
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +180,29 @@ def test_a_census_is_kept(census: Census, tmp_path: Path) -> None:
     (tmp_path / "census.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="expected a census"):
         Census.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "has", "method", "why"),
+    [
+        (["qed >= 0.3"], "edges, scores", "exact", "plain draws are cheaper"),
+        (["tpsa >= 120"], "edges, scores", "guide", "can be told"),
+        (["tpsa >= 120"], "scores", "project", "fragments say something"),
+        (["tpsa >= 120"], "", "exact", "nothing to lean on"),
+        (["logp >= 50"], "scores", "project", "none of 300 training molecules"),
+        (["tpsa >= 120 or qed >= 0.9"], "edges, scores", "exact", "no property"),
+        (["contains c1ccccc1", "n_atoms[N] == 2"], "edges, scores", "exact", "no property"),
+    ],
+)
+def test_the_planner_goes_by_what_the_census_says(
+    census: Census, texts: list[str], has: str, method: str, why: str
+) -> None:
+    plain = model(SMALL, (0, 0, 1))
+    scores = Scores(table=torch.zeros(len(SMALL), len(SCORED)), intercept=torch.zeros(len(SCORED)), card={})
+    config = replace(plain.config, edges={"tpsa": (60.0, 100.0)} if "edges" in has else {})
+    able = replace(plain, config=config, census=census, scores=scores if "scores" in has else None)
+    choice = choose(able, None, parse_all(texts))
+    assert choice.method == method
+    assert why in choice.why
+    unknown = choose(replace(able, census=None), None, parse_all(["tpsa >= 120"]))
+    assert unknown.method == "exact"

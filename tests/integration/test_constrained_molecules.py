@@ -86,7 +86,13 @@ def test_explain_says_how_each_term_is_enforced(folder: Path) -> None:
     assert found["counters"] == {"N": 3, "rings": 2, "labels": 1}
     assert 0 < found["feasible"] < 1
     assert found["terms"][3]["training"] == pytest.approx(0.75, abs=0.2)
-    assert "certification only" in run("explain", text, "--model", folder).stdout
+    assert found["method"] == "exact"
+    shown = run("explain", text, "--model", folder).stdout
+    assert "certification only" in shown
+    assert "--method exact: this model has no census" in shown
+    rare = json.loads(run("explain", "tpsa >= 125 and logp <= 0", "--json").stdout)
+    assert rare["method"] == "project"
+    assert "0.0007" in rare["why"]
 
 
 @pytest.mark.parametrize(
