@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scidiff.atomic import check_writable
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.tables import (
     AsJson,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from scidiff.timeseries.forecast_rules import ForecastRules
     from scidiff.timeseries.forecaster import DiffusionForecaster
     from scidiff.timeseries.panel import Panel
+    from scidiff.timeseries.widening import Widening
 
 FORECAST = """Forecast time series, as ensembles of coherent futures.
 
@@ -46,9 +48,9 @@ seed and model give the same futures of a series, alone or among others.
 Covariates are columns of the same table: those of --future-covariates go on over the horizon, in rows with empty
 targets; those of --past-covariates end with the history. A model that is kept knows which it needs.
 
-The ending of --out decides what is written: .nc all futures over (series, sample, time, variable); .csv and .parquet
-one row a series and time with the median and quantiles. With --save FOLDER the model is kept, and --model FOLDER
-forecasts with it at once.
+The ending of --out decides what is written: .nc and .zarr all futures over (series, sample, time, variable); .csv and
+.parquet one row a series and time with the median and quantiles. --report writes fan charts. With --save FOLDER the
+model is kept, and --model FOLDER forecasts with it at once.
 
 \b
 Examples:
@@ -90,7 +92,7 @@ Quantiles = Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to wri
 Out = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="File to write (.nc .csv .parquet), or - for CSV on standard output, the default."
+        metavar="FILE", help="File to write (.nc .zarr .csv .parquet), or - for CSV on standard output, the default."
     ),
 ]
 TimeBudget = Annotated[str | None, typer.Option(help="For training: 90s, 10m, 2h. Default: 5m at most.")]
@@ -105,6 +107,7 @@ Scenario = Annotated[
 Calibrate = Annotated[
     bool, typer.Option("--calibrate", help="Widen or narrow the futures until their intervals hold on past windows.")
 ]
+Report = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")]
 Save = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the model here.")]
 
 
@@ -126,6 +129,7 @@ def forecast(
     samples: Samples = 200,
     quantiles: Quantiles = "0.05,0.95",
     out: Out = None,
+    report: Report = None,
     model: Kept = None,
     save: Save = None,
     constraints: Constraints = None,
@@ -146,10 +150,10 @@ def forecast(
     from scidiff.timeseries import filling
 
     began = time.monotonic()
-    out = _place(out, as_json=as_json)
+    out = _place(out, report, as_json=as_json)
     levels = filling.levels(quantiles)
     forecaster = forecaster_of(context)
-    forecaster.constraints = _rules(constraints, scenario)
+    forecaster.constraints = rules_of(constraints, scenario)
     line = StatusLine(progress)
     try:
         panel = panel_of(context, forecaster)
@@ -166,6 +170,8 @@ def forecast(
         line.clear()
     _write(found, out, levels, seed)
     seconds = time.monotonic() - began
+    if report is not None:
+        _report(forecaster, found, report, samples, seconds)
     if as_json:
         run = {"samples": samples, "seed": seed, "seconds": round(seconds, 2), "out": out}
         typer.echo(json.dumps(_record(forecaster, found, trained=trained) | run, indent=1))
@@ -201,13 +207,17 @@ def _tell(forecaster: DiffusionForecaster, found: Forecast, samples: int, second
         err=True,
     )
     if widening is not None:
-        told = "; ".join(f"{name} held {a:.1%}, now {b:.1%}" for name, (a, b) in widening.describe().items())
-        typer.echo(f"calibrated on {widening.windows} past windows, and on these same windows: {told}", err=True)
+        typer.echo(_calibrated(widening), err=True)
     if found.verdicts:
         typer.echo(summary(found.verdicts, samples * len(panel), len(panel)), err=True)
 
 
-def _rules(constraints: Path | None, scenario: Path | None) -> ForecastRules | None:
+def _calibrated(widening: Widening) -> str:
+    told = "; ".join(f"{name} held {a:.1%}, now {b:.1%}" for name, (a, b) in widening.describe().items())
+    return f"calibrated on {widening.windows} past windows, and on these same windows: {told}"
+
+
+def rules_of(constraints: Path | None, scenario: Path | None) -> ForecastRules | None:
     """The rules of both files, those of the scenario last."""
     from scidiff.timeseries.forecast_rules import ForecastRules
 
@@ -215,19 +225,61 @@ def _rules(constraints: Path | None, scenario: Path | None) -> ForecastRules | N
     return reduce(ForecastRules.__and__, stated) if stated else None
 
 
-def _place(out: str | None, *, as_json: bool) -> str | None:
+def _place(out: str | None, report: Path | None, *, as_json: bool) -> str | None:
     """Where the forecast goes: `-` for standard output, None for nowhere; checked before any work starts."""
-    from scidiff.atomic import check_writable
-    from scidiff.timeseries.writers import format_of
+    from scidiff.timeseries.writers import STORE, check_store, format_of
 
+    check_report(report)
     if as_json and out == "-":
         raise UserError("--json and --out -: expected one of them on standard output, got both")
     if out is None:
-        return None if as_json else "-"
-    if out != "-":
+        return None if as_json or report is not None else "-"
+    if out.lower().endswith(STORE):
+        check_store()
+    elif out != "-":
         format_of(out)
         check_writable(out)
     return out
+
+
+def check_report(report: Path | None) -> None:
+    """UserError if a report cannot be written there."""
+    if report is None:
+        return
+    if not report.name.lower().endswith((".html", ".htm")):
+        raise UserError(f"--report: expected a file name ending in .html, got {str(report)!r}")
+    check_writable(report)
+
+
+def facts_of(forecaster: DiffusionForecaster, samples: int, seconds: float) -> dict[str, str]:
+    """What a report says of the model and of the run."""
+    config, training = forecaster.model_.config, forecaster.model_.card.get("training", {})
+    facts = {
+        "Frequency": f"every {config.frequency}",
+        "Season": f"{config.season} steps",
+        "Context": f"{config.context} steps",
+        "Samples": f"{samples}",
+        "Seed": f"{forecaster.seed}",
+        "Time": f"{seconds:.1f} s",
+    }
+    if training:
+        loss = f"{training['held_out_loss_before']:.3f} -> {training['held_out_loss']:.3f}"
+        facts["Training"] = f"{training['windows']:,} windows, held-out loss {loss}"
+    return facts
+
+
+def notes_of(forecaster: DiffusionForecaster) -> tuple[str, ...]:
+    """What calibration has done."""
+    widening = forecaster.widening()
+    return () if widening is None else (_calibrated(widening),)
+
+
+def _report(forecaster: DiffusionForecaster, found: Forecast, report: Path, samples: int, seconds: float) -> None:
+    from scidiff.timeseries.forecast_report import write_forecast_report
+
+    notes = (*(found.panel.source.notes if found.panel.source else ()), *notes_of(forecaster))
+    facts = facts_of(forecaster, samples, seconds)
+    write_forecast_report(found, report, facts=facts, notes=notes, command=shlex.join(["scidiff", *sys.argv[1:]]))
 
 
 def forecaster_of(context: typer.Context) -> DiffusionForecaster:
@@ -284,14 +336,16 @@ def panel_of(context: typer.Context, forecaster: DiffusionForecaster) -> Panel:
 
 
 def _write(found: Forecast, out: str | None, levels: tuple[float, ...], seed: int) -> None:
-    from scidiff.timeseries.writers import write_dataset, write_table
+    from scidiff.timeseries.writers import STORE, write_dataset, write_store, write_table
 
     if out is None:
         return
+    history = shlex.join(["scidiff", *sys.argv[1:]])
     if out == "-":
         found.table(levels).to_csv(sys.stdout, index=False)
     elif out.lower().endswith(".nc"):
-        history = shlex.join(["scidiff", *sys.argv[1:]])
         write_dataset(found.dataset({"seed": seed, "history": history}), out)
+    elif out.lower().endswith(STORE):
+        write_store(found.dataset({"seed": seed, "history": history}), out)
     else:
         write_table(found.table(levels), out)

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from scidiff.timeseries.forecast_model import FAR, ForecastConfig, ForecastModel
 from scidiff.timeseries.frequency import Frequency
 from scidiff.timeseries.horizons import Horizons, horizons, origins
 from scidiff.timeseries.lags import wanted
-from scidiff.timeseries.model import imputation_loss
+from scidiff.timeseries.model import COPIES, imputation_loss
 from scidiff.timeseries.panel import Panel
 from scidiff.training.batches import Batch, DenseBatches
 from scidiff.training.config import TrainingConfig
@@ -35,8 +36,8 @@ _NUMBERS = 10_000_000  # held in them, at most
 HELD = 0.15  # the last part of the origins of each series, which is judged by
 _JUDGED = 512  # windows, at most
 _CHECKS = 30  # in the time there is
-_PATIENCE = 8  # checks without a better one: enough
-_MOST_STEPS = 6000
+_PATIENCE = 15  # checks without a better one: enough
+_MOST_STEPS = 1500
 _SIZE = 64  # windows a step
 _LOOK_BACK = 48  # steps of a context where seasons ask for fewer
 _YEARS = 2 * 365.25 * 86_400.0  # seconds of history from which the time of year can be learned
@@ -178,7 +179,7 @@ def _train(
             batches,
             settings,
             out=Path(out) / "run",
-            objective=imputation_loss,  # type: ignore[arg-type]  # its condition is a mapping and no other
+            objective=partial(imputation_loss, copies=1),
             validate=judge,
             show=show,
             enough=judge.enough,
@@ -247,12 +248,12 @@ class _Judge:
         times = []
         for _ in range(3):
             began = time.monotonic()
-            self._loss(self.model.denoiser, batch).mean().backward()
+            self._loss(self.model.denoiser, batch, copies=1).mean().backward()
             times.append(time.monotonic() - began)
         self.model.denoiser.zero_grad()
         return 1.3 * min(times)
 
-    def _loss(self, denoiser: nn.Module, batch: Batch) -> Tensor:
+    def _loss(self, denoiser: nn.Module, batch: Batch, *, copies: int = COPIES) -> Tensor:
         batch = batch.to(next(denoiser.parameters()).device)
         return imputation_loss(
             cast(Denoiser, denoiser),
@@ -261,4 +262,5 @@ class _Judge:
             batch.layout,
             Noise(seed=1, index=batch.index),
             condition=cast(Mapping[str, Tensor], batch.condition),
+            copies=copies,
         )

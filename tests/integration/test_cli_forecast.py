@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -199,3 +200,42 @@ def test_rules_that_cannot_be_kept_are_said_in_one_line(run: Run, rules: str, sa
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not Path("f.csv").exists()
+
+
+def test_a_report_shows_every_fan_and_rule_in_one_file(run: Run) -> None:
+    Path("rules.yaml").write_text("bounds: {load: [0, null]}")
+    done = run("--report", "r.html", "--constraints", "rules.yaml", "--calibrate", "--json")
+    assert done.exit_code == 0, done.output
+    page = Path("r.html").read_text()
+    assert page.count("<figure>") == page.count("<svg") == 2
+    assert page.count('class="in"') == 4
+    assert "<td>load &gt;= 0</td>" in page, page[page.find("<h2>Constraints") :][:800]
+    assert "calibrated on" in page
+    assert not re.search(r"(src|href)=.?(http|//)", page)
+
+
+def test_a_report_of_a_backtest_has_scores_pit_and_what_came(run: Run) -> None:
+    quick = ["--max-steps", "1", "--samples", "9", "--steps", "2", "--context", "30", "--horizon", "6"]
+    named = ["--id", "shop", "--time", "timestamp", "--target", "load", "--origins", "2"]
+    Path("rules.yaml").write_text("bounds: {load: [null, 30]}")
+    extra = ["--constraints", "rules.yaml", "--report", "b.html", "--json"]
+    runner = typer.testing.CliRunner()
+    done = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named, *quick, *extra])
+    assert done.exit_code == 0, done.output
+    page = Path("b.html").read_text()
+    assert page.count('class="seen"') == 2 * 6  # what came, at each step of both series
+    assert page.count('class="bars"') == 10
+    scores = json.loads(done.stdout)["scores"]
+    assert f"{scores['seasonal naive']['CRPS']:.4g}" in page
+    bad = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named, *quick, "--report", "b.pdf"])
+    assert (bad.exit_code, bad.stderr.count("\n")) == (2, 1)
+    assert "--report: expected a file name ending in .html" in bad.stderr
+
+
+def test_zarr_holds_what_netcdf_does(run: Run) -> None:
+    pytest.importorskip("zarr")
+    assert run("--out", "f.nc").exit_code == 0
+    assert run("--out", "f.zarr").exit_code == 0
+    with xr.open_zarr("f.zarr") as store, xr.open_dataset("f.nc") as file:
+        np.testing.assert_array_equal(store["value"], file["value"])
+        assert store.attrs["Conventions"] == "CF-1.11"
