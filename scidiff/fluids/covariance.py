@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Covariance:
-    """A covariance of fields [..., H, W]; channels are independent and alike.
+    """A covariance of fields [N, ..., H, W]; channels are independent and alike.
 
     Attributes:
         axes: U_k, complex [W // 2 + 1, H, H], unitary, an axis a column.
@@ -64,14 +64,15 @@ class Covariance:
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Fields along the axes, real: [..., H, W] -> [..., W // 2 + 1, H, 2]; inner products stay."""
-        waves = torch.fft.rfft(x.double(), norm="ortho").movedim(-1, -2)[..., None, :]
-        found = (waves @ self.axes.conj())[..., 0, :]
-        return torch.view_as_real(found) * self._twice(x)
+        waves = torch.fft.rfft(x.double(), norm="ortho").flatten(0, -3).permute(2, 0, 1)  # one product a wave
+        found = (waves @ self.axes.conj()).movedim(0, 1)
+        return (torch.view_as_real(found) * self._twice(x)).reshape(*x.shape[:-2], *found.shape[1:], 2)
 
     def fields(self, coordinates: Tensor) -> Tensor:
         """The inverse of `coordinates`."""
-        found = torch.view_as_complex((coordinates / self._twice(coordinates)).contiguous())[..., None, :]
-        return torch.fft.irfft((found @ self.axes.mT)[..., 0, :].movedim(-1, -2), n=self.width, norm="ortho")
+        found = torch.view_as_complex((coordinates / self._twice(coordinates)).contiguous()).flatten(0, -3)
+        waves = (found.movedim(0, 1) @ self.axes.mT).permute(1, 2, 0)
+        return torch.fft.irfft(waves, n=self.width, norm="ortho").unflatten(0, coordinates.shape[:-3])
 
     def spread(self, x: Tensor) -> Tensor:
         """C x for fields x [..., H, W]."""

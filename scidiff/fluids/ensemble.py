@@ -24,7 +24,7 @@ from scidiff.sampling import sample
 from scidiff.solvers import Plan, recommended
 from scidiff.state import Layout
 
-TILE = 8
+TILE = 16
 CALLS = 16
 
 
