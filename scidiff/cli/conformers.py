@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from scidiff.errors import INTERRUPTED, SHORT, UserError
 from scidiff.interrupts import held_back
 
 if TYPE_CHECKING:
+    from scidiff.molecules.certified import Generation
     from scidiff.molecules.three_d.conformers import ConformerRun
 
 SHOWN = 5  # refused records that are printed
@@ -147,3 +149,45 @@ def judge(file: Path, train: Path | None, *, limit: int | None, as_json: bool, p
             typer.echo(f"{name.replace('_', ' '):<28}{value:>10.4f}")
     for number, reason in found.refused[:SHOWN]:
         typer.echo(f"record {number}: {reason}", err=True)
+
+
+def geometries(
+    out: str | None, report: str | None, model: Path | None, device: str, *, progress: bool | None
+) -> tuple[Path, Callable[[Generation, bool], bool]]:
+    """What `scidiff molecules generate --three-d` needs: its model of fragments, and what finishes a generation.
+
+    The latter draws and writes the geometries and says what came of them; it returns whether the run fell short.
+    """
+    from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.three_d.generated import fragments_of_small_molecules, with_geometries, write
+    from scidiff.molecules.three_d.model import load
+
+    if out is None or not out.lower().endswith(".sdf"):
+        raise UserError(f"--three-d: expected --out FILE.sdf, got {out!r}")
+    if report is not None:
+        raise UserError("--three-d: expected no --report, which draws in two dimensions")
+    fragments = fragments_of_small_molecules() if model is None else model
+    known = load(None, device)
+
+    def finish(generation: Generation, as_json: bool) -> bool:
+        line = StatusLine(progress)
+        try:
+            found = with_geometries(
+                generation,
+                known,
+                progress=lambda done, total: line.show(f"geometry {done + 1} of {total}") if line.due() else None,
+            )
+        finally:
+            line.clear()
+        if found.certified:
+            write(generation, found, Path(out))
+        if as_json:
+            account = {**generation.as_dict(), "geometries": found.as_dict(), "out": out if found.certified else None}
+            typer.echo(json.dumps(account, indent=1))
+        typer.echo(generation.summary(), err=True)
+        typer.echo(f"geometries: {found.summary()}", err=True)
+        for one in found.refused[:SHOWN]:
+            typer.echo(f"{one.text} (index {one.number}) has no geometry: {one.reason}", err=True)
+        return found.certified < generation.requested
+
+    return fragments, finish
