@@ -157,7 +157,7 @@ def run(small, monkeypatch, tmp_path):
         for k in index.tolist():
             mol = Chem.Mol(smallest[k // STRIDE])
             assert AllChem.EmbedMolecule(mol, randomSeed=k + 1) == 0
-            found.append(mol.GetConformer().GetPositions() * (-1 if k % 3 == 2 else 1))
+            found.append(mol.GetConformer().GetPositions() * (-1 if k % STRIDE % 3 == 2 else 1))
         return torch.as_tensor(np.stack(found))
 
     smallest: dict[int, Chem.Mol] = {}
