@@ -31,6 +31,7 @@ atoms, the molecules of QM9; others are refused by their record number, into a f
 Examples:
   scidiff molecules conformers in.smi --num 20 --out conf.sdf
   scidiff molecules conformers ligands.sdf --num 5 --seed 7 --out conf.sdf --json
+  scidiff molecules conformers posed.sdf --fix "c1ccoc1" --out grown.sdf     (the ring stays where it is)
 
 \b
 Exit codes: 0 all certified; 3 records were refused, or a molecule has fewer conformers than asked for (the rest is
@@ -44,6 +45,10 @@ def conformers(
     file: Annotated[Path, typer.Argument(help="The molecules: .smi .txt .sdf")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the conformers go (.sdf).")],
     num: Annotated[int, typer.Option("--num", "-n", help="Conformers of each molecule.")] = 20,
+    fix: Annotated[
+        str | None,
+        typer.Option("--fix", metavar="SMARTS", help="Atoms that keep the coordinates they have in the .sdf."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     steps: Annotated[int, typer.Option(help="Network calls of a draw.")] = 20,
     refused: Annotated[
@@ -61,12 +66,15 @@ def conformers(
     with held_back():  # threads that torch starts now never see Ctrl-C
         from scidiff.molecules.three_d.conformers import conformers as run
         from scidiff.molecules.three_d.model import load
+        from scidiff.molecules.three_d.records import fix as fixing
         from scidiff.molecules.three_d.records import read
 
         known = load(model, device)
     refused = out.with_suffix(".refused.csv") if refused is None else refused
     _check(out, refused)
     records = read(file, known.config)
+    if fix is not None:
+        records = fixing(records, fix)
     line = StatusLine(progress)
 
     def watch(done: int, total: int) -> None:

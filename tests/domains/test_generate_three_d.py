@@ -34,7 +34,7 @@ class Source:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    def embed(denoiser, processes, condition, *, seed, index, steps):
+    def embed(denoiser, processes, condition, *, seed, index, steps, part):
         mol = Chem.AddHs(Chem.MolFromSmiles(SMILES[int(index[0]) // STRIDE]))
         found = []
         for k in index.tolist():

@@ -15,8 +15,9 @@ import torch
 
 from scidiff.errors import UserError
 from scidiff.interrupts import held_back
-from scidiff.molecules.three_d.batches import condition_of
+from scidiff.molecules.three_d.batches import condition_of, harmonic_of
 from scidiff.molecules.three_d.draws import STEPS, positions
+from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import refusals
 from scidiff.molecules.three_d.records import Record, Refused
@@ -174,7 +175,7 @@ def _ensemble(record: Record, num: int, *, model: ConformerModel, seed: int, ste
     found = Ensemble(record=record)
     for draw, position in _draws(record, model=model, seed=seed, steps=steps):
         with held_back():
-            reasons = refusals(record.mol, position)
+            reasons = refusals(record.mol, position, record.fixed)
         found.drawn += 1
         found.reasons.update(reasons)
         if not reasons:
@@ -188,7 +189,11 @@ def _draws(record: Record, *, model: ConformerModel, seed: int, steps: int) -> I
     """The draws of a molecule, one after another; always TILE of them together, so that each is the same to the bit."""
     device = next(model.denoiser.parameters()).device
     condition = {name: value.to(device) for name, value in condition_of([record.graph] * TILE).items()}
+    part = None
+    if record.fixed:
+        root = torch.as_tensor(harmonic_of(record.graph)[0], device=device)
+        part = RigidPart.of(record.fixed, record.mol.GetConformer().GetPositions(), root)
     for first in range(0, STRIDE - TILE, TILE):
         index = record.number * STRIDE + first + torch.arange(TILE, device=device)
-        x = positions(model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps)
+        x = positions(model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps, part=part)
         yield from zip(range(first, first + TILE), x.double().cpu().numpy(), strict=True)
