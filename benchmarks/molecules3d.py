@@ -17,6 +17,7 @@ matching     distance of the nearest conformer to the reference: heavy atoms, be
 coverage     share of references that a conformer comes within 0.25 (0.5) angstrom of
 bonds        mean absolute difference of bond lengths from the reference, all conformers
 strain       median of the MMFF94 energy that relaxing a conformer frees, kcal/mol
+stable       share of conformers all of whose atoms are stable by EDM's rule (Hoogeboom et al. 2022), of known graphs
 stereo kept  share of the conformers delivered that have the molecule's stereochemistry, by RDKit from coordinates
 delivered    conformers delivered of those asked for
 seconds      of processor time a molecule
@@ -53,6 +54,7 @@ from scidiff.molecules.three_d.measures import bond_error, relaxed, rmsd
 from scidiff.molecules.three_d.model import load
 from scidiff.molecules.three_d.oracle import keeps_stereo
 from scidiff.molecules.three_d.records import Record, record
+from scidiff.molecules.three_d.stability import stable_atoms
 
 NUM = 10
 NEAR = (0.25, 0.5)  # angstrom
@@ -130,6 +132,7 @@ def given(found: Sequence[Target], model: Any, seed: int, reasons: Counter[str])
 def measured(target: Target, positions: Sequence[np.ndarray], seconds: float) -> dict[str, Any]:
     """All measures of one molecule."""
     mol, reference = target.record.mol, target.reference
+    number = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
     distances = [rmsd(mol, x, reference) for x in positions]
     nearest = min(distances, default=float("inf"))
     return {
@@ -137,6 +140,7 @@ def measured(target: Target, positions: Sequence[np.ndarray], seconds: float) ->
         **{f"coverage {near:g}": float(nearest <= near) for near in NEAR},
         "bonds": [bond_error(mol, x, reference) for x in positions],
         "strain": [relaxed(mol, x)[1] for x in positions],
+        "stable": [float(stable_atoms(number, x).all()) for x in positions],
         "stereo kept": [float(keeps_stereo(mol, x)) for x in positions],
         "delivered": len(positions),
         "seconds": seconds,
@@ -191,7 +195,15 @@ def run(chosen: argparse.Namespace) -> int:
         name: [measured(target, *one) for target, one in zip(found, conformations, strict=True)]
         for name, conformations in given(found, model, chosen.seed, reasons).items()
     }
-    names = ("matching", *(f"coverage {near:g}" for near in NEAR), "bonds", "strain", "stereo kept", "delivered")
+    names = (
+        "matching",
+        *(f"coverage {near:g}" for near in NEAR),
+        "bonds",
+        "strain",
+        "stable",
+        "stereo kept",
+        "delivered",
+    )
     numbers = {m: {n: summary(results[m], n, chosen.seed) for n in (*names, "seconds")} for m in METHODS}
     rows = []
     for method in METHODS:

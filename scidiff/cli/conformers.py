@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from scidiff.errors import INTERRUPTED, SHORT, UserError
 from scidiff.interrupts import held_back
 
 if TYPE_CHECKING:
+    from scidiff.molecules.certified import Generation
     from scidiff.molecules.three_d.conformers import ConformerRun
 
 SHOWN = 5  # refused records that are printed
@@ -29,6 +31,7 @@ atoms, the molecules of QM9; others are refused by their record number, into a f
 Examples:
   scidiff molecules conformers in.smi --num 20 --out conf.sdf
   scidiff molecules conformers ligands.sdf --num 5 --seed 7 --out conf.sdf --json
+  scidiff molecules conformers posed.sdf --fix "c1ccoc1" --out grown.sdf     (the ring stays where it is)
 
 \b
 Exit codes: 0 all certified; 3 records were refused, or a molecule has fewer conformers than asked for (the rest is
@@ -42,6 +45,10 @@ def conformers(
     file: Annotated[Path, typer.Argument(help="The molecules: .smi .txt .sdf")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the conformers go (.sdf).")],
     num: Annotated[int, typer.Option("--num", "-n", help="Conformers of each molecule.")] = 20,
+    fix: Annotated[
+        str | None,
+        typer.Option("--fix", metavar="SMARTS", help="Atoms that keep the coordinates they have in the .sdf."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     steps: Annotated[int, typer.Option(help="Network calls of a draw.")] = 20,
     refused: Annotated[
@@ -59,12 +66,15 @@ def conformers(
     with held_back():  # threads that torch starts now never see Ctrl-C
         from scidiff.molecules.three_d.conformers import conformers as run
         from scidiff.molecules.three_d.model import load
+        from scidiff.molecules.three_d.records import fix as fixing
         from scidiff.molecules.three_d.records import read
 
         known = load(model, device)
     refused = out.with_suffix(".refused.csv") if refused is None else refused
     _check(out, refused)
     records = read(file, known.config)
+    if fix is not None:
+        records = fixing(records, fix)
     line = StatusLine(progress)
 
     def watch(done: int, total: int) -> None:
@@ -147,3 +157,45 @@ def judge(file: Path, train: Path | None, *, limit: int | None, as_json: bool, p
             typer.echo(f"{name.replace('_', ' '):<28}{value:>10.4f}")
     for number, reason in found.refused[:SHOWN]:
         typer.echo(f"record {number}: {reason}", err=True)
+
+
+def geometries(
+    out: str | None, report: str | None, model: Path | None, device: str, *, progress: bool | None
+) -> tuple[Path, Callable[[Generation, bool], bool]]:
+    """What `scidiff molecules generate --three-d` needs: its model of fragments, and what finishes a generation.
+
+    The latter draws and writes the geometries and says what came of them; it returns whether the run fell short.
+    """
+    from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.three_d.generated import fragments_of_small_molecules, with_geometries, write
+    from scidiff.molecules.three_d.model import load
+
+    if out is None or not out.lower().endswith(".sdf"):
+        raise UserError(f"--three-d: expected --out FILE.sdf, got {out!r}")
+    if report is not None:
+        raise UserError("--three-d: expected no --report, which draws in two dimensions")
+    fragments = fragments_of_small_molecules() if model is None else model
+    known = load(None, device)
+
+    def finish(generation: Generation, as_json: bool) -> bool:
+        line = StatusLine(progress)
+        try:
+            found = with_geometries(
+                generation,
+                known,
+                progress=lambda done, total: line.show(f"geometry {done + 1} of {total}") if line.due() else None,
+            )
+        finally:
+            line.clear()
+        if found.certified:
+            write(generation, found, Path(out))
+        if as_json:
+            account = {**generation.as_dict(), "geometries": found.as_dict(), "out": out if found.certified else None}
+            typer.echo(json.dumps(account, indent=1))
+        typer.echo(generation.summary(), err=True)
+        typer.echo(f"geometries: {found.summary()}", err=True)
+        for one in found.refused[:SHOWN]:
+            typer.echo(f"{one.text} (index {one.number}) has no geometry: {one.reason}", err=True)
+        return found.certified < generation.requested
+
+    return fragments, finish

@@ -17,8 +17,8 @@ from scidiff.molecules.three_d import conformers as module
 from scidiff.molecules.three_d import model as models
 from scidiff.molecules.three_d.conformers import MOST, STRIDE, TILE, conformers
 from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
-from scidiff.molecules.three_d.oracle import BROKEN, CLASHING, TURNED, refusals
-from scidiff.molecules.three_d.records import Record, Refused, read, record
+from scidiff.molecules.three_d.oracle import BROKEN, CLASHING, MOVED, TURNED, refusals
+from scidiff.molecules.three_d.records import Record, Refused, fix, read, record
 
 CONFIG = ConformerConfig(width=16, depth=1, heads=2, channels=2, pair_width=4)
 STEREO = (
@@ -120,7 +120,7 @@ def test_atoms_of_a_structure_keep_their_order(tmp_path):
 def test_draws_are_the_same_alone_and_among_others(small, monkeypatch):
     seen = {}
 
-    def keep(mol, position):
+    def keep(mol, position, fixed):
         seen.setdefault(Chem.MolToSmiles(mol), []).append(position)
         return ("refused",)
 
@@ -134,12 +134,55 @@ def test_draws_are_the_same_alone_and_among_others(small, monkeypatch):
     assert np.array_equal(np.stack(values)[:TILE], many[name])
     assert len(values) == 16
     seen.clear()
-    conformers([mols[1]], num=1, model=small, steps=2)
+    conformers([record(Chem.MolFromSmiles("CCN"), CONFIG, 9, "")], num=1, model=small, steps=2)
     assert not np.array_equal(np.stack(seen[name]), many[name])  # another record: other noise
 
 
 def test_draws_of_records_never_share_noise():
     assert 4 * MOST + TILE < STRIDE
+
+
+def given_in_space(smiles: str) -> Record:
+    found = record(embedded(smiles)[0], CONFIG, 1, "posed")
+    assert isinstance(found, Record)
+    return found
+
+
+def test_fixed_atoms_stay_where_they_are(small, monkeypatch):
+    (one,) = fix([given_in_space("CC(O)Cc1ccoc1")], "c1ccoc1")
+    assert isinstance(one, Record)
+    monkeypatch.setattr(module, "refusals", lambda mol, x, fixed: tuple({*refusals(mol, x, fixed)} & {MOVED}))
+    (found,) = conformers([one], num=5, model=small, steps=3).ensembles
+    given = one.mol.GetConformer().GetPositions()
+    atoms, free = list(one.fixed), [k for k in range(len(given)) if k not in one.fixed]
+    assert len(found.conformers) == 5
+    for conformer in found.conformers:
+        assert np.abs(conformer.position - given)[atoms].max() < 1e-6
+        assert np.abs(conformer.position - given)[free].max() > 0.1
+    assert MOVED in refusals(one.mol, given + 2e-6, one.fixed)
+    assert refusals(one.mol, given + 2e-6) == ()
+
+
+@pytest.mark.parametrize(
+    ("smarts", "said"),
+    [("S", "got none"), ("[#6]", "got several"), ("[#6]~[#8]([#1])~[#1]", "got none")],
+)
+def test_what_cannot_be_fixed_is_refused(smarts, said):
+    (one,) = fix([given_in_space("CC(O)CN")], smarts)
+    assert isinstance(one, Refused)
+    assert said in one.reason
+
+
+def test_fixed_atoms_need_a_geometry_that_can_be():
+    flat = record(Chem.MolFromSmiles("CCO"), CONFIG, 1, "")
+    (one,) = fix([flat], "[OX2]")
+    assert "3-D coordinates" in one.reason
+    posed = given_in_space("CCO")
+    posed.mol.GetConformer().SetAtomPosition(1, [9.0, 9.0, 9.0])
+    (one,) = fix([posed], "[CH3][CH2]")
+    assert "bonds allow" in one.reason
+    with pytest.raises(UserError, match="--fix: expected a SMARTS"):
+        fix([], "not smarts")
 
 
 @pytest.mark.parametrize("given", [{"num": 0}, {"num": MOST + 1}, {"num": 1, "seed": -1}, {"num": 1, "steps": 0}])
@@ -152,21 +195,21 @@ def test_arguments_out_of_range(small, given):
 def run(small, monkeypatch, tmp_path):
     """The command with a sampler that gives what RDKit embeds, every third draw mirrored."""
 
-    def embed(denoiser, processes, condition, *, seed, index, steps):
+    def embed(denoiser, processes, condition, *, seed, index, steps, part):
         found = []
         for k in index.tolist():
             mol = Chem.Mol(smallest[k // STRIDE])
             assert AllChem.EmbedMolecule(mol, randomSeed=k + 1) == 0
-            found.append(mol.GetConformer().GetPositions() * (-1 if k % 3 == 2 else 1))
+            found.append(mol.GetConformer().GetPositions() * (-1 if k % STRIDE % 3 == 2 else 1))
         return torch.as_tensor(np.stack(found))
 
     smallest: dict[int, Chem.Mol] = {}
 
     def start(text: str, *arguments: str, name: str = "in.smi"):
         (tmp_path / name).write_text(text)
-        for place, one in enumerate(read(tmp_path / name, CONFIG) if name.endswith(".smi") and text.strip() else []):
+        for one in read(tmp_path / name, CONFIG) if text.strip() else []:
             if isinstance(one, Record):
-                smallest[place] = one.mol
+                smallest[one.number] = one.mol
         return CliRunner().invoke(app, ["molecules", "conformers", name, "--out", "o.sdf", *arguments])
 
     monkeypatch.setattr(module, "positions", embed)
@@ -217,7 +260,7 @@ def test_command_says_in_one_line_what_is_wrong(run, tmp_path, text, arguments, 
 
 
 def test_command_tells_what_falls_short(run, monkeypatch):
-    monkeypatch.setattr(module, "refusals", lambda mol, position: (BROKEN,))
+    monkeypatch.setattr(module, "refusals", lambda mol, position, fixed: (BROKEN,))
     done = run("CCO\n", "--num", "3")
     assert done.exit_code == 3
     assert "record 1: 0 of 3 certified in 12 draws" in done.output

@@ -120,10 +120,19 @@ def condition_of(graphs: Graph | Conformers | Sequence[Graph]) -> dict[str, Tens
     else:
         held = {f.name: getattr(graphs, f.name) for f in fields(Graph)}
         held = {name: value if isinstance(graphs, Conformers) else value[None] for name, value in held.items()}
-    root, inverse = harmonic(bonded(held["pair"]), held["atom"][..., 0] == ELEMENTS.index(1) + 1)
+    root, inverse = _harmonic(held["pair"], held["atom"])
     found = {name: torch.as_tensor(held[name].astype(np.int64)) for name in ("atom", "pair", "centre", "kind")}
     found["parity"] = torch.as_tensor(held["parity"].astype(np.float32))
     return found | {"root": torch.as_tensor(root).float(), "inverse": torch.as_tensor(inverse).float()}
+
+
+def harmonic_of(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+    """From harmonic coordinates to positions and back: float64 [n, n] each."""
+    return _harmonic(graph.pair, graph.atom)
+
+
+def _harmonic(pair: np.ndarray, atom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return harmonic(bonded(pair), atom[..., 0] == ELEMENTS.index(1) + 1)
 
 
 class ConformerBatches:

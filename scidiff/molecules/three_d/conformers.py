@@ -1,6 +1,6 @@
 """Certified conformers of given molecules: draw, certify, count, until as many as asked for hold.
 
-A conformer is a function of (seed, record, draw). What fails is refused and counted, never repaired.
+A conformer is a function of (seed, number of the record, draw). What fails is refused and counted, never repaired.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import torch
 
 from scidiff.errors import UserError
 from scidiff.interrupts import held_back
-from scidiff.molecules.three_d.batches import condition_of
+from scidiff.molecules.three_d.batches import condition_of, harmonic_of
 from scidiff.molecules.three_d.draws import STEPS, positions
+from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import refusals
 from scidiff.molecules.three_d.records import Record, Refused
 
 TILE = 10  # conformers of one molecule drawn together
 MOST = 1000  # conformers asked of a molecule
-STRIDE = 4096  # draws of a molecule, at most; draw k of record r is sample r * STRIDE + k of the run
+STRIDE = 4096  # draws of a molecule, at most; draw k of record number r is sample r * STRIDE + k of the run
 PATIENCE = 4  # draws for each conformer asked for, at most
 
 
@@ -153,27 +154,28 @@ def conformers(
         raise UserError(f"--seed: expected 0 <= seed < 2^64, got {seed}")
     if not 1 <= steps <= 1000:
         raise UserError(f"--steps: expected 1 to 1000, got {steps}")
-    if len(records) > 2**32 // STRIDE:
-        raise UserError(f"expected at most {2**32 // STRIDE:,} records, got {len(records):,}")
+    last = max((record.number for record in records), default=0)
+    if last >= 2**32 // STRIDE:
+        raise UserError(f"expected records numbered below {2**32 // STRIDE:,}, got {last:,}")
     run = ConformerRun(requested=num, seed=seed, steps=steps)
     run.refused = [record for record in records if isinstance(record, Refused)]
-    readable = [(place, record) for place, record in enumerate(records) if isinstance(record, Record)]
+    readable = [record for record in records if isinstance(record, Record)]
     began = time.perf_counter()
     try:
-        for done, (place, record) in enumerate(readable):
+        for done, record in enumerate(readable):
             progress(done, len(readable))
-            run.ensembles.append(_ensemble(record, place, num, model=model, seed=seed, steps=steps))
+            run.ensembles.append(_ensemble(record, num, model=model, seed=seed, steps=steps))
     except KeyboardInterrupt:
         run.interrupted = True
     run.seconds = time.perf_counter() - began
     return run
 
 
-def _ensemble(record: Record, place: int, num: int, *, model: ConformerModel, seed: int, steps: int) -> Ensemble:
+def _ensemble(record: Record, num: int, *, model: ConformerModel, seed: int, steps: int) -> Ensemble:
     found = Ensemble(record=record)
-    for draw, position in _draws(record, place, model=model, seed=seed, steps=steps):
+    for draw, position in _draws(record, model=model, seed=seed, steps=steps):
         with held_back():
-            reasons = refusals(record.mol, position)
+            reasons = refusals(record.mol, position, record.fixed)
         found.drawn += 1
         found.reasons.update(reasons)
         if not reasons:
@@ -183,13 +185,15 @@ def _ensemble(record: Record, place: int, num: int, *, model: ConformerModel, se
     return found
 
 
-def _draws(
-    record: Record, place: int, *, model: ConformerModel, seed: int, steps: int
-) -> Iterator[tuple[int, np.ndarray]]:
+def _draws(record: Record, *, model: ConformerModel, seed: int, steps: int) -> Iterator[tuple[int, np.ndarray]]:
     """The draws of a molecule, one after another; always TILE of them together, so that each is the same to the bit."""
     device = next(model.denoiser.parameters()).device
     condition = {name: value.to(device) for name, value in condition_of([record.graph] * TILE).items()}
+    part = None
+    if record.fixed:
+        root = torch.as_tensor(harmonic_of(record.graph)[0], device=device)
+        part = RigidPart.of(record.fixed, record.mol.GetConformer().GetPositions(), root)
     for first in range(0, STRIDE - TILE, TILE):
-        index = place * STRIDE + first + torch.arange(TILE, device=device)
-        x = positions(model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps)
+        index = record.number * STRIDE + first + torch.arange(TILE, device=device)
+        x = positions(model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps, part=part)
         yield from zip(range(first, first + TILE), x.double().cpu().numpy(), strict=True)

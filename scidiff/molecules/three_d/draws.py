@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
+from scidiff.guidance.project import Project
 from scidiff.molecules.three_d.batches import LEAF
+from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
@@ -34,8 +36,9 @@ def positions(
     seed: int,
     index: Tensor,
     steps: int = STEPS,
+    part: RigidPart | None = None,
 ) -> Tensor:
-    """Positions in angstrom, centred: [B, n, 3].
+    """Positions in angstrom, [B, n, 3]: centred, or with a part where it is given, which every estimate keeps.
 
     Args:
         denoiser: of harmonic coordinates.
@@ -44,10 +47,15 @@ def positions(
         seed: of the noise.
         index: [B], the number of each draw, which keys its noise.
         steps: network calls.
+        part: of the B molecules, which then are of one graph; positions come in float64.
     """
     size = condition["atom"].shape[1]
     layout = Layout.ragged({LEAF: torch.full_like(index, size)}, {LEAF: (3,)})
     rules = {LEAF: solver(cast(GaussianProcess, processes[LEAF]), steps)}
     noise = Noise(seed=seed, index=index)
-    y = sample(denoiser, processes, rules, layout, noise, condition=condition).state[LEAF]
-    return condition["root"].to(y.dtype) @ y.unflatten(0, (-1, size))
+    if part is None:
+        y = sample(denoiser, processes, rules, layout, noise, condition=condition).state[LEAF]
+        return condition["root"].to(y.dtype) @ y.unflatten(0, (-1, size))
+    state = sample(Project(denoiser, part), processes, rules, layout, noise, condition=condition).state
+    y = part.project({LEAF: state[LEAF].double()}, layout)[LEAF]  # once more, without the rounding of float32
+    return part.placed(part.root @ y.unflatten(0, (-1, size)))

@@ -7,6 +7,8 @@ bicyclo[1.1.1]pentane), and atoms four or more bonds apart from 0.56 van der Waa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Geometry import Point3D
@@ -14,21 +16,24 @@ from rdkit.Geometry import Point3D
 BROKEN = "a bond is broken, pressed or formed"
 CLASHING = "atoms clash"
 TURNED = "another stereoisomer"
+MOVED = "a fixed atom has moved"
 
 RADII = np.full(10, np.nan)
 """Covalent radii by atomic number, angstrom (Cordero et al. 2008)."""
 RADII[[1, 6, 7, 8, 9]] = 0.31, 0.76, 0.71, 0.66, 0.57
 
 _SHORTEST, _LONGEST, _NEAREST = 0.7, 1.25, 1.15  # of covalent radii: bonds, and what is not bonded
+_STILL = 1e-6  # angstrom
 _TOUCHING, _FAR = 0.55, 4  # of van der Waals radii, for atoms so many bonds apart
 
 
-def refusals(mol: Chem.Mol, position: np.ndarray) -> tuple[str, ...]:
+def refusals(mol: Chem.Mol, position: np.ndarray, fixed: Sequence[int] = ()) -> tuple[str, ...]:
     """Why positions [n, 3] in angstrom are no conformer of a molecule; empty if they are one.
 
     Args:
         mol: with all hydrogens and the stereochemistry that is asked for; where it says nothing, any will do.
         position: in the order of its atoms.
+        fixed: atoms that must be within 1e-6 angstrom of where the molecule's own coordinates have them.
     """
     if not np.isfinite(position).all():
         return (BROKEN,)
@@ -40,6 +45,8 @@ def refusals(mol: Chem.Mol, position: np.ndarray) -> tuple[str, ...]:
         found.append(CLASHING)
     if not keeps_stereo(mol, position):
         found.append(TURNED)
+    if len(fixed) and np.abs(position - mol.GetConformer().GetPositions())[list(fixed)].max() > _STILL:
+        found.append(MOVED)
     return tuple(found)
 
 

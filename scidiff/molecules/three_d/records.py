@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from rdkit import Chem, rdBase
 
 from scidiff.errors import UserError, one_line
 from scidiff.molecules.three_d.graphs import Graph, graph_of
 from scidiff.molecules.three_d.model import ConformerConfig
+from scidiff.molecules.three_d.oracle import connected
 
 LONGEST = 1000  # characters of a SMILES
 _SUFFIXES = (".smi", ".txt", ".sdf")
@@ -25,12 +27,14 @@ class Record:
         name: as the file has it.
         mol: with explicit hydrogens; the atoms of an SDF keep their order.
         graph: what the network is told.
+        fixed: atoms that keep the positions that the molecule has.
     """
 
     number: int
     name: str
     mol: Chem.Mol
     graph: Graph
+    fixed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,39 @@ def record(mol: Chem.Mol | str, config: ConformerConfig, number: int, name: str,
         return Refused(number=number, name=name, text=text or Chem.MolToSmiles(mol), reason=reason)
     full = Chem.AddHs(mol)
     return Record(number=number, name=name, mol=full, graph=graph_of(full))
+
+
+def fix(records: Sequence[Record | Refused], smarts: str) -> list[Record | Refused]:
+    """The records with the atoms that match a SMARTS fixed; those without one match or without geometry are refused.
+
+    Raises:
+        UserError: no SMARTS.
+    """
+    with rdBase.BlockLogs():
+        pattern = Chem.MolFromSmarts(smarts)
+    if pattern is None or pattern.GetNumAtoms() == 0:
+        raise UserError(f"--fix: expected a SMARTS, got {smarts!r}")
+    return [_fixed(one, pattern) if isinstance(one, Record) else one for one in records]
+
+
+def _fixed(one: Record, pattern: Chem.Mol) -> Record | Refused:
+    matches = one.mol.GetSubstructMatches(pattern, maxMatches=2)
+    reason = ""
+    if one.mol.GetNumConformers() == 0 or not one.mol.GetConformer().Is3D():
+        reason = "expected 3-D coordinates of the atoms that are fixed, got none"
+    elif len(matches) != 1:
+        reason = f"expected one match of --fix, got {'none' if not matches else 'several'}"
+    elif len(matches[0]) == one.mol.GetNumAtoms():
+        reason = "expected an atom that is not fixed, got none"
+    else:
+        atoms = list(matches[0])
+        number = np.array([atom.GetAtomicNum() for atom in one.mol.GetAtoms()])[atoms]
+        bonds = Chem.GetAdjacencyMatrix(one.mol).astype(bool)[np.ix_(atoms, atoms)]
+        if not connected(number, one.mol.GetConformer().GetPositions()[atoms], bonds):
+            reason = "expected fixed atoms as far apart as their bonds allow"
+    if reason:
+        return Refused(number=one.number, name=one.name, text=one.name, reason=reason)
+    return replace(one, fixed=matches[0])
 
 
 def unsupported(mol: Chem.Mol, config: ConformerConfig) -> str:

@@ -34,7 +34,7 @@ def sdf(ensembles: Iterable[Ensemble], seed: int) -> str:
 
 def write(run: ConformerRun, path: Path) -> None:
     """Write the conformers of a run, whole or not at all; UserError if they cannot be."""
-    _replace(path, sdf(run.ensembles, run.seed))
+    replace(path, sdf(run.ensembles, run.seed))
 
 
 def write_refused(records: Iterable[Refused], path: Path) -> None:
@@ -43,10 +43,11 @@ def write_refused(records: Iterable[Refused], path: Path) -> None:
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["record", "name", "text", "reason"])
     rows.writerows([one.number, one.name, one.text, one.reason] for one in records)
-    _replace(path, table.getvalue())
+    replace(path, table.getvalue())
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """Replace one file by text, whole or not at all; UserError if it cannot be."""
     try:
         atomic.write_text(path, text)
     except OSError as error:
