@@ -104,6 +104,9 @@ Calibrate = Annotated[
     bool, typer.Option("--calibrate", help="Widen or narrow the futures until their intervals hold on past windows.")
 ]
 Report = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")]
+Init = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Start training from a model that --save has written.")
+]
 Save = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the model here.")]
 
 
@@ -126,6 +129,7 @@ def forecast(
     out: Out = None,
     report: Report = None,
     model: Kept = None,
+    init: Init = None,
     save: Save = None,
     constraints: Constraints = None,
     scenario: Scenario = None,
@@ -258,8 +262,8 @@ def facts_of(forecaster: DiffusionForecaster, samples: int, seconds: float) -> d
         "Time": f"{seconds:.1f} s",
     }
     if training:
-        loss = f"{training['held_out_loss_before']:.3f} -> {training['held_out_loss']:.3f}"
-        facts["Training"] = f"{training['windows']:,} windows, held-out loss {loss}"
+        crps = f"{training['held_out_crps_before']:.3f} -> {training['held_out_crps']:.3f}"
+        facts["Training"] = f"{training['windows']:,} windows, held-out CRPS {crps}"
     return facts
 
 
@@ -295,7 +299,7 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
     same = ("time_budget", "max_steps", "seed", "steps", "device", "calibrate")
     settings = {name: given[name] for name in same} | {"n_draws": given["samples"], "target": listed(given["target"])}
     told: dict[str, Any] = {name: listed(given[name]) or () for name in ("future_covariates", "past_covariates")}
-    told["holidays"] = given["holidays"]
+    told |= {"holidays": given["holidays"], "init": given["init"]}
     if given.get("model") is None:
         if given["horizon"] is None:
             raise UserError("--horizon: expected the number of steps to forecast, got none")
@@ -305,7 +309,7 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
         return made
     if given["calibrate"]:
         raise UserError("--calibrate: expected a model that is fitted now, got --model, which is as it was saved")
-    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays")
+    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays", "init")
     for name in names:
         option = "--context" if name == "look" else f"--{name.replace('_', '-')}"
         if given[name] is not None:
