@@ -8,7 +8,7 @@ import sys
 import time
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -83,6 +83,10 @@ Holidays = Annotated[
     str | None, typer.Option(metavar="COUNTRY", help="Tell public holidays: DE, US-IL, ... (package holidays).")
 ]
 Season = Annotated[int | None, typer.Option(help="Steps of the season. Default: by the frequency.")]
+Network = Annotated[
+    Literal["patches", "recurrent"] | None,
+    typer.Option(help="The whole horizon at once (the default), or step by step (TimeGrad)."),
+]
 Samples = Annotated[int, typer.Option("--samples", "-n", help="Futures of each series.")]
 Quantiles = Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")]
 Out = Annotated[
@@ -124,6 +128,7 @@ def forecast(
     horizon: Horizon = None,
     look: Look = None,
     season: Season = None,
+    network: Network = None,
     samples: Samples = 200,
     quantiles: Quantiles = "0.05,0.95",
     out: Out = None,
@@ -303,13 +308,15 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
     if given.get("model") is None:
         if given["horizon"] is None:
             raise UserError("--horizon: expected the number of steps to forecast, got none")
+        if given["network"] is not None:
+            told["network"] = given["network"]
         sizes = {"horizon": given["horizon"], "context": given["look"], "season": given["season"]}
         made = DiffusionForecaster(**sizes, **told, **settings)
         made.check()
         return made
     if given["calibrate"]:
         raise UserError("--calibrate: expected a model that is fitted now, got --model, which is as it was saved")
-    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays", "init")
+    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays", "init", "network")
     for name in names:
         option = "--context" if name == "look" else f"--{name.replace('_', '-')}"
         if given[name] is not None:

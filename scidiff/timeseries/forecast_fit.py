@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.errors import UserError
 from scidiff.networks.forecast import ForecastNetwork
+from scidiff.networks.recurrent import RecurrentNetwork
 from scidiff.noise import Noise
 from scidiff.timeseries.base import fit_base, scaled
 from scidiff.timeseries.batches import LEAF
@@ -46,7 +47,14 @@ _FAR = 30.0  # scales: targets farther out count as if they stood there
 
 
 def sizes(
-    panel: Panel, frequency: Frequency, covariates: Covariates, *, horizon: int, season: int | None, context: int | None
+    panel: Panel,
+    frequency: Frequency,
+    covariates: Covariates,
+    *,
+    horizon: int,
+    season: int | None,
+    context: int | None,
+    network: str = "patches",
 ) -> ForecastConfig:
     """What a model of a panel is like; UserError if the histories do not hold what is asked for."""
     counts = covariates.ends(panel)
@@ -69,6 +77,7 @@ def sizes(
         seasons=fitting,
         yearly=panel.clock.kind == "date" and float(spans.max()) >= _YEARS,
         covariates=covariates.fitted(panel),
+        network=network,
     )
 
 
@@ -234,12 +243,9 @@ class _Data:
 
 def _data(model: ForecastModel, windows: Horizons) -> _Data:
     context = scaled(windows.context, model.base.season)
-    target = np.clip(context.standardise(windows.target), -_FAR, _FAR)
-    return _Data(
-        target=torch.from_numpy(np.nan_to_num(target)).float(),
-        mask=torch.from_numpy(~np.isnan(target)),
-        known=known_of(model, windows),
-    )
+    clipped = np.clip(context.standardise(windows.target), -_FAR, _FAR)
+    target, mask = torch.from_numpy(np.nan_to_num(clipped)).float(), torch.from_numpy(~np.isnan(clipped))
+    return _Data(target=target, mask=mask, known={**known_of(model, windows), "came": target, "seen": mask.float()})
 
 
 @dataclass
@@ -271,7 +277,7 @@ class _Judge:
     def measure(self, denoiser: nn.Module) -> float:
         """Mean CRPS of the first guess of the held-out windows, in units of their contexts."""
         device = next(denoiser.parameters()).device
-        network = cast(ForecastNetwork, cast(NetworkDenoiser, denoiser).network)
+        network = cast(ForecastNetwork | RecurrentNetwork, cast(NetworkDenoiser, denoiser).network)
         outlook = network.encode({name: value.to(device) for name, value in self.data.known.items()})
         mask = self.data.mask.to(device)
         found = crps_normal(self.data.target.to(device), outlook.location, outlook.scale)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
-from scidiff.networks.forecast import ForecastNetwork, Known
+from scidiff.errors import UserError
+from scidiff.networks.forecast import ForecastNetwork, Known, Outlook
+from scidiff.networks.recurrent import RecurrentNetwork
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
@@ -32,7 +34,10 @@ from scidiff.timeseries.horizons import Horizons
 from scidiff.timeseries.panel import Floats
 
 TILE = 50  # draws of one series that are computed together, whatever is asked for
+STEP_TILE = 100  # the same, of a network that draws step by step
 STEPS = 6
+NETWORKS = ("patches", "recurrent")
+_APART = 0x9E3779B97F4A7C15  # between the seeds of steps: 2^64 over the golden ratio
 RECENT = 24  # steps before the origin that are told as they came, at most
 WAVES = 4  # that tell a step its place
 
@@ -49,7 +54,8 @@ class ForecastConfig:
         seasons: that lags are told of, ascending.
         yearly: whether the time of year is told; of no use unless years came again in the histories.
         covariates: what else is told.
-        hidden, width, depth, heads: of the network.
+        network: `patches`, which draws the horizon at once, or `recurrent`, which draws step by step.
+        hidden, width, depth, heads: of the network; of `recurrent` hidden alone.
     """
 
     variables: tuple[str, ...]
@@ -60,6 +66,7 @@ class ForecastConfig:
     seasons: tuple[int, ...] = ()
     yearly: bool = False
     covariates: Covariates = NONE
+    network: str = "patches"
     hidden: int = 128
     width: int = 64
     depth: int = 2
@@ -112,17 +119,7 @@ class ForecastModel:
         """A model with fresh weights, whose draws centre on the base forecast."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
-            network = ForecastNetwork(
-                leaf=LEAF,
-                variables=len(config.variables),
-                recent=config.recent * (2 * len(config.variables) + config.covariates.told),
-                features=config.features,
-                horizon=config.horizon,
-                hidden=config.hidden,
-                width=config.width,
-                depth=config.depth,
-                heads=config.heads,
-            )
+            network = _network(config)
         process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
         denoiser = NetworkDenoiser(network, {LEAF: process}).eval()
         return cls(config=config, base=base, denoiser=denoiser, card=card or {})
@@ -154,6 +151,19 @@ class ForecastModel:
             raise files.WeightsError(f"{folder}: expected weights of a forecaster, got others: {reason}") from None
         model.denoiser.to(device)
         return model
+
+
+def _network(config: ForecastConfig) -> nn.Module:
+    """The network that a configuration names, with fresh weights."""
+    sizes = {"variables": len(config.variables), "features": config.features, "hidden": config.hidden}
+    told = config.covariates.told
+    if config.network == "recurrent":
+        return RecurrentNetwork(leaf=LEAF, told=told, **sizes)
+    if config.network != "patches":
+        raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {config.network!r}")
+    recent = config.recent * (2 * len(config.variables) + told)
+    shape = {"horizon": config.horizon, "width": config.width, "depth": config.depth, "heads": config.heads}
+    return ForecastNetwork(leaf=LEAF, recent=recent, **shape, **sizes)
 
 
 def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
@@ -197,17 +207,10 @@ def _tuples(fields: Any) -> Any:
 
 
 @torch.no_grad()
-def draw(
-    model: ForecastModel,
-    window: Horizons,
-    *,
-    draws: int,
-    seed: int,
-    steps: int = STEPS,
-) -> Floats:
+def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps: int = STEPS) -> Floats:
     """Draws of what follows one origin: [draws, H, V], in the units of the panel.
 
-    A series is encoded by itself and drawn in tiles of `TILE`, since matrix products may round differently with the
+    A series is encoded by itself and drawn in tiles of one size, since matrix products may round differently with the
     shape of a batch: draw k is a function of the model, the window, the seed and k.
 
     Args:
@@ -215,23 +218,47 @@ def draw(
         window: one (N = 1).
         draws: how many.
         seed: keys the noise; of the series.
-        steps: network calls a draw.
+        steps: network calls a draw; of the recurrent network, of a step of it.
     """
     if len(window) != 1:
         raise ValueError(f"expected one window, got {len(window)}")
     device = next(model.denoiser.parameters()).device
     known: Known = {name: value.to(device) for name, value in known_of(model, window).items()}
-    network = cast(ForecastNetwork, model.denoiser.network)
-    outlook = network.encode(known).repeat(TILE)
-    shape = tuple(outlook.location.shape[1:])
+    network = model.denoiser.network
+    recurrent = isinstance(network, RecurrentNetwork)
+    one = partial(_unrolled, known=known) if recurrent else _whole(model, known)
+    size = STEP_TILE if recurrent else TILE
+    tiles = (first + torch.arange(size, device=device) for first in range(0, draws, size))
+    found = torch.cat([one(model, Noise(seed=seed, index=index), steps) for index in tiles])[:draws]
+    return scaled(window.context, model.base.season).restore(found.double().cpu().numpy())
+
+
+def _whole(model: ForecastModel, known: Known) -> Callable[[ForecastModel, Noise, int], Tensor]:
+    """Draws whole horizons of one series: [TILE, H, V] in units of its context."""
+    outlook = cast(ForecastNetwork, model.denoiser.network).encode(known).repeat(TILE)
+    return lambda model, noise, steps: _denoised(model, outlook, noise, steps)
+
+
+def _unrolled(model: ForecastModel, noise: Noise, steps: int, *, known: Known) -> Tensor:
+    """Draws step by step, each with noise of its own: [B, H, V] in units of the context."""
+    network, size = cast(RecurrentNetwork, model.denoiser.network), len(noise.index)
+    state = network.start(known).expand(size, -1)
+    found = []
+    for step in range(model.config.horizon):
+        told = (known[name][:, step : step + 1].expand(size, -1, -1) for name in ("base", "spread", "ahead"))
+        own = replace(noise, seed=(noise.seed + step * _APART) % 2**64)
+        x = _denoised(model, network.look(state.unsqueeze(1), *told), own, steps)
+        found.append(x)
+        state = network.advance(state, x[:, 0])
+    return torch.cat(found, dim=1)
+
+
+def _denoised(model: ForecastModel, outlook: Outlook, noise: Noise, steps: int) -> Tensor:
+    """Samples in the coordinates of an outlook, restored: [B, steps, V]."""
     rule = _plan(cast(GaussianProcess, model.processes[LEAF]), steps)
-    parts = []
-    for first in range(0, draws, TILE):
-        noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
-        layout = Layout.dense(TILE, {LEAF: shape}, device=device)
-        done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
-        parts.append(outlook.restore(done.state[LEAF]).double().cpu().numpy())
-    return scaled(window.context, model.base.season).restore(np.concatenate(parts)[:draws])
+    layout = Layout.dense(len(noise.index), {LEAF: tuple(outlook.location.shape[1:])}, device=noise.index.device)
+    done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
+    return outlook.restore(done.state[LEAF])
 
 
 @cache

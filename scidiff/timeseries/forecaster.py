@@ -20,7 +20,7 @@ from scidiff.timeseries.covariates import Covariates, disjoint
 from scidiff.timeseries.estimator import value_errors
 from scidiff.timeseries.forecast import Forecast
 from scidiff.timeseries.forecast_fit import learn, sizes
-from scidiff.timeseries.forecast_model import STEPS, ForecastConfig, ForecastModel, draw
+from scidiff.timeseries.forecast_model import NETWORKS, STEPS, ForecastConfig, ForecastModel, draw
 from scidiff.timeseries.forecast_rules import ForecastRules, Future
 from scidiff.timeseries.forecast_verdicts import judge
 from scidiff.timeseries.frames import read_frame
@@ -53,6 +53,7 @@ class DiffusionForecaster:
         past_covariates: columns that are known up to the origin.
         static: facts on the series (see `static.with_static`); new series at prediction time are known by them.
         holidays: the country whose public holidays count (`DE`, `US-IL`), by the package `holidays`.
+        network: `patches`, which draws the whole horizon at once, or `recurrent`, step by step (TimeGrad).
         n_draws: futures of each series.
         steps: network calls a draw.
         constraints: rules that every future has to keep (see `forecast_rules`), a scenario among them.
@@ -88,6 +89,7 @@ class DiffusionForecaster:
         past_covariates: Sequence[str] = (),
         static: pd.DataFrame | str | Path | None = None,
         holidays: str | None = None,
+        network: str = "patches",
         n_draws: int = 200,
         steps: int = STEPS,
         constraints: Mapping[str, Any] | ForecastRules | None = None,
@@ -109,6 +111,7 @@ class DiffusionForecaster:
         self.past_covariates = past_covariates
         self.static = static
         self.holidays = holidays
+        self.network = network
         self.n_draws = n_draws
         self.steps = steps
         self.constraints = constraints
@@ -175,7 +178,7 @@ class DiffusionForecaster:
         model = ForecastModel.load(Path(folder), device=settings.get("device", "cpu"))
         config = model.config
         told = config.covariates
-        own: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season")}
+        own: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season", "network")}
         own |= {"future_covariates": told.future, "past_covariates": told.past, "holidays": told.country}
         made = cls(**{"target": config.variables, **settings, **own})
         made.check()
@@ -187,7 +190,7 @@ class DiffusionForecaster:
         self.check()
         self.frequency_ = infer(panel)
         start = None if self.init is None else ForecastModel.load(Path(self.init), device=self.device)
-        own = {name: getattr(self, name) for name in ("horizon", "season", "context")}
+        own = {name: getattr(self, name) for name in ("horizon", "season", "context", "network")}
         asked = sizes(panel, self.frequency_, self.covariates(), **own)
         config = asked if start is None else _alike(start.config, asked)
         budget = TRAINING if self.time_budget is None else filling.seconds(self.time_budget, what="time_budget")
@@ -273,6 +276,8 @@ class DiffusionForecaster:
         for name, value in named.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
+        if self.network not in NETWORKS:
+            raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {self.network!r}")
         disjoint(self._targets(), self.future_covariates, self.past_covariates)
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
@@ -330,7 +335,7 @@ class DiffusionForecaster:
 
 def _alike(held: ForecastConfig, asked: ForecastConfig) -> ForecastConfig:
     """The configuration of a model to start from; UserError if it is of something else."""
-    for name in ("variables", "horizon", "frequency"):
+    for name in ("variables", "horizon", "frequency", "network"):
         if getattr(held, name) != getattr(asked, name):
             raise UserError(
                 f"init: expected a model of the same {name}, {getattr(asked, name)}, got {getattr(held, name)}"
