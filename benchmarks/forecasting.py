@@ -4,11 +4,11 @@
                                      [--seeds N] [--steps N] [--alone] [--merge FILE ...]
 
 Data sets are those of `_forecasting_data.py`. Every method learns from what came before the first origin; scidiff is
-trained for at most `--steps` steps, again on all windows, and calibrated on windows before the first origin. The last origins
-are judged, a horizon apart. CRPS is the fair one; of methods that give quantiles these stand for draws. p is of the
-Diebold-Mariano test on the CRPS by origin, mean of the seeds. Coverage is of 80 and 95 % intervals. Holidays are told
-to scidiff and to the boosted trees. A data set and a seed
-can be run alone, without the others' methods (`--alone`), and the documents put together with `--merge`.
+trained for at most `--steps` steps, again on all windows, and calibrated on windows before the first origin. The last
+origins are judged, a horizon apart. CRPS is the fair one; of methods that give quantiles these stand for draws. p is of
+the Diebold-Mariano test on the CRPS by origin, mean of the seeds. Coverage is of 80 and 95 % intervals. Holidays are
+told to scidiff and to the boosted trees. A data set and a seed can be run alone, without the others' methods
+(`--alone`), and the documents put together with `--merge`.
 `--quick` makes a short series of its own: its numbers say that it runs.
 """
 
