@@ -2,8 +2,8 @@
 
 A census of the training molecules says, before anything is drawn, about how many of the model's meet the request.
 Where that is enough, draws as they come are cheapest and follow the model without weights. Where it is few, steered
-draws are worth the most a second, by their weights (`benchmarks/molecules_constraints.py`); a few molecules are not
-worth a pilot, and are guided by facts if the model can be told of them, else by projection.
+draws certify the most a second (`benchmarks/molecules_constraints.py`); a few molecules are not worth a pilot, and are
+guided by facts if the model can be told of them, else by projection.
 """
 
 from __future__ import annotations
