@@ -73,6 +73,26 @@ def test_bonds_out_of_range_are_refused(scale):
     assert BROKEN in refusals(mol, scale * x)
 
 
+def test_one_bond_pressed_and_one_angle_closed_are_refused():
+    mol, x = embedded("CCO")
+    carbon, (first, second) = 0, [3, 4]  # hydrogens of the methyl group
+    pressed, closed = x.copy(), x.copy()
+    pressed[first] = x[carbon] + 0.45 * (x[first] - x[carbon])
+    assert refusals(mol, pressed) == (BROKEN,)
+    beam = 0.8 * (x[first] - x[carbon]) + 0.2 * (x[second] - x[carbon])
+    closed[second] = x[carbon] + 1.09 * beam / np.linalg.norm(beam)
+    assert refusals(mol, closed) == (BROKEN,)
+
+
+def test_a_flattened_centre_has_no_hand():
+    mol, x = embedded("C[C@H](O)CN")
+    centre, *others = [1, *(atom.GetIdx() for atom in mol.GetAtomWithIdx(1).GetNeighbors())]
+    flat = x - x[centre]
+    _, axes = np.linalg.eigh(flat[others].T @ flat[others])
+    flat -= np.outer(flat @ axes[:, 0], axes[:, 0])
+    assert TURNED in refusals(mol, flat)
+
+
 def test_a_clash_is_refused():
     mol, x = embedded("CCCCCCC")
     table = Chem.GetDistanceMatrix(mol)
@@ -133,6 +153,7 @@ def test_draws_are_the_same_alone_and_among_others(small, monkeypatch):
     ((name, values),) = seen.items()
     assert np.array_equal(np.stack(values)[:TILE], many[name])
     assert len(values) == 16
+    assert len({value.tobytes() for value in values}) == 16
     seen.clear()
     conformers([record(Chem.MolFromSmiles("CCN"), CONFIG, 9, "")], num=1, model=small, steps=2)
     assert not np.array_equal(np.stack(seen[name]), many[name])  # another record: other noise
