@@ -79,11 +79,13 @@ Constraints = Annotated[
     Path | None, typer.Option("--constraints", metavar="FILE", help="YAML with more conditions, a list under `where`.")
 ]
 Method = Annotated[
-    Literal["exact", "steer", "enforce", "reject"],
+    Literal["auto", "exact", "guide", "project", "steer", "enforce", "reject"],
     typer.Option(
-        help="exact: what fragments decide is enforced, and draws follow the model given the conditions. "
-        "steer: besides, draws are tilted towards rare properties, after a pilot. "
-        "enforce: faster, not quite so distributed. reject: draw freely and certify."
+        help="auto: exact, guide or project, by how rare the molecules are (`explain` says which). "
+        "exact: what fragments decide is enforced, and draws follow the model given the conditions. "
+        "Three lean towards properties besides, and molecules have weights: guide tells a model of them that was "
+        "trained to be told, project moves its estimates, steer tilts draws after a pilot. "
+        "enforce: faster than exact, not quite so distributed. reject: draw freely and certify."
     ),
 ]
 Out = Annotated[
@@ -116,7 +118,7 @@ def generate(
     num: Annotated[int, typer.Option("--num", "-n", help="How many certified molecules.")],
     where: Where = None,
     constraints: Constraints = None,
-    method: Method = "exact",
+    method: Method = "auto",
     out: Out = None,
     format_: Format = None,
     report: Report = None,
@@ -270,6 +272,8 @@ def _finish(generation: Generation, out: str | None, kind: str, report: str | No
         files = {"out": out, "report": report} if generation.molecules else {"out": None, "report": None}
         typer.echo(json.dumps({**generation.as_dict(), **files}, indent=1))
     _say(generation.summary())
+    if generation.why and generation.weighted:
+        _say(f"--method {generation.method}, for {generation.why}; molecules have weights (log_weight)")
     if generation.steering is not None:
         _say(_steering(generation.steering))
     if generation.stopped:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,24 +20,54 @@ from scidiff.noise import Noise
 from scidiff.state import Layout
 from scidiff.timeseries.base import fit_base, scaled
 from scidiff.timeseries.batches import LEAF
-from scidiff.timeseries.forecast_model import ForecastConfig, ForecastModel, known_of
+from scidiff.timeseries.covariates import Covariates
+from scidiff.timeseries.forecast_model import FAR, ForecastConfig, ForecastModel, taught
 from scidiff.timeseries.frequency import Frequency
 from scidiff.timeseries.horizons import Horizons, horizons, origins
-from scidiff.timeseries.model import imputation_loss
+from scidiff.timeseries.lags import wanted
+from scidiff.timeseries.model import COPIES, imputation_loss
 from scidiff.timeseries.panel import Panel
 from scidiff.training.batches import Batch, DenseBatches
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
 WINDOWS = 20_000  # to learn from, at most
-_NUMBERS = 30_000_000  # held in them, at most
+_NUMBERS = 10_000_000  # held in them, at most
 HELD = 0.15  # the last part of the origins of each series, which is judged by
 _JUDGED = 512  # windows, at most
 _CHECKS = 30  # in the time there is
-_PATIENCE = 8  # checks without a better one: enough
-_MOST_STEPS = 6000
-_SIZE = 32  # windows a step
-_FAR = 30.0  # scales: targets farther out count as if they stood there
+_PATIENCE = 15  # checks without a better one: enough
+_MOST_STEPS = 1500
+_SIZE = 64  # windows a step
+_LOOK_BACK = 48  # steps of a context where seasons ask for fewer
+_YEARS = 2 * 365.25 * 86_400.0  # seconds of history from which the time of year can be learned
+
+
+def sizes(
+    panel: Panel, frequency: Frequency, covariates: Covariates, *, horizon: int, season: int | None, context: int | None
+) -> ForecastConfig:
+    """What a model of a panel is like; UserError if the histories do not hold what is asked for."""
+    counts = covariates.ends(panel)
+    room = int(counts.max()) - horizon
+    seasons = (season,) if season is not None else frequency.seasons
+    fitting = tuple(one for one in seasons if 2 * one <= room) or (1 if season is None else season,)
+    longest = fitting[-1]
+    if context is None:
+        most = max(longest, wanted(horizon, fitting), min(_LOOK_BACK, 4 * horizon))
+        context = max(longest, min(most, room // 2, int(counts.min())))
+    if longest > context:
+        raise UserError(f"expected a context of at least one season ({longest} steps), got {context}")
+    spans = panel.time[panel.offsets[1:] - 1] - panel.time[panel.offsets[:-1]]
+    return ForecastConfig(
+        variables=covariates.targets(panel).variables,
+        context=context,
+        horizon=horizon,
+        season=longest,
+        frequency=frequency.name,
+        seasons=fitting,
+        yearly=panel.clock.kind == "date" and float(spans.max()) >= _YEARS,
+        covariates=covariates.fitted(panel),
+    )
 
 
 def learn(
@@ -50,7 +81,7 @@ def learn(
     device: str = "cpu",
     show: Callable[[str], None] = lambda text: None,
 ) -> ForecastModel:
-    """A model of a panel: the base forecast of all windows, the denoiser trained on what it leaves.
+    """A model of a panel: a base forecast, and the denoiser trained on what it leaves.
 
     Windows whose horizon reaches into those that are judged by are learned from by neither. The weights that judged
     best are kept, those before training among them.
@@ -70,11 +101,10 @@ def learn(
     """
     began = time.monotonic()
     windows = windows_of(panel, frequency, config)
-    base, crossed = fit_base(windows, season=config.season)
-    model = ForecastModel.create(config, base, seed=seed)
+    model = ForecastModel.create(config, fit_base(windows, season=config.season), seed=seed)
     model = replace(model, denoiser=model.denoiser.to(device))
     early, held = _split(windows)
-    train_on, judge_by = (_data(model, windows[part], crossed[part]) for part in (early, held))
+    train_on, judge_by = (_data(model, windows[part]) for part in (early, held))
     batches = DenseBatches(
         {LEAF: train_on.target},
         size=min(_SIZE, len(train_on.target)),
@@ -101,10 +131,10 @@ def learn(
 
 def windows_of(panel: Panel, frequency: Frequency, config: ForecastConfig) -> Horizons:
     """All windows of a panel with something in their horizon, thinned out if they are too many."""
-    sizes = {"context": config.context, "horizon": config.horizon}
-    row = (config.context + config.horizon) * len(config.variables)
+    sizes: dict[str, Any] = {"context": config.context, "horizon": config.horizon}
+    row = (config.context + config.horizon) * (len(config.variables) + config.covariates.told)
     series, origin = origins(panel, **sizes, most=min(WINDOWS, _NUMBERS // row))
-    windows = horizons(panel, frequency, series, origin, **sizes)
+    windows = horizons(panel, frequency, series, origin, covariates=config.covariates, **sizes)
     seen = ~np.isnan(windows.target).all((1, 2))
     if not seen.any():
         raise UserError("expected measurements after the first context, got empty cells only")
@@ -127,7 +157,7 @@ def _settings(max_steps: int | None, seconds: float, step: float, seed: int) -> 
     length: dict[str, Any] = {"max_steps": max_steps} if max_steps else {"max_minutes": seconds / 60}
     return TrainingConfig(
         **length,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         weight_decay=0.05,
         warmup_steps=50,
         ema_decay=0.99,
@@ -149,7 +179,7 @@ def _train(
             batches,
             settings,
             out=Path(out) / "run",
-            objective=imputation_loss,  # type: ignore[arg-type]  # its condition is a mapping and no other
+            objective=partial(imputation_loss, copies=1),
             validate=judge,
             show=show,
             enough=judge.enough,
@@ -167,13 +197,13 @@ class _Data:
     known: Mapping[str, Tensor]
 
 
-def _data(model: ForecastModel, windows: Horizons, forecast: np.ndarray) -> _Data:
+def _data(model: ForecastModel, windows: Horizons) -> _Data:
     context = scaled(windows.context, model.base.season)
-    target = np.clip(context.standardise(windows.target), -_FAR, _FAR)
+    target = np.clip(context.standardise(windows.target), -FAR, FAR)
     return _Data(
         target=torch.from_numpy(np.nan_to_num(target)).float(),
         mask=torch.from_numpy(~np.isnan(target)),
-        known=known_of(model.base, windows, forecast),
+        known=taught(model, windows),
     )
 
 
@@ -218,12 +248,12 @@ class _Judge:
         times = []
         for _ in range(3):
             began = time.monotonic()
-            self._loss(self.model.denoiser, batch).mean().backward()
+            self._loss(self.model.denoiser, batch, copies=1).mean().backward()
             times.append(time.monotonic() - began)
         self.model.denoiser.zero_grad()
         return 1.3 * min(times)
 
-    def _loss(self, denoiser: nn.Module, batch: Batch) -> Tensor:
+    def _loss(self, denoiser: nn.Module, batch: Batch, *, copies: int = COPIES) -> Tensor:
         batch = batch.to(next(denoiser.parameters()).device)
         return imputation_loss(
             cast(Denoiser, denoiser),
@@ -232,4 +262,5 @@ class _Judge:
             batch.layout,
             Noise(seed=1, index=batch.index),
             condition=cast(Mapping[str, Tensor], batch.condition),
+            copies=copies,
         )
