@@ -11,9 +11,11 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from typer.testing import CliRunner
 
+from scidiff import molecules
 from scidiff.cli.main import app
 from scidiff.errors import UserError
 from scidiff.molecules.three_d import conformers as module
+from scidiff.molecules.three_d import embedding
 from scidiff.molecules.three_d import model as models
 from scidiff.molecules.three_d.conformers import MOST, STRIDE, TILE, conformers
 from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
@@ -210,6 +212,18 @@ def test_fixed_atoms_need_a_geometry_that_can_be():
 def test_arguments_out_of_range(small, given):
     with pytest.raises(UserError, match="expected"):
         conformers([], model=small, **given)
+
+
+def test_python_takes_smiles_and_molecules(small, monkeypatch):
+    monkeypatch.setattr(embedding, "load", lambda folder, device: small)
+    monkeypatch.setattr(module, "refusals", lambda mol, x, fixed: ())
+    mixed, _ = embedded("C[C@H](O)CN")
+    run = molecules.conformers(["CCO", mixed, "xx", ""], num=3, steps=2)
+    assert [one.mol.GetNumConformers() for one in run.ensembles] == [3, 3]
+    assert Chem.MolToSmiles(run.ensembles[1].mol) == Chem.MolToSmiles(mixed)
+    assert [one.number for one in run.refused] == [3, 4]
+    again = molecules.conformers(["CCO"], num=1, steps=2).ensembles[0].mol
+    assert np.array_equal(again.GetConformer().GetPositions(), run.ensembles[0].mol.GetConformer(0).GetPositions())
 
 
 @pytest.fixture
