@@ -52,7 +52,9 @@ def missed(runs: Sequence[Run]) -> list[str]:
 
 
 def _crps(runs: Sequence[Run]) -> dict[str, list[float]]:
-    methods = dict.fromkeys(method for run in runs for method in run["scores"])
+    methods = dict.fromkeys(
+        method for run in sorted(runs, key=lambda run: -len(run["scores"])) for method in run["scores"]
+    )
     return {method: _values(runs, method, "CRPS") for method in methods}
 
 

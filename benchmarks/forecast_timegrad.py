@@ -27,8 +27,12 @@ import scidiff
 from scidiff import atomic
 from scidiff.errors import UserError
 from scidiff.grids import uniform
+from scidiff.networks.recurrent import RecurrentNetwork
+from scidiff.noise import Noise
 from scidiff.processes.gaussian import GaussianProcess
-from scidiff.solvers import Plan, ddpm
+from scidiff.sampling import sample
+from scidiff.solvers import ddpm
+from scidiff.state import Layout
 from scidiff.timeseries.backtest import before
 from scidiff.timeseries.base import scaled
 from scidiff.timeseries.batches import LEAF
@@ -39,7 +43,6 @@ from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.frequency import infer
 from scidiff.timeseries.horizons import Horizons, horizons
 from scidiff.timeseries.metrics import crps_fair
-from scidiff.timeseries.stepwise import step_by_step
 
 DRAWS, HUNDRED = 100, 100
 CALLS = (2, 3, 6, 12)
@@ -70,13 +73,21 @@ def fitted(found: Data, network: str, arguments: argparse.Namespace) -> tuple[Fo
     return model, horizons(panel, infer(panel), series, ends.ravel(), covariates=told, **sizes), took
 
 
+@torch.no_grad()
 def ancestral(model: ForecastModel, window: Horizons, *, seed: int) -> np.ndarray:
     """Draws by a hundred of DDPM's steps: [DRAWS, H, V]."""
-    schedule = cast(GaussianProcess, model.processes[LEAF]).schedule
-    rule: Plan = ddpm(schedule, uniform(HUNDRED))
-    known = known_of(model, window)
-    drawn = step_by_step(model.denoiser, model.processes, rule, known, draws=DRAWS, seed=seed)
-    return scaled(window.context, model.base.season).restore(drawn.double().numpy())
+    network, known = cast(RecurrentNetwork, model.denoiser.network), known_of(model, window)
+    rule = ddpm(cast(GaussianProcess, model.processes[LEAF]).schedule, uniform(HUNDRED))
+    layout = Layout.dense(DRAWS, {LEAF: (1, known["base"].shape[2])})
+    state, found = network.start(known).expand(DRAWS, -1), []
+    for step in range(model.config.horizon):
+        told = (known[name][:, step : step + 1].expand(DRAWS, -1, -1) for name in ("base", "spread", "ahead"))
+        outlook = network.look(state.unsqueeze(1), *told)
+        noise = Noise(seed=seed + 10_000 * (step + 1), index=torch.arange(DRAWS))
+        done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
+        found.append(outlook.restore(done.state[LEAF]))
+        state = network.advance(state, found[-1][:, 0])
+    return scaled(window.context, model.base.season).restore(torch.cat(found, dim=1).double().numpy())
 
 
 def judged(model: ForecastModel, windows: Horizons, steps: int | None, *, seed: int) -> tuple[np.ndarray, float]:
@@ -103,13 +114,13 @@ def interval(values: np.ndarray, seed: int) -> tuple[float, float]:
 def measure(found: Data, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows of one data set, the reference first."""
     rows, seed = [], arguments.seed
-    model, windows, trained = fitted(found, "timegrad", arguments)
+    model, windows, trained = fitted(found, "recurrent", arguments)
     reference, slow = judged(model, windows, None, seed=seed)
-    runs = [("timegrad", REFERENCE, reference, slow, trained)]
+    runs = [("recurrent", REFERENCE, reference, slow, trained)]
     for calls in CALLS:
-        runs.append(("timegrad", f"{calls} calls", *judged(model, windows, calls, seed=seed), trained))
-    model, windows, trained = fitted(found, "horizon", arguments)
-    runs.append(("horizon", "6 calls", *judged(model, windows, 6, seed=seed), trained))
+        runs.append(("recurrent", f"{calls} calls", *judged(model, windows, calls, seed=seed), trained))
+    model, windows, trained = fitted(found, "patches", arguments)
+    runs.append(("patches", "6 calls", *judged(model, windows, 6, seed=seed), trained))
     for network, sampler, crps, seconds, spent in runs:
         low, high = interval((crps - reference) / reference.mean(), seed)
         rows.append({"data": found.name, "network": network, "sampler": sampler, "origins": len(crps),
@@ -122,7 +133,7 @@ def measure(found: Data, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def missed(rows: list[dict[str, Any]]) -> list[str]:
     """Where six calls are not as accurate as a hundred, or not ten times cheaper."""
-    six = [row for row in rows if (row["network"], row["sampler"]) == ("timegrad", "6 calls")]
+    six = [row for row in rows if (row["network"], row["sampler"]) == ("recurrent", "6 calls")]
     slow = [f"{row['data']}: expected 6 calls to be {SPEED:g} times cheaper than {REFERENCE}, got {row['faster']:.1f}"
             for row in six if row["faster"] < SPEED]  # fmt: skip
     return slow + [f"{row['data']}: expected the CRPS of 6 calls within 1 % of {REFERENCE}, got {row['relative']:.3f}"

@@ -1,13 +1,14 @@
 """Forecasts of public series from rolling origins, beside naive and statistical methods.
 
     python benchmarks/forecasting.py [--quick] [--seed N] [--json FILE] [--data NAME ...] [--traffic FILE] [--air FILE]
-                                     [--seeds N] [--budget SECONDS] [--merge FILE ...]
+                                     [--seeds N] [--steps N] [--alone] [--merge FILE ...]
 
 Data sets are those of `_forecasting_data.py`. Every method learns from what came before the first origin; scidiff is
-trained for at most `--budget` seconds on one thread and calibrated on windows before the first origin. The last origins
-are judged, a horizon apart. CRPS is the fair one; of methods that give quantiles these stand for draws. p is of the
-Diebold-Mariano test on the CRPS by origin, mean of the seeds. Coverage is of 80 and 95 % intervals. Holidays are told
-to scidiff and to the boosted trees. A data set can be run alone, and the documents put together with `--merge`.
+trained for at most `--steps` steps, again on all windows, and calibrated on windows before the first origin. The last
+origins are judged, a horizon apart. CRPS is the fair one; of methods that give quantiles these stand for draws. p is of
+the Diebold-Mariano test on the CRPS by origin, mean of the seeds. Coverage is of 80 and 95 % intervals. Holidays are
+told to scidiff and to the boosted trees. A data set and a seed can be run alone, without the others' methods
+(`--alone`), and the documents put together with `--merge`.
 `--quick` makes a short series of its own: its numbers say that it runs.
 """
 
@@ -42,11 +43,12 @@ COHERENT = "scidiff, coherent"
 def judged(found: Data, seed: int, arguments: argparse.Namespace, missing: list[str]) -> list[dict[str, Any]]:
     """One data set and one seed; those that are no matter of chance are judged with the first."""
     panel = read_frame(found.table, Options(time="timestamp", variables=found.targets, duplicates="mean"))
-    others, lacking = peers(len(found.targets), found.country) if seed == arguments.seed else ({}, [])
+    with_peers = seed == arguments.seed and not arguments.alone
+    others, lacking = peers(len(found.targets), found.country) if with_peers else ({}, [])
     missing += lacking
     settings: dict[str, Any] = {"horizon": found.horizon, "time": "timestamp", "target": found.targets}
     settings |= {"holidays": found.country, "n_draws": 100, "calibrate": True, "seed": seed}
-    settings |= {"max_steps": 20} if arguments.quick else {"time_budget": f"{arguments.budget:.0f}s"}
+    settings["max_steps"] = 20 if arguments.quick else arguments.steps
     how: dict[str, Any] = {"count": found.count, "stride": found.stride}
     prefix = f"{found.name}, seed {seed}"
     done = backtest(DiffusionForecaster(**settings), panel, peers=others, show=lambda t: say(f"{prefix}: {t}"), **how)
@@ -99,7 +101,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="default: all")
     parser.add_argument("--traffic", type=Path, metavar="FILE")
     parser.add_argument("--air", type=Path, metavar="FILE")
-    parser.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="of training; default 300")
+    parser.add_argument("--steps", type=int, default=1500, metavar="N", help="of training; default 1500")
+    parser.add_argument("--alone", action="store_true", help="scidiff and the naive methods only")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="documents of this benchmark: runs none")
     chosen = parser.parse_args(arguments)
     chosen.seeds = chosen.seeds or (1 if chosen.quick else 5)

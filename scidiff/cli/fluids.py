@@ -77,7 +77,7 @@ Report = Annotated[
     Path | None, typer.Option(metavar="FILE.html", help="A report: fields, spread, spectrum, certificate.")
 ]
 Model = Annotated[Path | None, typer.Option("--model", metavar="FOLDER", help="Other weights than the packaged ones.")]
-Calls = Annotated[int | None, typer.Option(min=1, max=1000, help="Network calls a field.")]
+Calls = Annotated[int | None, typer.Option(min=2, max=1000, help="Network calls a field.")]
 Seed = Annotated[int, typer.Option(help="Seed; the same gives the same fields.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the account as JSON on standard output.")]

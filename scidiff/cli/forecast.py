@@ -8,7 +8,7 @@ import sys
 import time
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -82,11 +82,11 @@ Before = Annotated[
 Holidays = Annotated[
     str | None, typer.Option(metavar="COUNTRY", help="Tell public holidays: DE, US-IL, ... (package holidays).")
 ]
-Network = Annotated[
-    str | None,
-    typer.Option(help="horizon: all steps of a future at once, the default. timegrad: one after the other, slower."),
-]
 Season = Annotated[int | None, typer.Option(help="Steps of the season. Default: by the frequency.")]
+Network = Annotated[
+    Literal["patches", "recurrent"] | None,
+    typer.Option(help="The whole horizon at once (the default), or step by step (TimeGrad)."),
+]
 Samples = Annotated[int, typer.Option("--samples", "-n", help="Futures of each series.")]
 Quantiles = Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")]
 Out = Annotated[
@@ -108,6 +108,9 @@ Calibrate = Annotated[
     bool, typer.Option("--calibrate", help="Widen or narrow the futures until their intervals hold on past windows.")
 ]
 Report = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")]
+Init = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Start training from a model that --save has written.")
+]
 Save = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the model here.")]
 
 
@@ -124,13 +127,14 @@ def forecast(
     static: Static = None,
     horizon: Horizon = None,
     look: Look = None,
-    network: Network = None,
     season: Season = None,
+    network: Network = None,
     samples: Samples = 200,
     quantiles: Quantiles = "0.05,0.95",
     out: Out = None,
     report: Report = None,
     model: Kept = None,
+    init: Init = None,
     save: Save = None,
     constraints: Constraints = None,
     scenario: Scenario = None,
@@ -263,8 +267,8 @@ def facts_of(forecaster: DiffusionForecaster, samples: int, seconds: float) -> d
         "Time": f"{seconds:.1f} s",
     }
     if training:
-        loss = f"{training['held_out_loss_before']:.3f} -> {training['held_out_loss']:.3f}"
-        facts["Training"] = f"{training['windows']:,} windows, held-out loss {loss}"
+        crps = f"{training['held_out_crps_before']:.3f} -> {training['held_out_crps']:.3f}"
+        facts["Training"] = f"{training['windows']:,} windows, held-out CRPS {crps}"
     return facts
 
 
@@ -286,7 +290,6 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
     """The forecaster that is asked for, with the model of a folder if one is named."""
     import torch
 
-    from scidiff.timeseries.forecast_model import NETWORKS
     from scidiff.timeseries.forecaster import DiffusionForecaster
 
     given = context.params
@@ -301,18 +304,19 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
     same = ("time_budget", "max_steps", "seed", "steps", "device", "calibrate")
     settings = {name: given[name] for name in same} | {"n_draws": given["samples"], "target": listed(given["target"])}
     told: dict[str, Any] = {name: listed(given[name]) or () for name in ("future_covariates", "past_covariates")}
-    told["holidays"] = given["holidays"]
+    told |= {"holidays": given["holidays"], "init": given["init"]}
     if given.get("model") is None:
         if given["horizon"] is None:
             raise UserError("--horizon: expected the number of steps to forecast, got none")
+        if given["network"] is not None:
+            told["network"] = given["network"]
         sizes = {"horizon": given["horizon"], "context": given["look"], "season": given["season"]}
-        sizes["network"] = given["network"] or NETWORKS[0]
         made = DiffusionForecaster(**sizes, **told, **settings)
         made.check()
         return made
     if given["calibrate"]:
         raise UserError("--calibrate: expected a model that is fitted now, got --model, which is as it was saved")
-    names = ("horizon", "look", "network", "season", "future_covariates", "past_covariates", "holidays")
+    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays", "init", "network")
     for name in names:
         option = "--context" if name == "look" else f"--{name.replace('_', '-')}"
         if given[name] is not None:

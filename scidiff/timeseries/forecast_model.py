@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
-from scidiff.networks.forecast import ForecastNetwork, Known
-from scidiff.networks.timegrad import TimeGradNetwork
+from scidiff.errors import UserError
+from scidiff.networks.forecast import ForecastNetwork, Known, Outlook
+from scidiff.networks.recurrent import RecurrentNetwork
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
@@ -31,14 +32,14 @@ from scidiff.timeseries.covariates import NONE, Covariates
 from scidiff.timeseries.frequency import FEATURES, WEEKLY
 from scidiff.timeseries.horizons import Horizons
 from scidiff.timeseries.panel import Floats
-from scidiff.timeseries.stepwise import step_by_step
 
 TILE = 50  # draws of one series that are computed together, whatever is asked for
+STEP_TILE = 100  # the same, of a network that draws step by step
 STEPS = 6
-NETWORKS = ("horizon", "timegrad")
+NETWORKS = ("patches", "recurrent")
+_APART = 0x9E3779B97F4A7C15  # between the seeds of steps: 2^64 over the golden ratio
 RECENT = 24  # steps before the origin that are told as they came, at most
 WAVES = 4  # that tell a step its place
-FAR = 30.0  # scales: targets farther out count as if they stood there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,8 @@ class ForecastConfig:
         seasons: that lags are told of, ascending.
         yearly: whether the time of year is told; of no use unless years came again in the histories.
         covariates: what else is told.
-        network: "horizon", which draws all steps at once (`networks.forecast`), or "timegrad", one after the other
-            (`networks.timegrad`).
-        hidden, width: of the network.
-        depth, heads: of that of the whole horizon.
+        network: `patches`, which draws the horizon at once, or `recurrent`, which draws step by step.
+        hidden, width, depth, heads: of the network; of `recurrent` hidden alone.
     """
 
     variables: tuple[str, ...]
@@ -67,7 +66,7 @@ class ForecastConfig:
     seasons: tuple[int, ...] = ()
     yearly: bool = False
     covariates: Covariates = NONE
-    network: str = "horizon"
+    network: str = "patches"
     hidden: int = 128
     width: int = 64
     depth: int = 2
@@ -156,29 +155,15 @@ class ForecastModel:
 
 def _network(config: ForecastConfig) -> nn.Module:
     """The network that a configuration names, with fresh weights."""
-    sizes: dict[str, Any] = {
-        "leaf": LEAF,
-        "variables": len(config.variables),
-        "recent": config.recent * (2 * len(config.variables) + config.covariates.told),
-        "features": config.features,
-        "hidden": config.hidden,
-        "width": config.width,
-    }
-    if config.network == "timegrad":
-        return TimeGradNetwork(**sizes)
-    if config.network == "horizon":
-        return ForecastNetwork(**sizes, horizon=config.horizon, depth=config.depth, heads=config.heads)
-    raise ValueError(f"expected the network horizon or timegrad, got {config.network!r}")
-
-
-def taught(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
-    """What the network is told of windows that it learns from: a step-by-step one also what came before each step."""
-    known = known_of(model, windows)
-    if model.config.network == "horizon":
-        return known
-    target = scaled(windows.context, model.base.season).standardise(windows.target)
-    past = {"target": np.nan_to_num(np.clip(target, -FAR, FAR)), "seen": ~np.isnan(target)}
-    return known | {name: torch.from_numpy(value).float() for name, value in past.items()}
+    sizes = {"variables": len(config.variables), "features": config.features, "hidden": config.hidden}
+    told = config.covariates.told
+    if config.network == "recurrent":
+        return RecurrentNetwork(leaf=LEAF, told=told, **sizes)
+    if config.network != "patches":
+        raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {config.network!r}")
+    recent = config.recent * (2 * len(config.variables) + told)
+    shape = {"horizon": config.horizon, "width": config.width, "depth": config.depth, "heads": config.heads}
+    return ForecastNetwork(leaf=LEAF, recent=recent, **shape, **sizes)
 
 
 def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
@@ -222,17 +207,10 @@ def _tuples(fields: Any) -> Any:
 
 
 @torch.no_grad()
-def draw(
-    model: ForecastModel,
-    window: Horizons,
-    *,
-    draws: int,
-    seed: int,
-    steps: int = STEPS,
-) -> Floats:
+def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps: int = STEPS) -> Floats:
     """Draws of what follows one origin: [draws, H, V], in the units of the panel.
 
-    A series is encoded by itself and drawn in tiles of `TILE`, since matrix products may round differently with the
+    A series is encoded by itself and drawn in tiles of one size, since matrix products may round differently with the
     shape of a batch: draw k is a function of the model, the window, the seed and k.
 
     Args:
@@ -240,31 +218,47 @@ def draw(
         window: one (N = 1).
         draws: how many.
         seed: keys the noise; of the series.
-        steps: network calls a draw.
+        steps: network calls a draw; of the recurrent network, of a step of it.
     """
     if len(window) != 1:
         raise ValueError(f"expected one window, got {len(window)}")
     device = next(model.denoiser.parameters()).device
     known: Known = {name: value.to(device) for name, value in known_of(model, window).items()}
+    network = model.denoiser.network
+    recurrent = isinstance(network, RecurrentNetwork)
+    one = partial(_unrolled, known=known) if recurrent else _whole(model, known)
+    size = STEP_TILE if recurrent else TILE
+    tiles = (first + torch.arange(size, device=device) for first in range(0, draws, size))
+    found = torch.cat([one(model, Noise(seed=seed, index=index), steps) for index in tiles])[:draws]
+    return scaled(window.context, model.base.season).restore(found.double().cpu().numpy())
+
+
+def _whole(model: ForecastModel, known: Known) -> Callable[[ForecastModel, Noise, int], Tensor]:
+    """Draws whole horizons of one series: [TILE, H, V] in units of its context."""
+    outlook = cast(ForecastNetwork, model.denoiser.network).encode(known).repeat(TILE)
+    return lambda model, noise, steps: _denoised(model, outlook, noise, steps)
+
+
+def _unrolled(model: ForecastModel, noise: Noise, steps: int, *, known: Known) -> Tensor:
+    """Draws step by step, each with noise of its own: [B, H, V] in units of the context."""
+    network, size = cast(RecurrentNetwork, model.denoiser.network), len(noise.index)
+    state = network.start(known).expand(size, -1)
+    found = []
+    for step in range(model.config.horizon):
+        told = (known[name][:, step : step + 1].expand(size, -1, -1) for name in ("base", "spread", "ahead"))
+        own = replace(noise, seed=(noise.seed + step * _APART) % 2**64)
+        x = _denoised(model, network.look(state.unsqueeze(1), *told), own, steps)
+        found.append(x)
+        state = network.advance(state, x[:, 0])
+    return torch.cat(found, dim=1)
+
+
+def _denoised(model: ForecastModel, outlook: Outlook, noise: Noise, steps: int) -> Tensor:
+    """Samples in the coordinates of an outlook, restored: [B, steps, V]."""
     rule = _plan(cast(GaussianProcess, model.processes[LEAF]), steps)
-    way = _at_once if model.config.network == "horizon" else step_by_step
-    drawn = way(model.denoiser, model.processes, rule, known, draws=draws, seed=seed)
-    return scaled(window.context, model.base.season).restore(drawn.double().cpu().numpy())
-
-
-def _at_once(
-    denoiser: NetworkDenoiser, processes: Mapping[str, Process], rule: Plan, known: Known, *, draws: int, seed: int
-) -> Tensor:
-    """Whole futures of one series: [draws, H, V], in the units of the base forecast."""
-    outlook = cast(ForecastNetwork, denoiser.network).encode(known).repeat(TILE)
-    device, shape = outlook.location.device, tuple(outlook.location.shape[1:])
-    layout = Layout.dense(TILE, {LEAF: shape}, device=device)
-    parts = []
-    for first in range(0, draws, TILE):
-        noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
-        done = sample(denoiser, processes, {LEAF: rule}, layout, noise, condition=outlook)
-        parts.append(outlook.restore(done.state[LEAF]))
-    return torch.cat(parts)[:draws]
+    layout = Layout.dense(len(noise.index), {LEAF: tuple(outlook.location.shape[1:])}, device=noise.index.device)
+    done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
+    return outlook.restore(done.state[LEAF])
 
 
 @cache

@@ -20,11 +20,12 @@ from scidiff.timeseries.covariates import Covariates, disjoint
 from scidiff.timeseries.estimator import value_errors
 from scidiff.timeseries.forecast import Forecast
 from scidiff.timeseries.forecast_fit import learn, sizes
-from scidiff.timeseries.forecast_model import NETWORKS, STEPS, ForecastModel, draw
+from scidiff.timeseries.forecast_model import NETWORKS, STEPS, ForecastConfig, ForecastModel, draw
 from scidiff.timeseries.forecast_rules import ForecastRules, Future
 from scidiff.timeseries.forecast_verdicts import judge
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.frequency import infer
+from scidiff.timeseries.history import joined
 from scidiff.timeseries.horizons import horizons
 from scidiff.timeseries.impute import series_seed
 from scidiff.timeseries.panel import Ints, Panel
@@ -44,8 +45,6 @@ class DiffusionForecaster:
         horizon: steps to forecast.
         context: steps that a forecast looks back. Default: four of the longest seasons and one of the shortest, if the
             histories are long enough.
-        network: `horizon`, which draws all steps of a future at once, or `timegrad`, one after the other (Rasul et al.
-            2021): slower to draw.
         season: steps of the season that the base forecast repeats. Default: the longest of day, week and year that the
             frequency has and the history holds.
         id, time: columns (see `columns.Options`); found by their names if None.
@@ -54,9 +53,11 @@ class DiffusionForecaster:
         past_covariates: columns that are known up to the origin.
         static: facts on the series (see `static.with_static`); new series at prediction time are known by them.
         holidays: the country whose public holidays count (`DE`, `US-IL`), by the package `holidays`.
+        network: `patches`, which draws the whole horizon at once, or `recurrent`, step by step (TimeGrad).
         n_draws: futures of each series.
         steps: network calls a draw.
         constraints: rules that every future has to keep (see `forecast_rules`), a scenario among them.
+        init: a folder that `save` has written: training starts from its weights, and the sizes are its.
         calibrate: whether to widen or narrow the futures until their intervals hold on past windows (see `widening`).
         time_budget: for training: `90s`, `10m`, ... Default: five minutes. It ends earlier once it no longer helps.
         max_steps: of training, in place of the time: the same seed then gives the same forecaster.
@@ -67,6 +68,7 @@ class DiffusionForecaster:
     Attributes:
         model_: the `ForecastModel`.
         frequency_: what was found out about the times.
+        history_: the table of `fit`, with the rows of `update`.
 
     Example:
         forecaster = DiffusionForecaster(horizon=48, time="timestamp", target="load", seed=1).fit(table)
@@ -79,7 +81,6 @@ class DiffusionForecaster:
         *,
         horizon: int,
         context: int | None = None,
-        network: str = "horizon",
         season: int | None = None,
         id: str | None = None,
         time: str | None = None,
@@ -88,9 +89,11 @@ class DiffusionForecaster:
         past_covariates: Sequence[str] = (),
         static: pd.DataFrame | str | Path | None = None,
         holidays: str | None = None,
+        network: str = "patches",
         n_draws: int = 200,
         steps: int = STEPS,
         constraints: Mapping[str, Any] | ForecastRules | None = None,
+        init: str | Path | None = None,
         calibrate: bool = False,
         time_budget: str | float | None = None,
         max_steps: int | None = None,
@@ -100,7 +103,6 @@ class DiffusionForecaster:
     ) -> None:
         self.horizon = horizon
         self.context = context
-        self.network = network
         self.season = season
         self.id = id
         self.time = time
@@ -109,9 +111,11 @@ class DiffusionForecaster:
         self.past_covariates = past_covariates
         self.static = static
         self.holidays = holidays
+        self.network = network
         self.n_draws = n_draws
         self.steps = steps
         self.constraints = constraints
+        self.init = init
         self.calibrate = calibrate
         self.time_budget = time_budget
         self.max_steps = max_steps
@@ -122,23 +126,39 @@ class DiffusionForecaster:
     def fit(self, table: pd.DataFrame) -> Self:
         """Learn from histories. ValueError for a table or settings that cannot be used."""
         with value_errors():
-            return self.fit_panel(self._panel(table), show=self._show)
+            self.fit_panel(self._panel(table), show=self._show)
+            self.history_ = table
+        return self
 
-    def sample(self, table: pd.DataFrame, samples: int | None = None) -> xr.Dataset:
+    def update(self, table: pd.DataFrame) -> Self:
+        """Take new rows, without learning again: `sample()` and `predict()` then go on from them.
+
+        Rows of a series and time that were known already replace them.
+        """
+        with value_errors():
+            self._fitted()
+            known, panel = getattr(self, "history_", None), self._panel(table)
+            longer = table if known is None else joined(known, table, panel)
+            infer(self._panel(longer))  # whether they go on without a gap
+            self.history_ = longer
+        return self
+
+    def sample(self, table: pd.DataFrame | None = None, samples: int | None = None) -> xr.Dataset:
         """Futures of the series of a table, which may be new ones: `value` over (series, sample, time, variable).
 
         Args:
-            table: histories, of the variables and the frequency of `fit`.
+            table: histories, of the variables and the frequency of `fit`. Default: those of `fit` and `update`.
             samples: how many. Default: `n_draws`. The first of them are the same, however many there are.
         """
         with value_errors():
-            return self.forecast_panel(self._panel(table), samples=samples).dataset({"seed": self.seed})
+            panel = self._panel(self._known(table))
+            return self.forecast_panel(panel, samples=samples).dataset({"seed": self.seed})
 
-    def predict(self, table: pd.DataFrame, quantiles: Sequence[float] = (0.05, 0.95)) -> pd.DataFrame:
+    def predict(self, table: pd.DataFrame | None = None, quantiles: Sequence[float] = (0.05, 0.95)) -> pd.DataFrame:
         """Medians and quantiles of `n_draws` futures, one row a series and time."""
         with value_errors():
             levels = filling.levels(quantiles)
-            return self.forecast_panel(self._panel(table)).table(levels)
+            return self.forecast_panel(self._panel(self._known(table))).table(levels)
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder of safetensors and JSON."""
@@ -169,11 +189,12 @@ class DiffusionForecaster:
         """`fit`, of a panel; `show` takes lines on how far it is."""
         self.check()
         self.frequency_ = infer(panel)
-        asked = self.covariates()
-        config = sizes(panel, self.frequency_, asked, horizon=self.horizon, season=self.season, context=self.context)
-        config = replace(config, network=self.network)
+        start = None if self.init is None else ForecastModel.load(Path(self.init), device=self.device)
+        own = {name: getattr(self, name) for name in ("horizon", "season", "context", "network")}
+        asked = sizes(panel, self.frequency_, self.covariates(), **own)
+        config = asked if start is None else _alike(start.config, asked)
         budget = TRAINING if self.time_budget is None else filling.seconds(self.time_budget, what="time_budget")
-        self.model_: ForecastModel = learn(
+        learned = learn(
             panel,
             self.frequency_,
             config,
@@ -181,11 +202,13 @@ class DiffusionForecaster:
             max_steps=self.max_steps,
             seed=self.seed,
             device=self.device,
+            start=start,
             show=show,
         )
+        self.model_: ForecastModel = learned.model
         if self.calibrate:
             how = {"seed": self.seed, "steps": self.steps}
-            widening = calibrate(self.model_, panel, self.frequency_, show=show, **how)
+            widening = calibrate(learned.trial, panel, self.frequency_, show=show, **how)
             self.model_ = replace(self.model_, card={**self.model_.card, "calibration": asdict(widening)})
         return self
 
@@ -254,7 +277,7 @@ class DiffusionForecaster:
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
         if self.network not in NETWORKS:
-            raise UserError(f"network: expected {' or '.join(NETWORKS)}, got {self.network!r}")
+            raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {self.network!r}")
         disjoint(self._targets(), self.future_covariates, self.past_covariates)
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
@@ -288,6 +311,12 @@ class DiffusionForecaster:
         panel = read_frame(table, Options(id=self.id, time=self.time, variables=self.columns()))
         return panel if self.static is None else with_static(panel, self.static)
 
+    def _known(self, table: pd.DataFrame | None) -> pd.DataFrame:
+        known = getattr(self, "history_", None) if table is None else table
+        if known is None:
+            raise UserError("expected a table, since none has been seen by fit or update, got none")
+        return known
+
     def _targets(self) -> tuple[str, ...] | None:
         if self.target is None:
             return None
@@ -302,6 +331,20 @@ class DiffusionForecaster:
     def _show(self, text: str) -> None:
         if self.progress:
             print(text, file=sys.stderr, flush=True)
+
+
+def _alike(held: ForecastConfig, asked: ForecastConfig) -> ForecastConfig:
+    """The configuration of a model to start from; UserError if it is of something else."""
+    for name in ("variables", "horizon", "frequency", "network"):
+        if getattr(held, name) != getattr(asked, name):
+            raise UserError(
+                f"init: expected a model of the same {name}, {getattr(asked, name)}, got {getattr(held, name)}"
+            )
+    names = ("future", "past", "static", "country")
+    mine, other = ([getattr(one.covariates, name) for name in names] for one in (held, asked))
+    if mine != other:
+        raise UserError(f"init: expected a model of the same covariates, {other}, got {mine}")
+    return held
 
 
 def _tuples(value: Any) -> Any:

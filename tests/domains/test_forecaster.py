@@ -98,6 +98,40 @@ def test_a_model_comes_back_from_disk(fitted: tuple[DiffusionForecaster, pd.Data
         ForecastModel.load(tmp_path)
 
 
+def test_new_rows_are_taken_without_learning_again(fitted: tuple[DiffusionForecaster, pd.DataFrame]) -> None:
+    _, table = fitted
+    early = table[table["timestamp"] < "2024-01-11"]
+    late = table[table["timestamp"] >= "2024-01-10 20:00"]  # some rows are known already
+    streamed = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=2, seed=4, n_draws=8).fit(early)
+    weights = streamed.model_
+    before = streamed.sample()
+    np.testing.assert_array_equal(before["value"], streamed.sample(early)["value"])
+    wrong = late.assign(load=late["load"] + 1.0)
+    streamed.update(wrong).update(late)
+    assert streamed.model_ is weights
+    np.testing.assert_array_equal(streamed.sample()["value"], streamed.sample(table)["value"])
+    pd.testing.assert_frame_equal(streamed.predict(), streamed.predict(table))
+    assert (streamed.sample()["value"] != before["value"].to_numpy()).all()
+    with pytest.raises(ValueError, match="every 3600s, got 20 missing"):
+        streamed.update(late.assign(timestamp=late["timestamp"] + pd.Timedelta(days=3)))
+    np.testing.assert_array_equal(streamed.sample()["value"], streamed.sample(table)["value"])
+
+
+def test_training_starts_from_a_saved_model(fitted: tuple[DiffusionForecaster, pd.DataFrame], tmp_path: Path) -> None:
+    forecaster, table = fitted
+    forecaster.save(tmp_path / "model")
+    settings = {"seed": 9, "n_draws": 8, "max_steps": 1, "init": tmp_path / "model"}
+    warm = DiffusionForecaster(horizon=6, **settings).fit(table)
+    assert warm.model_.config == forecaster.model_.config
+    mine, other = (one.model_.denoiser.state_dict() for one in (warm, forecaster))
+    far = max(float((mine[name] - other[name]).abs().max()) for name in mine)
+    assert far < 1e-2  # a step away at most; fresh weights of another seed are far
+    with pytest.raises(ValueError, match="init: expected a model of the same horizon, 7, got 6"):
+        DiffusionForecaster(horizon=7, **settings).fit(table)
+    with pytest.raises(ValueError, match="init: expected a model of the same variables"):
+        DiffusionForecaster(horizon=6, target="load", **settings).fit(table)
+
+
 def test_draws_of_an_untrained_model_centre_on_the_base_and_spread_as_it_says() -> None:
     base = Base(spread=np.linspace(0.5, 1.5, 5)[:, None], season=7)
     config = ForecastConfig(variables=("x",), context=30, horizon=5, season=7, frequency="D")

@@ -27,7 +27,7 @@ rule molecules:
     output:
         RESULTS + "/{name}/result.json",
     wildcard_constraints:
-        name="molecules_(moses|steps|constraints|fragments|optimise)",
+        name="molecules_(moses|steps|constraints|fragments|optimise|exactness)",
     params:
         out=lambda wildcards: f"{RESULTS}/{wildcards.name}",
     shell:
