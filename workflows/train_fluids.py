@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from kolmogorov import FLOW, fetch, read
 
 from scidiff.errors import UserError
-from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, prior_of
+from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
 from scidiff.fluids.symmetries import FlowBatches
 from scidiff.noise import Noise
 from scidiff.objective import NormalLogSigma
@@ -83,7 +84,9 @@ def main(options: argparse.Namespace) -> None:
         validate_every=400,
     )
     sizes = FlowConfig(shape=(64, 64), lengths=(2 * torch.pi, 2 * torch.pi), scale=scale, waves=FLOW["waves"])
-    model = FlowModel.create(sizes, prior_of(fields[:, None]), seed=options.seed)
+    prior = prior_of(fields[:, None])
+    covariance = covariance_of(fields, prior, waves=FLOW["waves"])
+    model = FlowModel.create(sizes, prior, covariance=covariance, seed=options.seed)
     result = train(
         model.denoiser,
         model.processes,
@@ -105,7 +108,7 @@ def main(options: argparse.Namespace) -> None:
         "steps": result.steps,
         "minutes": round(result.seconds / 60, 1),
     }
-    FlowModel(config=sizes, prior=model.prior, denoiser=model.denoiser, card=card).save(options.out / "model")
+    replace(model, card=card).save(options.out / "model")
     print(options.out / "model")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
+from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.spectral import Box
+from scidiff.fluids.symmetries import symmetrised
 from scidiff.networks.unet import UNet
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
@@ -54,20 +57,36 @@ class FlowModel:
     Attributes:
         config: sizes and units.
         prior: mean and spectrum of the data, in units of the scale.
+        covariance: of the data, which shifts along y change, in units of the scale.
         denoiser: of the leaf `LEAF`, [B, 1, H, W], in units of the scale.
         card: the model card.
     """
 
     config: FlowConfig
     prior: Stationary
+    covariance: Covariance
     denoiser: NetworkDenoiser
     card: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def create(
-        cls, config: FlowConfig, prior: Stationary, *, seed: int = 0, card: Mapping[str, Any] | None = None
+        cls,
+        config: FlowConfig,
+        prior: Stationary,
+        *,
+        covariance: Covariance | None = None,
+        seed: int = 0,
+        card: Mapping[str, Any] | None = None,
     ) -> FlowModel:
-        """A model with fresh weights, whose denoiser is that of a Gaussian field with the prior's spectrum."""
+        """A model with fresh weights, whose denoiser is that of a Gaussian field with the prior's spectrum.
+
+        Args:
+            config: sizes and units.
+            prior: mean and spectrum.
+            covariance: None: that of the spectrum.
+            seed: of the weights.
+            card: the model card.
+        """
         y, _ = config.box.coordinates()
         phase = (2 * torch.pi * config.waves / config.lengths[0] * y)[:, None].expand(config.shape)
         with torch.random.fork_rng(devices=[]):
@@ -83,7 +102,11 @@ class FlowModel:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         process = GaussianProcess(schedule=Cosine(), parametrisation=prior)
         return cls(
-            config=config, prior=prior, denoiser=NetworkDenoiser(network, {LEAF: process}).eval(), card=card or {}
+            config=config,
+            prior=prior,
+            covariance=covariance or Covariance.stationary(prior.variance[0], config.shape[1]),
+            denoiser=NetworkDenoiser(network, {LEAF: process}).eval(),
+            card=card or {},
         )
 
     @property
@@ -92,9 +115,10 @@ class FlowModel:
         return self.denoiser.processes
 
     def save(self, folder: Path) -> None:
-        """Write the model to a folder of safetensors and JSON: the network in float16, the prior in float32."""
+        """Write the model to a folder of safetensors and JSON: the network in float16, the rest in float32."""
         tensors = {f"denoiser.{name}": value.half() for name, value in self.denoiser.state_dict().items()}
         tensors |= {"prior.mean": self.prior.mean.float(), "prior.variance": self.prior.variance.float()}
+        tensors["covariance"] = torch.view_as_real(self.covariance.matrices()).float()
         files.save(folder, files.Weights(tensors=tensors, config={"flow": asdict(self.config)}, card=self.card))
 
     @classmethod
@@ -106,7 +130,10 @@ class FlowModel:
                 k: tuple(v) if isinstance(v, list) else v for k, v in dict(held.config["flow"]).items()
             }
             prior = Stationary(mean=held.tensors["prior.mean"], variance=held.tensors["prior.variance"])
-            model = cls.create(FlowConfig(**fields), prior, card=held.card)
+            waves = torch.view_as_complex(held.tensors["covariance"].double())
+            config = FlowConfig(**fields)
+            covariance = Covariance.from_matrices((waves + waves.mH) / 2, config.shape[1])
+            model = cls.create(config, prior, covariance=covariance, card=held.card)
             prefix = "denoiser."
             state = {n.removeprefix(prefix): v.float() for n, v in held.tensors.items() if n.startswith(prefix)}
             model.denoiser.load_state_dict(state)
@@ -115,6 +142,11 @@ class FlowModel:
             raise files.WeightsError(f"{folder}: expected weights of a flow, got others: {reason}") from None
         model.denoiser.to(device)
         return model
+
+
+def packaged() -> Path:
+    """The folder of the packaged weights, of Kolmogorov flow."""
+    return Path(str(resources.files("scidiff.fluids").joinpath("weights", "kolmogorov")))
 
 
 def prior_of(fields: Tensor) -> Stationary:
@@ -132,3 +164,9 @@ def prior_of(fields: Tensor) -> Stationary:
     return Stationary(
         mean=mean.float().contiguous(), variance=torch.where(variance > 1e-9 * variance.max(), variance, 0).float()
     )
+
+
+def covariance_of(fields: Tensor, prior: Stationary, *, waves: int) -> Covariance:
+    """The covariance of fields [S, H, W] about the mean of a prior, averaged over the symmetries of the flow."""
+    found = Covariance.of(fields, prior.mean[0])
+    return Covariance.from_matrices(symmetrised(found.matrices(), waves=waves), fields.shape[-1])

@@ -42,6 +42,20 @@ def moved(omega: Tensor, *, shift: Tensor, turned: Tensor, half_waves: Tensor, p
     return torch.where(odd[:, None, None], -found, found)
 
 
+def symmetrised(matrices: Tensor, *, waves: int) -> Tensor:
+    """The mean of covariances over y of waves along x, [W // 2 + 1, H, H] complex, over all these symmetries."""
+    height = matrices.shape[-1]
+    points = height // (2 * waves)
+    y = torch.arange(height, device=matrices.device)
+    total = torch.zeros_like(matrices)
+    for half_waves in range(2 * waves):
+        for turned in (False, True):
+            row = ((-y if turned else y) + half_waves * points) % height
+            found = matrices[:, row[:, None], row]
+            total += found.conj() if turned != (half_waves % 2 == 1) else found  # each reverses x
+    return total / (4 * waves)
+
+
 class FlowBatches:
     """Fields in batches of `size`, shuffled every epoch, each moved by a symmetry drawn anew for every visit.
 

@@ -6,23 +6,47 @@ import math
 
 import torch
 
-from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, prior_of
+from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
+from scidiff.fluids.symmetries import moved, symmetrised
 from scidiff.state import Layout
 
 
 def test_a_model_comes_back_from_its_folder(tmp_path):
     fields = torch.randn(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     sizes = FlowConfig(shape=(16, 16), lengths=(2 * math.pi, 2 * math.pi), scale=4.0, waves=4, widths=(8, 8), blocks=1)
-    model = FlowModel.create(sizes, prior_of(fields), card={"seed": 0})
+    prior = prior_of(fields)
+    model = FlowModel.create(sizes, prior, covariance=covariance_of(fields[:, 0], prior, waves=4), card={"seed": 0})
     with torch.no_grad():
         for parameter in model.denoiser.parameters():
             parameter.copy_((parameter + 0.1 * torch.sin(torch.arange(parameter.numel()).view_as(parameter))).half())
     model.save(tmp_path / "model")
     again = FlowModel.load(tmp_path / "model")
     assert (again.config, again.card) == (sizes, {"seed": 0})
+    torch.testing.assert_close(again.covariance.matrices(), model.covariance.matrices(), rtol=0, atol=1e-5)
     layout, t = Layout.dense(3, {LEAF: (1, 16, 16)}), torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
     clean, same = (m.denoiser({LEAF: fields[:3]}, t, layout)[LEAF] for m in (model, again))
     torch.testing.assert_close(same, clean, rtol=1e-3, atol=1e-3)
     filtered = FlowModel.create(sizes, prior_of(fields)).denoiser({LEAF: fields[:3]}, t, layout)[LEAF]
     assert clean.isfinite().all()
     assert (clean - filtered).abs().max() > 0.05
+
+
+def test_covariances_average_over_the_symmetries_of_the_force():
+    fields = torch.randn(30, 16, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    fields = fields * torch.linspace(0.5, 2.0, 16, dtype=torch.float64)[:, None]
+    every = torch.cat(
+        [
+            moved(
+                fields,
+                shift=torch.zeros(30).long(),
+                turned=torch.full((30,), turned),
+                half_waves=torch.full((30,), half_waves),
+                points=4,
+            )
+            for turned in (False, True)
+            for half_waves in range(4)
+        ]
+    )
+    one, all_of_them = Covariance.of(fields, torch.zeros(16, 12)), Covariance.of(every, torch.zeros(16, 12))
+    torch.testing.assert_close(symmetrised(one.matrices(), waves=2), all_of_them.matrices())

@@ -1,0 +1,115 @@
+"""What a user asks of a flow, as text, and the certificate of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scidiff.constraints.base import Infeasible
+from scidiff.errors import UserError
+from scidiff.fluids import oracle
+from scidiff.fluids.constraints import Bounded, Curl, FieldConstraint, energy, enstrophy
+from scidiff.fluids.ensemble import Ensemble
+from scidiff.fluids.joined import joined
+from scidiff.fluids.model import LEAF, FlowConfig
+from scidiff.fluids.sensors import facts
+
+FREE = "divergence-free"
+FORMS = f"{FREE}, energy=VALUE, enstrophy=VALUE, vorticity=LOW:HIGH"
+TOLERANCE = 1e-10
+"""Of every certificate, relative to the terms that it is the difference of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What must hold.
+
+    Attributes:
+        sensors: the instruments, in the unit of the data.
+        free: whether no divergence is certified; it holds of any velocity that comes from a vorticity.
+        energy, enstrophy: of each field, or None.
+        bounds: of the vorticity.
+    """
+
+    sensors: tuple[oracle.Instrument, ...] = ()
+    free: bool = False
+    energy: float | None = None
+    enstrophy: float | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    @classmethod
+    def of(cls, sensors: Sequence[oracle.Instrument], texts: Sequence[str]) -> Asked:
+        """From constraints such as `energy=0.7`; UserError says which are known."""
+        found: dict[str, object] = {}
+        for text in texts:
+            name, _, value = text.replace(" ", "").partition("=")
+            key = {FREE: "free", "vorticity": "bounds"}.get(name, name)
+            if key in found:
+                raise UserError(f"--constraint {text!r}: expected {name} once, got it twice")
+            if text.strip() == FREE:
+                found[key] = True
+            elif name in ("energy", "enstrophy"):
+                found[key] = _numbers(text, value, 1)[0]
+            elif name == "vorticity":
+                found[key] = _numbers(text, value, 2)
+            else:
+                raise UserError(f"--constraint: expected one of {FORMS}, got {text!r}")
+        return cls(sensors=tuple(sensors), **found)  # type: ignore[arg-type]
+
+    def constraint(self, config: FlowConfig) -> FieldConstraint:
+        """The set on the model's leaf; UserError if it is empty, with the two that contradict each other."""
+        box, scale = config.box, config.scale
+        try:
+            parts: list[FieldConstraint] = [Curl(leaf=LEAF, box=box)]
+            if self.sensors:
+                parts.append(facts(self.sensors, config))
+            if self.energy is not None:
+                parts.append(energy(LEAF, box, self.energy / scale**2, of="vorticity"))
+            if self.enstrophy is not None:
+                parts.append(enstrophy(LEAF, box, self.enstrophy / scale**2, of="vorticity"))
+            if self.bounds != (-math.inf, math.inf):
+                low, high = (bound / scale for bound in self.bounds)
+                parts.append(Bounded(leaf=LEAF, shape=(1, *config.shape), low=low, high=high))
+            return joined(*parts)
+        except Infeasible as error:
+            raise UserError(f"infeasible: {error}") from None
+
+    def certificate(self, ensemble: Ensemble, config: FlowConfig) -> dict[str, np.ndarray]:
+        """How far each field is from each thing asked for, by the oracle, relative: name -> [S]."""
+        omega = ensemble.vorticity.cpu().numpy()
+        u, v = ensemble.velocity.cpu().numpy().swapaxes(0, 1)
+        found: dict[str, np.ndarray] = {}
+        if self.free:
+            found[FREE] = oracle.divergence(u, v, config.lengths)
+        curl = oracle.curl(u, v, config.lengths)
+        found["vorticity is the curl of u, v"] = _relative(curl - omega, np.abs(omega).max((1, 2)))
+        if self.sensors:
+            off = oracle.misfit({"vorticity": omega, "u": u, "v": v}, self.sensors, config.lengths)
+            found[f"{len(self.sensors)} sensors"] = off.max(1)
+        if self.energy is not None:
+            found[f"energy={self.energy:g}"] = np.abs(oracle.energy(u, v) / self.energy - 1)
+        if self.enstrophy is not None:
+            found[f"enstrophy={self.enstrophy:g}"] = np.abs(oracle.enstrophy(omega) / self.enstrophy - 1)
+        if self.bounds != (-math.inf, math.inf):
+            low, high = self.bounds
+            over = np.maximum(np.maximum(omega - high, low - omega), 0)
+            found[f"vorticity={low:g}:{high:g}"] = _relative(over, np.abs(omega).max((1, 2)))
+        return found
+
+
+def _relative(off: np.ndarray, size: np.ndarray) -> np.ndarray:
+    return np.asarray(np.abs(off).max((1, 2)) / np.where(size > 0, size, 1))
+
+
+def _numbers(text: str, value: str, count: int) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in value.split(":"))
+    except ValueError:
+        found = ()
+    if len(found) != count or any(math.isnan(number) for number in found):
+        wanted = "a number" if count == 1 else "LOW:HIGH, two numbers"
+        raise UserError(f"--constraint {text!r}: expected {wanted} after =, got {value!r}")
+    return found

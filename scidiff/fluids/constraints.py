@@ -1,0 +1,329 @@
+r"""What must hold of a flow: no divergence, what instruments measured, conserved integrals, bounds.
+
+All are constraints on one leaf of fields, [N, C, H, W], and `a & b` of two of them is solved as one problem (`Joined`).
+A sample's certificate is `scidiff.fluids.oracle`'s, which shares nothing with this module.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from scidiff.constraints.base import Constraint, Infeasible, Metric, RowConstraint, metric_of
+from scidiff.constraints.polyhedron import Polyhedron
+from scidiff.constraints.rounding import worst
+from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.spectral import Box
+from scidiff.state import Layout, State
+
+FieldMetric = Metric | Covariance
+"""As `Metric`, or the covariance of a field, too large to write down."""
+
+
+class FieldConstraint(RowConstraint):
+    """A constraint on fields, seen as rows of D = C H W numbers.
+
+    Attributes:
+        leaf: the leaf.
+        shape: (C, H, W).
+    """
+
+    leaf: str
+    shape: tuple[int, int, int]
+
+    def __and__(self, other: Constraint) -> Constraint:
+        from scidiff.fluids.joined import joined
+
+        if isinstance(other, FieldConstraint) and other.leaf == self.leaf:
+            return joined(self, other)
+        return super().__and__(other)
+
+    def project(self, clean: State, layout: Layout, metric: FieldMetric = None) -> State:
+        x = clean[self.leaf]
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"expected fields {list(self.shape)} in {self.leaf!r}, got {list(x.shape[1:])}")
+        flat = x.double().flatten(1)
+        known = metric.to(flat) if isinstance(metric, Covariance) else metric_of(self.leaf, metric, flat)
+        return clean | {self.leaf: self.nearest(flat, known).to(x.dtype).reshape(x.shape)}
+
+    def nearest(self, x: Tensor, metric: Tensor | Covariance | None) -> Tensor:
+        from scidiff.fluids.joined import joined
+
+        return joined(self).nearest(x, metric)
+
+    @abstractmethod
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As for every row constraint."""
+
+    def polyhedron(self, size: int) -> Polyhedron | None:
+        return None
+
+    def fields(self, x: Tensor) -> Tensor:
+        """Rows [N, D] as fields [N, C, H, W]."""
+        return x.reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solenoidal(FieldConstraint):
+    """A velocity without divergence, in the derivatives of the box.
+
+    Attributes:
+        leaf: velocities [N, 2, H, W].
+        box: the box; "spectral" and "centred" divergence are two different constraints.
+    """
+
+    leaf: str
+    box: Box
+    shape: tuple[int, int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", (2, *self.box.shape))
+
+    def free(self, x: Tensor) -> Tensor:
+        """The nearest such velocities, Leray's projection: [..., 2, H, W]."""
+        return self.box.solenoidal(x)
+
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        velocity = self.fields(x)
+        size = self.box.forward(velocity).abs() * torch.stack(torch.broadcast_tensors(*self._speeds(x)))
+        amount = self.box.divergence(velocity).flatten(1).abs().amax(-1)
+        return amount, 2 * size.flatten(1).sum(-1) / prod(self.box.shape)
+
+    def _speeds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """|s_x| and |s_y|, in the order of u and v."""
+        s_y, s_x = self.box.symbols(like=x)
+        return s_x.abs(), s_y.abs()
+
+    def describe(self) -> str:
+        return f"no divergence ({self.box.difference}) of {self.leaf!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curl(FieldConstraint):
+    """A vorticity that a velocity has: without mean, and without waves whose derivative the box takes for 0.
+
+    Attributes:
+        leaf: vorticities [N, 1, H, W].
+        box: the box.
+    """
+
+    leaf: str
+    box: Box
+    shape: tuple[int, int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", (1, *self.box.shape))
+
+    def free(self, x: Tensor) -> Tensor:
+        """The nearest such vorticities: [..., 1, H, W]."""
+        s_y, s_x = self.box.symbols(like=x)
+        return self.box.multiply(x, (s_y.square() + s_x.square()) > 0)
+
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        vorticity = self.fields(x)
+        off = (vorticity - self.free(vorticity)).flatten(1).abs().amax(-1)
+        return off, self.box.forward(vorticity).flatten(1).abs().sum(-1) / prod(self.box.shape)
+
+    def describe(self) -> str:
+        return f"a velocity that has {self.leaf!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(FieldConstraint):
+    """rows @ x = values: what instruments saw (`scidiff.fluids.functionals`), or other linear facts, such as a mean.
+
+    Attributes:
+        leaf: the leaf.
+        rows: [M, C, H, W].
+        values: [M].
+        names: of each, for messages.
+
+    Raises:
+        Infeasible: two of them contradict each other.
+    """
+
+    leaf: str
+    rows: Tensor = field(repr=False)
+    values: Tensor = field(repr=False)
+    names: tuple[str, ...] = field(default=(), repr=False)
+    shape: tuple[int, int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rows, values = self.rows.double(), self.values.double()
+        if rows.ndim != 4 or values.shape != rows.shape[:1] or not len(rows):
+            raise ValueError(f"expected rows [M, C, H, W] and values [M], got {list(rows.shape)}, {list(values.shape)}")
+        if not bool(rows.isfinite().all() & values.isfinite().all()):
+            raise ValueError(f"expected finite rows and values of {self.leaf!r}, got NaN or infinity")
+        names = self.names or tuple(f"measurement {m}" for m in range(len(rows)))
+        found = {"rows": rows, "values": values, "names": names, "shape": tuple(rows.shape[1:])}
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+        flat = rows.flatten(1)
+        spare = dependent(flat @ flat.T, values)
+        if spare.contradiction is not None:
+            a, b = (names[m] for m in spare.contradiction)
+            raise Infeasible(f"{a} contradicts {b} on {self.leaf!r}")
+
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows, values = self.rows.to(x).flatten(1), self.values.to(x)
+        return worst((x @ rows.T - values).abs(), x.abs() @ rows.abs().T + values.abs())
+
+    def polyhedron(self, size: int) -> Polyhedron:
+        return Polyhedron.of(size, equal=self.rows.flatten(1), target=self.values)
+
+    def describe(self) -> str:
+        return f"{len(self.rows)} measurements of {self.leaf!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conserved(FieldConstraint):
+    """The mean over the box of a density quadratic in the field: 1/2 mean_p sum_c x M x = value, M a multiplier >= 0.
+
+    Attributes:
+        leaf: the leaf.
+        multiplier: M, [C, H, W // 2 + 1], real.
+        value: > 0.
+        name: for messages.
+    """
+
+    leaf: str
+    multiplier: Tensor = field(repr=False)
+    value: float
+    name: str = "quadratic integral"
+    shape: tuple[int, int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        channels, height, half = self.multiplier.shape
+        object.__setattr__(self, "multiplier", self.multiplier.double())
+        object.__setattr__(self, "shape", (channels, height, 2 * (half - 1)))
+        if not bool((self.multiplier >= 0).all()):
+            raise ValueError(f"expected a multiplier >= 0 of the {self.name}")
+        if not 0 < self.value < float("inf"):
+            raise Infeasible(f"expected a positive {self.name} of {self.leaf!r}, got {self.value}")
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """M x / HW: [N, D] -> [N, D]."""
+        found = torch.fft.irfft2(torch.fft.rfft2(self.fields(x)) * self.multiplier.to(x), s=self.shape[1:])
+        return found.flatten(1) / prod(self.shape[1:])
+
+    def off(self, x: Tensor) -> Tensor:
+        """The integral less its value: [N]."""
+        return (x * self.gradient(x)).sum(-1) / 2 - self.value
+
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        terms = x * self.gradient(x)
+        return (terms.sum(-1) / 2 - self.value).abs(), terms.abs().sum(-1) + self.value
+
+    def describe(self) -> str:
+        return f"{self.name} {self.value:g} of {self.leaf!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounded(FieldConstraint):
+    """low <= x <= high at every grid point.
+
+    Attributes:
+        leaf: the leaf.
+        shape: (C, H, W).
+        low, high: numbers, or [C, H, W]; -inf and inf where there is no bound.
+    """
+
+    leaf: str
+    shape: tuple[int, int, int]
+    low: Tensor | float = -torch.inf
+    high: Tensor | float = torch.inf
+
+    def __post_init__(self) -> None:
+        low, high = self.ends(torch.zeros(1, dtype=torch.float64))
+        if bool(low.isnan().any() | high.isnan().any()):
+            raise ValueError(f"expected numbers as bounds of {self.leaf!r}, got NaN")
+        if not bool((low <= high).all()):
+            raise Infeasible(f"no number lies within the bounds of {self.leaf!r}: a low one is above its high one")
+
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Low and high of every entry, [D] each."""
+        low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in (self.low, self.high))
+        return low.expand(self.shape).flatten(), high.expand(self.shape).flatten()
+
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.ends(x)
+        inside = torch.minimum(torch.maximum(x, low), high)
+        return worst((x - inside).abs(), x.abs() + inside.abs())
+
+    def describe(self) -> str:
+        return f"bounds on {self.leaf!r}"
+
+
+def energy(leaf: str, box: Box, value: float, *, of: Literal["velocity", "vorticity"] = "velocity") -> Conserved:
+    """mean |u|^2 / 2 of velocities [N, 2, H, W], or of the velocity that vorticities [N, 1, H, W] have."""
+    s_y, s_x = box.symbols()
+    square = s_y**2 + s_x**2
+    ones = torch.ones(2, *square.shape, dtype=torch.float64)
+    inverse = torch.where(square > 0, 1 / torch.where(square > 0, square, 1), 0)
+    return Conserved(leaf=leaf, multiplier=ones if of == "velocity" else inverse[None], value=value, name="energy")
+
+
+def enstrophy(leaf: str, box: Box, value: float, *, of: Literal["velocity", "vorticity"] = "velocity") -> Conserved:
+    """mean omega^2 / 2 of vorticities [N, 1, H, W], or mean |grad u|^2 / 2 of velocities (without divergence equal)."""
+    s_y, s_x = box.symbols()
+    square = s_y**2 + s_x**2
+    multiplier = square.expand(2, *square.shape) if of == "velocity" else torch.ones_like(square)[None]
+    return Conserved(leaf=leaf, multiplier=multiplier, value=value, name="enstrophy")
+
+
+def mean(leaf: str, shape: tuple[int, int, int], values: Tensor) -> Measured:
+    """The mean of each channel over the box (momentum, of velocities): values [C]."""
+    channels, height, width = shape
+    one = torch.eye(channels, dtype=torch.float64)[:, :, None, None] / (height * width)
+    names = tuple(f"mean of channel {c}" for c in range(channels))
+    return Measured(leaf=leaf, rows=one.expand(channels, *shape), values=values, names=names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependence:
+    """Which linear facts are independent, and whether the others follow from them.
+
+    Attributes:
+        independent: int64 [R], places.
+        contradiction: two places of facts that contradict each other, one twice if it is always 0, or None.
+    """
+
+    independent: Tensor
+    contradiction: tuple[int, int] | None
+
+
+def dependent(gram: Tensor, values: Tensor, whole: Tensor | None = None, *, tolerance: float = 1e-12) -> Dependence:
+    """From the Gram matrix of facts [M, M], on the host, by a Cholesky factorisation with pivots.
+
+    Args:
+        gram: of the facts, as far as they lie in the space of what is free.
+        values: [M].
+        whole: squares of the facts' whole lengths [M]; None: the diagonal of the Gram matrix.
+        tolerance: of a length's square, what counts as none.
+    """
+    from scipy.linalg.lapack import dpstrf
+
+    size = gram.diagonal()
+    scale = torch.where(size > 1e-20 * (size if whole is None else whole), size, torch.inf).sqrt()
+    unit = torch.where(scale.isfinite(), scale, 1)
+    gram, values = (gram / scale / scale[:, None]).cpu(), (values / unit).cpu()
+    factor, pivot, rank, _ = dpstrf(gram.numpy(), tol=tolerance, lower=1)
+    order = torch.as_tensor(pivot.astype("int64") - 1)
+    first, rest = order[:rank], order[rank:]
+    if not len(rest):
+        return Dependence(independent=first.sort().values, contradiction=None)
+    lower = torch.as_tensor(factor[:rank, :rank]).tril()
+    share = torch.cholesky_solve(gram[first][:, rest], lower)
+    off = (values[first] @ share - values[rest]).abs()
+    bad = off > 1e-9 * (values[first].abs() @ share.abs() + values[rest].abs())
+    pair = None
+    if bool(bad.any()):
+        m = int(bad.to(torch.uint8).argmax())
+        other = first[share[:, m].abs().argmax()] if bool((share[:, m] != 0).any()) else rest[m]
+        pair = (int(rest[m]), int(other))
+    return Dependence(independent=first.sort().values, contradiction=pair)

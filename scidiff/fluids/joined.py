@@ -1,0 +1,207 @@
+r"""Several constraints on a flow, met together.
+
+    min_x 1/2 (x - c)^T S^-1 (x - c)   subject to   P x = x,   R x = y,   q_j(x) = e_j,   low <= x <= high
+
+P is Leray's projection (of vorticities, that onto curls); S, which tells how uncertain things are, is taken as P S P,
+the covariance of the part without divergence. The linear facts are solved by one Cholesky factorisation of R P S P R^T.
+Bounds join in the Euclidean metric, about the point that is nearest in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import prod
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from scidiff.constraints.base import Infeasible, spread
+from scidiff.constraints.rounding import kept, worst
+from scidiff.fluids.constraints import Bounded, Conserved, Curl, FieldConstraint, Measured, Solenoidal, dependent
+from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.nearest import Linear, onto_bounds, onto_integrals
+
+Part = TypeVar("Part", bound=FieldConstraint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined(FieldConstraint):
+    """The intersection of constraints on the fields of one leaf; made by `joined`, or by `a & b`.
+
+    Attributes:
+        leaf: of all parts.
+        shape: (C, H, W).
+        parts: the constraints.
+
+    Raises:
+        Infeasible: two parts contradict each other; the message names them.
+    """
+
+    leaf: str
+    shape: tuple[int, int, int]
+    parts: tuple[FieldConstraint, ...]
+    _facts: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
+    _plain: dict[str, Linear] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _tables: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len({part.box for part in self.of(Solenoidal)}) > 1:
+            raise ValueError("expected one kind of divergence, got two: only a uniform flow is free of both")
+        object.__setattr__(self, "_facts", self._independent())
+        for a, b in combinations(self.parts, 2):
+            _refuse(a, b, self.free)
+
+    def of(self, kind: type[Part]) -> list[Part]:
+        """The parts of a kind."""
+        return [part for part in self.parts if isinstance(part, kind)]
+
+    def spaces(self) -> list[Solenoidal | Curl]:
+        """The parts that are linear spaces."""
+        return [*self.of(Solenoidal)[:1], *self.of(Curl)[:1]]
+
+    def free(self, x: Tensor) -> Tensor:
+        """P x: [..., D] -> [..., D]."""
+        for part in self.spaces():
+            x = part.free(x.unflatten(-1, self.shape)).flatten(-3)
+        return x
+
+    def _independent(self) -> tuple[Tensor, Tensor]:
+        """Rows [M, D] and values [M] of the independent facts."""
+        facts = self.of(Measured)
+        if not facts:
+            return torch.zeros(0, prod(self.shape), dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+        rows, values = torch.cat([part.rows for part in facts]).flatten(1), torch.cat([part.values for part in facts])
+        names = [name for part in facts for name in part.names]
+        found = dependent(rows @ rows.T, values)
+        if found.contradiction is None:
+            free = self.free(rows)
+            found = dependent(free @ free.T, values, rows.square().sum(-1))
+            parts = " together with ".join(part.describe() for part in (*self.spaces(), *facts))
+        else:
+            parts = " together with ".join(part.describe() for part in facts)
+        if found.contradiction is not None:
+            a, b = (names[m] for m in found.contradiction)
+            why = f"{a} and {b} contradict each other" if a != b else f"{a} is 0 in all of them"
+            raise Infeasible(f"no field satisfies {parts}: {why}")
+        return rows[found.independent], values[found.independent]
+
+    def linear(self, metric: Tensor | Covariance | None, like: Tensor) -> Linear:
+        """The linear facts in a metric; in the Euclidean one they are factorised once."""
+        rows, values = (part.to(like) for part in self._facts)
+        if metric is not None:
+            return Linear.of(rows, values, lambda x: self.free(_spread(metric, self.free(x), self.shape)))
+        key = str(like.device)
+        if key not in self._plain:
+            self._plain[key] = Linear.of(rows, values, self.free)
+        return self._plain[key]
+
+    def nearest(self, x: Tensor, metric: Tensor | Covariance | None) -> Tensor:
+        integrals, found = self.of(Conserved), self.free(x)
+        for linear in ([] if metric is None else [self.linear(metric, x)]) + [self.linear(None, x)]:
+            found = linear.onto(found)
+            found = onto_integrals(integrals, linear, found) if integrals else found
+        for bounds in self.of(Bounded):
+            found = onto_bounds(bounds, integrals, linear, found, self._between)
+        return kept(self, x, torch.where(found.isfinite().all(-1, keepdim=True), found, x))
+
+    def _between(self, at: Tensor) -> Tensor:
+        """P between entries [N, K]: [N, K, K]."""
+        if not self.spaces():
+            return (at[:, :, None] == at[:, None, :]).double()
+        width = self.shape[2]
+        key = str(at.device)
+        if key not in self._tables:
+            self._tables[key] = self._table(at.device)
+        line, x = at // width, at % width
+        apart = (x[:, None, :] - x[:, :, None]) % width
+        return self._tables[key][line[:, :, None], line[:, None, :], apart]
+
+    def _table(self, device: torch.device) -> Tensor:
+        """P between lines of the grid and at distances along x: [C H, C H, W]."""
+        channels, height, width = self.shape
+        lines = channels * height
+        impulses = torch.zeros(lines, lines, width, dtype=torch.float64, device=device)
+        impulses[:, :, 0] = torch.eye(lines, dtype=torch.float64, device=device)
+        return self.free(impulses.flatten(1)).reshape(lines, lines, width)
+
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        amounts, scales = zip(*(part.excess(x) for part in self.parts), strict=True)
+        return worst(torch.stack(amounts, 1), torch.stack(scales, 1))
+
+    def describe(self) -> str:
+        return " and ".join(part.describe() for part in self.parts)
+
+
+def joined(*parts: FieldConstraint) -> Joined:
+    """The intersection of constraints on one leaf; those of intersections are taken out of them."""
+    flat = tuple(inner for part in parts for inner in (part.parts if isinstance(part, Joined) else (part,)))
+    if len({(part.leaf, part.shape) for part in flat}) > 1:
+        raise ValueError(f"expected fields of one shape, got {sorted({str(part.shape) for part in flat})}")
+    return Joined(leaf=flat[0].leaf, shape=flat[0].shape, parts=flat)
+
+
+def _spread(metric: Tensor | Covariance, x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    if isinstance(metric, Covariance):
+        return metric.spread(x.unflatten(-1, shape)).flatten(-3)
+    return spread(metric, x)
+
+
+def _refuse(a: FieldConstraint, b: FieldConstraint, free: Callable[[Tensor], Tensor]) -> None:
+    """Raise `Infeasible` where two constraints can be seen to contradict each other."""
+    for one, other in ((a, b), (b, a)):
+        reason = None
+        if isinstance(one, Conserved):
+            if isinstance(other, Measured):
+                reason = _below_least(one, other, free)
+            elif isinstance(other, Conserved):
+                reason = _out_of_ratio(one, other)
+            elif isinstance(other, Bounded):
+                reason = _above_most(one, other)
+        elif isinstance(one, Bounded) and isinstance(other, Measured):
+            reason = _out_of_reach(one, other)
+        if reason is not None:
+            raise Infeasible(f"no field satisfies {one.describe()} together with {other.describe()}: {reason}")
+
+
+def _below_least(integral: Conserved, facts: Measured, free: Callable[[Tensor], Tensor]) -> str | None:
+    """The least value of the integral among fields that meet the facts."""
+    rows = free(facts.rows.flatten(1))
+    multiplier = integral.multiplier.clamp_min(1e-9 * float(integral.multiplier.max()))
+    back = torch.fft.irfft2(torch.fft.rfft2(rows.unflatten(-1, facts.shape)) / multiplier, s=facts.shape[1:])
+    gram = rows @ back.flatten(1).T * prod(facts.shape[1:])
+    chosen = dependent(gram, facts.values).independent
+    part = gram[chosen][:, chosen]
+    least = float(facts.values[chosen] @ torch.linalg.solve(part, facts.values[chosen])) / 2
+    return f"they ask for at least {least:g}" if least > integral.value * (1 + 1e-6) else None
+
+
+def _out_of_ratio(one: Conserved, other: Conserved) -> str | None:
+    """The most that one integral can be while the other has its value."""
+    seen = other.multiplier > 0
+    if bool((one.multiplier[~seen] > 0).any()):
+        return None
+    most = float((one.multiplier[seen] / other.multiplier[seen]).max()) * other.value
+    return f"it is at most {most:g}" if one.value > most * (1 + 1e-9) else None
+
+
+def _above_most(integral: Conserved, bounds: Bounded) -> str | None:
+    low, high = bounds.ends(torch.zeros(1, dtype=torch.float64))
+    square = torch.maximum(low.square(), high.square()).mean() * bounds.shape[0]
+    most = float(square * integral.multiplier.max()) / 2
+    return f"within them it is at most {most:g}" if integral.value > most * (1 + 1e-9) else None
+
+
+def _out_of_reach(bounds: Bounded, facts: Measured) -> str | None:
+    ends = [
+        torch.where(facts.rows.flatten(1) == 0, 0, facts.rows.flatten(1) * end) for end in bounds.ends(facts.values)
+    ]
+    least, most = torch.minimum(*ends).sum(1), torch.maximum(*ends).sum(1)
+    rounding = 1e-9 * (1 + facts.values.abs())
+    bad = (facts.values < least - rounding) | (facts.values > most + rounding)
+    if not bool(bad.any()):
+        return None
+    m = int(bad.to(torch.uint8).argmax())
+    return f"{facts.names[m]} is {float(facts.values[m]):g}"

@@ -1,0 +1,219 @@
+"""Sensors: what was measured where, as a table or netCDF tells it, and as linear facts on the vorticity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from scidiff.errors import UserError, one_line
+from scidiff.fluids import functionals
+from scidiff.fluids.constraints import Measured
+from scidiff.fluids.model import LEAF, FlowConfig
+from scidiff.fluids.oracle import Instrument
+from scidiff.fluids.spectral import Box
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+QUANTITIES = ("vorticity", "u", "v")
+_PLACES = ("x", "y", "x_end", "y_end", "kind")
+_KINDS = ("point", "line", "area")
+_NETCDF = (".nc", ".nc4", ".cdf")
+_MOST = 4000
+
+
+def read_sensors(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
+    """The sensors of a file.
+
+    CSV has a row for each: `x, y`, any of `vorticity, u, v` (an empty cell was not measured), and for means
+    `x_end, y_end` and `kind` (point, line or area). NetCDF has the same as variables over one dimension, or fields over
+    (y, x) on the model's grid with NaN where nothing was measured.
+
+    Raises:
+        UserError: what is wrong with it, in one line.
+    """
+    try:
+        rows = _netcdf(path, config) if path.suffix.lower() in _NETCDF else _csv(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}") from None
+    found = [tool for where, row in rows for tool in _instruments(where, row, config.box)]
+    if not found:
+        raise UserError(f"{path}: expected at least one measured value of {', '.join(QUANTITIES)}, got none")
+    if len(found) > _MOST:
+        raise UserError(f"{path}: expected at most {_MOST:,} measured values, got {len(found):,}")
+    _refuse_twins(found)
+    return tuple(found)
+
+
+def facts(instruments: Sequence[Instrument], config: FlowConfig) -> Measured:
+    """What the sensors say of the model's leaf; Infeasible names two that contradict each other."""
+    rows = torch.zeros(len(instruments), 1, *config.shape, dtype=torch.float64)
+    for kind in _KINDS:
+        for quantity in QUANTITIES:
+            at = [m for m, tool in enumerate(instruments) if (tool.kind, tool.quantity) == (kind, quantity)]
+            if at:
+                rows[at, 0] = _rows(kind, quantity, [instruments[m] for m in at], config.box)
+    values = torch.tensor([tool.value for tool in instruments], dtype=torch.float64) / config.scale
+    return Measured(leaf=LEAF, rows=rows, values=values, names=tuple(tool.name for tool in instruments))
+
+
+def _rows(kind: str, quantity: str, tools: Sequence[Instrument], box: Box) -> Tensor:
+    start = torch.tensor([tool.start for tool in tools], dtype=torch.float64)
+    end = torch.tensor([tool.end for tool in tools], dtype=torch.float64)
+    makers = {"line": functionals.lines, "area": functionals.areas}
+    seen = functionals.points(box, start) if kind == "point" else makers[kind](box, start, end)
+    if quantity == "vorticity":
+        return seen
+    none = torch.zeros_like(seen)
+    return functionals.through_vorticity(box, torch.stack([seen, none] if quantity == "u" else [none, seen], 1))
+
+
+Row = tuple[str, Mapping[str, Any]]
+
+
+def _csv(path: Path) -> list[Row]:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a CSV table, got one that cannot be read: {one_line(error)}") from None
+    table.columns = [str(name).strip().lower() for name in table.columns]
+    unknown = [name for name in table.columns if name not in (*_PLACES, *QUANTITIES)]
+    if unknown:
+        raise UserError(f"{path}: expected columns out of {', '.join((*_PLACES, *QUANTITIES))}, got {unknown[0]!r}")
+    missing = [name for name in ("x", "y") if name not in table.columns]
+    if missing or not set(QUANTITIES) & set(table.columns):
+        raise UserError(
+            f"{path}: expected the columns x, y and one of {', '.join(QUANTITIES)}, got {', '.join(table.columns)}"
+        )
+    return [(f"{path}, line {line}", row) for line, row in enumerate(table.to_dict("records"), 2)]
+
+
+def _netcdf(path: Path, config: FlowConfig) -> list[Row]:
+    import xarray as xr
+
+    try:
+        with xr.open_dataset(path) as dataset:
+            held = dataset.load()
+    except ValueError as error:
+        raise UserError(f"{path}: expected netCDF that can be read, got an error: {one_line(error)}") from None
+    _refuse_units(path, held)
+    names = [name for name in QUANTITIES if name in held]
+    if not names:
+        raise UserError(f"{path}: expected one of the variables {', '.join(QUANTITIES)}, got {_listed(held)}")
+    dims = held[names[0]].dims
+    if dims == ("y", "x"):
+        return _gridded(path, held, names, config)
+    if len(dims) != 1 or any(held[name].dims != dims for name in (*names, "x", "y") if name in held):
+        raise UserError(f"{path}: expected {names[0]} over one dimension, or over (y, x), got {dims}")
+    if "x" not in held or "y" not in held:
+        raise UserError(f"{path}: expected the variables x and y, got {_listed(held)}")
+    wanted = [name for name in (*_PLACES, *QUANTITIES) if name in held]
+    count = held.sizes[dims[0]]
+    return [(f"{path}, sensor {k}", {name: held[name].values[k] for name in wanted}) for k in range(count)]
+
+
+def _gridded(path: Path, held: xr.Dataset, names: list[str], config: FlowConfig) -> list[Row]:
+    shape = tuple(held[names[0]].shape)
+    if shape != config.shape:
+        raise UserError(
+            f"{path}: expected fields of {config.shape[0]} x {config.shape[1]} points, which the weights know, "
+            f"got {shape[0]} x {shape[1]}"
+        )
+    places = dict(zip("yx", config.box.coordinates(), strict=True))
+    for axis, known in places.items():
+        if axis in held.coords and not bool(
+            (torch.tensor(held[axis].values, dtype=torch.float64) - known).abs().max() < 1e-4 * known[1]
+        ):
+            raise UserError(
+                f"{path}: expected {axis} to be uniform from 0 in steps of {float(known[1]):.6g}, got other places"
+            )
+    rows: list[Row] = []
+    for j, y in enumerate(places["y"].tolist()):
+        for i, x in enumerate(places["x"].tolist()):
+            values = {name: float(held[name].values[j, i]) for name in names}
+            seen = {name: value for name, value in values.items() if not math.isnan(value)}
+            if seen:
+                rows.append((f"{path}, point y={j} x={i}", {"x": x, "y": y, **seen}))
+    return rows
+
+
+def _refuse_units(path: Path, held: xr.Dataset) -> None:
+    for name in (*QUANTITIES, "x", "y", "x_end", "y_end"):
+        unit = str(held[name].attrs.get("units", "1")).strip() if name in held else "1"
+        if unit not in ("1", ""):
+            raise UserError(f"{path}: expected {name} without a unit ('1'), as the model's flow is, got {unit!r}")
+
+
+def _listed(held: xr.Dataset) -> str:
+    return ", ".join(map(str, held.variables)) or "none"
+
+
+def _instruments(where: str, row: Mapping[str, Any], box: Box) -> list[Instrument]:
+    """What one row tells: an instrument for each quantity that is not empty."""
+    kind = str(row.get("kind", "") or "").strip().lower()
+    ends = [not _empty(row.get(name)) for name in ("x_end", "y_end")]
+    kind = kind or ("point" if not any(ends) else "")
+    if kind not in _KINDS:
+        raise UserError(f"{where}: expected kind point, line or area, got {kind or 'none'!r}")
+    if any(ends) != (kind != "point") or any(ends) != all(ends):
+        raise UserError(f"{where}: expected x_end and y_end for a line or an area only, got a {kind} with {sum(ends)}")
+    start = _place(where, row, ("y", "x"), box)
+    end = start if kind == "point" else _place(where, row, ("y_end", "x_end"), box)
+    if kind == "area" and not (end[0] > start[0] and end[1] > start[1]):
+        raise UserError(f"{where}: expected an area from a low corner to a higher one, got {start} to {end} (y, x)")
+    return [
+        Instrument(
+            kind=cast(Literal["point", "line", "area"], kind),
+            quantity=quantity,
+            start=start,
+            end=end,
+            value=_number(where, quantity, row[quantity]),
+            name=f"{quantity} of {where}",
+        )
+        for quantity in QUANTITIES
+        if not _empty(row.get(quantity))
+    ]
+
+
+def _place(where: str, row: Mapping[str, Any], names: tuple[str, str], box: Box) -> tuple[float, float]:
+    y, x = (_number(where, name, row.get(name, "")) for name in names)
+    for name, value, length in zip(names, (y, x), box.lengths, strict=True):
+        if not 0 <= value <= length:
+            raise UserError(f"{where}: expected {name} in the domain [0, {length:.6g}], got {value:g}")
+    return y, x
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        told = "an empty cell" if _empty(value) else repr(str(value))
+        raise UserError(f"{where}: expected a finite number for {name}, got {told}")
+    return number
+
+
+def _refuse_twins(tools: Sequence[Instrument]) -> None:
+    """UserError for the same quantity measured twice at one place."""
+    seen: dict[tuple[Any, ...], Instrument] = {}
+    for tool in tools:
+        key = (tool.kind, tool.quantity, *(round(z, 9) for z in (*tool.start, *tool.end)))
+        other = seen.setdefault(key, tool)
+        if other is not tool:
+            what = "contradicts" if other.value != tool.value else "repeats"
+            raise UserError(
+                f"{tool.name} ({tool.value:g}) {what} {other.name} ({other.value:g}): expected one value at a place; "
+                "leave one out"
+            )

@@ -1,0 +1,164 @@
+"""`scidiff fluids`: fields that meet sensors, the same in any company, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from typer.testing import CliRunner
+
+from scidiff.cli.main import app
+from scidiff.fluids import oracle
+from scidiff.fluids.model import FlowConfig, FlowModel
+from scidiff.fluids.spectral import Box
+from scidiff.processes.stationary import Stationary
+
+BOX = Box(shape=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Of a Gaussian field: the network answers 0."""
+    variance = 6.0 / (1 + BOX.shells().double()) ** 3
+    variance[0, 0] = 0
+    prior = Stationary(mean=torch.zeros(1, 16, 16), variance=variance[None])
+    sizes = FlowConfig(shape=(16, 16), lengths=BOX.lengths, scale=4.0, waves=2, widths=(8,), blocks=1)
+    folder = tmp_path_factory.mktemp("weights") / "model"
+    FlowModel.create(sizes, prior).save(folder)
+    return folder
+
+
+SENSORS = """x,y,vorticity,u,v,x_end,y_end,kind
+0.5,1.0,3.0,,,,,
+4.0,2.5,,0.4,-0.2,,,
+1.0,1.0,,0.1,,3.0,2.0,line
+2.0,3.0,-1.0,,,4.0,6.0,area
+"""
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["fluids", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.stderr.strip()
+
+
+def test_fields_meet_their_sensors_whatever_is_drawn_beside_them(tmp_path, weights) -> None:
+    table, out, report = (tmp_path / name for name in ("sensors.csv", "field.nc", "report.html"))
+    table.write_text(SENSORS)
+    told = json.loads(
+        run(
+            "reconstruct", table, "--model", weights, "--constraint", "divergence-free", "--constraint", "energy=0.9",
+            "--samples", 11, "--calls", 4, "--out", out, "--report", report, "--json", "--seed", 5,
+        )
+    )  # fmt: skip
+    assert (told["samples"], told["certified"], told["refused"], told["sensors"]) == (11, 11, [], 5)
+    assert max(told["worst"].values()) < 1e-11
+    with xr.open_dataset(out) as found:
+        assert found["vorticity"].dims == ("realization", "time", "y", "x")
+        assert found.attrs["Conventions"].startswith("CF-")
+        assert found.attrs["seed"] == 5
+        u, v, omega = (found[name].values[:, 0] for name in ("u", "v", "vorticity"))
+    place = {"start": (2.5, 4.0), "end": (2.5, 4.0), "name": ""}
+    point = oracle.Instrument(kind="point", quantity="u", value=0.4, **place)
+    np.testing.assert_allclose(oracle.measured(u, point, BOX.lengths), 0.4, atol=1e-12)
+    np.testing.assert_allclose((u**2 + v**2).mean((1, 2)) / 2, 0.9, rtol=1e-12)
+    assert omega.std(0).max() > 0.1
+    page = report.read_text()
+    assert "11 of 11" in page
+    assert "http" not in page
+    few = tmp_path / "few.nc"
+    run(
+        "reconstruct", table, "--model", weights, "--constraint", "energy=0.9", "--samples", 3, "--calls", 4,
+        "--out", few, "--seed", 5,
+    )  # fmt: skip
+    with xr.open_dataset(few) as found:
+        np.testing.assert_array_equal(found["u"].values[:, 0], u[:3])
+
+
+def test_masked_fields_and_sensors_of_netcdf(tmp_path, weights) -> None:
+    y, x = (axis.numpy() for axis in BOX.coordinates())
+    field = np.full((16, 16), np.nan)
+    field[3, 5], field[9, 12] = 2.0, -1.0
+    path, out = tmp_path / "seen.nc", tmp_path / "out.nc"
+    xr.Dataset({"vorticity": (("y", "x"), field)}, {"y": y, "x": x}).to_netcdf(path)
+    run("reconstruct", path, "--model", weights, "--samples", 2, "--calls", 3, "--out", out)
+    with xr.open_dataset(out) as found:
+        omega = found["vorticity"].values[:, 0]
+    np.testing.assert_allclose(omega[:, [3, 9], [5, 12]], [[2, -1], [2, -1]], atol=1e-12)
+    listed = {"x": x[[5, 12]], "y": y[[3, 9]], "vorticity": [2.0, -1.0]}
+    xr.Dataset({name: ("sensor", value) for name, value in listed.items()}).to_netcdf(path)
+    run("reconstruct", path, "--model", weights, "--samples", 2, "--calls", 3, "--out", out)
+    with xr.open_dataset(out) as found:
+        np.testing.assert_allclose(found["vorticity"].values[:, 0], omega, atol=1e-9)
+
+
+def test_generated_fields_hold_what_is_asked(tmp_path, weights) -> None:
+    asked = ["--constraint", "enstrophy=4", "--constraint", "vorticity=-9:9", "--constraint", "divergence-free"]
+    told = json.loads(run("generate", "--model", weights, *asked, "--samples", 3, "--calls", 4, "--json"))
+    assert told["certified"] == 3
+    assert set(told["worst"]) >= {"enstrophy=4", "vorticity=-9:9", "divergence-free"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,y,vorticity\n7.0,1,3\n", r"line 2: expected x in the domain \[0, 6.28319\], got 7"),
+        ("x,y,vorticity\n1,1,3\n2,1,nan\n", "line 3: expected a finite number for vorticity, got 'nan'"),
+        ("x,y,vorticity\n1,1,3\n1,1,4\n", "line 3 .4. contradicts vorticity of .*line 2 .3."),
+        ("x,y,u\n1,1,3\n1,1,3\n", "line 3 .3. repeats u of .*line 2 .3."),
+        ("x,y,speed\n1,1,3\n", "expected columns out of x, y, .*, got 'speed'"),
+        ("x,vorticity\n1,3\n", "expected the columns x, y and one of"),
+        ("x,y,vorticity\n", "expected at least one measured value"),
+        ("x,y,vorticity\n1,,3\n", "line 2: expected a finite number for y, got an empty cell"),
+        ("x,y,vorticity,x_end,y_end\n1,1,3,2,2\n", "line 2: expected kind point, line or area, got 'none'"),
+        ("x,y,vorticity,x_end,y_end,kind\n1,1,3,0.5,2,area\n", "line 2: expected an area from a low corner"),
+        (f"x,y,vorticity,x_end,y_end,kind\n0,0,3,{2 * math.pi},{2 * math.pi},area\n", "infeasible: .* is 0 in all"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_is_one_line(tmp_path, weights, text, message) -> None:
+    table, out = tmp_path / "sensors.csv", tmp_path / "out.nc"
+    table.write_text(text)
+    said = run("reconstruct", table, "--model", weights, "--out", out, code=2)
+    assert len(said.splitlines()) == 1
+    assert re.search(message, said), said
+    assert not out.exists()
+
+
+def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -> None:
+    table, path, out = tmp_path / "sensors.csv", tmp_path / "seen.nc", tmp_path / "out.nc"
+    table.write_text(SENSORS)
+
+    def refused(dataset: xr.Dataset) -> str:
+        dataset.to_netcdf(path)
+        return run("reconstruct", path, "--model", weights, "--out", out, code=2)
+
+    assert "16 x 16 points, which the weights know, got 8 x 16" in refused(
+        xr.Dataset({"vorticity": (("y", "x"), np.ones((8, 16)))})
+    )
+    assert "expected vorticity without a unit ('1')" in refused(
+        xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)), {"units": "s-1"})})
+    )
+    assert "expected y to be uniform from 0" in refused(
+        xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)))}, {"y": np.arange(16.0) ** 2})
+    )
+    assert "over one dimension, or over (y, x), got" in refused(xr.Dataset({"u": (("a", "b"), np.ones((2, 2)))}))
+    for wrong, message in {
+        "curl-free": "expected one of divergence-free, energy=VALUE",
+        "energy=much": "expected a number after =, got 'much'",
+        "energy=0.001": "infeasible: no field satisfies energy",
+        "vorticity=-0.1:0.1": "infeasible: no field satisfies bounds",
+    }.items():
+        said = run("reconstruct", table, "--model", weights, "--constraint", wrong, "--out", out, code=2)
+        assert message in said
+        assert len(said.splitlines()) == 1
+    assert "expected at least one of --out" in run("generate", "--model", weights, code=2)
+    assert "ending in .nc" in run("generate", "--model", weights, "--out", tmp_path / "a.txt", code=2)
+    assert "cannot read" in run("reconstruct", tmp_path / "none.csv", "--model", weights, "--out", out, code=2)
+    assert "expected the device cpu" in run("generate", "--model", weights, "--device", "abacus", "--json", code=2)
+    assert "Examples:" in run("reconstruct", "--help")
