@@ -137,7 +137,7 @@ def timed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Tables of the part `speed`, or those of the documents that are merged."""
     if arguments.merge is not None:
         documents = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.merge]
-        return [table for one in documents for table in one["timings"]]
+        return [table for one in documents for table in one.get("timings", [])]
     if "speed" not in arguments.part:
         return []
     return [speed(8 if arguments.quick else SERIES)]
