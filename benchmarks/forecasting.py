@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from _forecasting_data import NAMES, Data, data
 from _forecasting_peers import peers
-from _forecasting_speed import CASES, fewer_calls, speed
+from _forecasting_speed import SERIES, speed
 from _forecasting_tables import OURS, missed, tables
 from imputation import say, show
 
@@ -137,19 +137,10 @@ def timed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Tables of the part `speed`, or those of the documents that are merged."""
     if arguments.merge is not None:
         documents = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.merge]
-        return [table for one in documents for table in one["timings"]]
+        return [table for one in documents for table in one.get("timings", [])]
     if "speed" not in arguments.part:
         return []
-    cases = tuple((network, 8, 12, bar) for network, *_, bar in CASES) if arguments.quick else CASES
-    name = "electricity" if arguments.quick else "ridership"
-    try:
-        return [
-            speed(cases),
-            fewer_calls(data(name, arguments), arguments.seed, 20 if arguments.quick else arguments.steps),
-        ]
-    except UserError as error:
-        say(f"missing: {name}: {error}")
-        return [speed(cases)]
+    return [speed(8 if arguments.quick else SERIES)]
 
 
 def run(arguments: argparse.Namespace) -> int:
