@@ -8,7 +8,8 @@ folder of `scidiff molecules train`) delivers 1,024 molecules in each of several
 
 * `plain`: draws as they come.
 * `certified`: draws until as many are certified, valid and distinct: rejection with the same weights.
-* `steered`: `--method steer`, certified too; the pilot counts.
+* `steered`, `projected`, `guided`: `--method steer`, `project` and `guide`, certified too; a pilot counts. `guided` if
+  the model can be told.
 
 Constraints: a synthetic accessibility (Ertl & Schuffenhauer 2009) of at most 3.0, which a tenth of QM9 meets; and
 novelty, which is not to stand in the training set. Of those delivered: valid; feasible; novel, feasible and distinct;
@@ -51,7 +52,7 @@ WHERE = ["sa <= 3"]
 WANTED = 1024
 BARS = {"sa <= 3": {"feasible": 900, "novel": 100}, "novel": {"novel": 900}}
 MOST_DRAWS = 100  # for each molecule wanted
-METHODS = {"sa <= 3": ("plain", "certified", "steered"), "novel": ("plain", "certified")}
+METHODS = {"sa <= 3": ("plain", "certified", "steered", "projected", "guided"), "novel": ("plain", "certified")}
 
 Holds = Callable[[str], bool]
 
@@ -102,6 +103,9 @@ def deliver(draws: Iterator[Drawn], task: Task, wanted: int, *, certify: bool) -
 
 def one_run(generator: Generator, task: Task, method: str, wanted: int, seed: int) -> dict[str, float]:
     """One method with one seed."""
+    if method in ("projected", "guided"):
+        source = generator.guided(parse_all(WHERE)) if method == "guided" else generator.projected(parse_all(WHERE))
+        return deliver(source.stream(seed=seed), task, wanted, certify=True)
     if method != "steered":
         return deliver(generator.stream(seed=seed), task, wanted, certify=method == "certified")
     began = time.process_time()
@@ -175,6 +179,8 @@ def run(chosen: argparse.Namespace, seeds: Sequence[int]) -> int:
     for task in tasks(smiles):
         results[task.name] = {}
         for method in METHODS[task.name]:
+            if method == "guided" and not generator.model.config.edges:
+                continue
             found = [one_run(generator, task, method, wanted, seed) for seed in seeds]
             results[task.name][method] = found
             rows.append([task.name, method, *(interval([one[name] for one in found]) for name in found[0])])

@@ -4,25 +4,51 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scidiff.cli.forecast import (
+    Ahead,
+    Before,
     Calibrate,
+    Constraints,
+    Holidays,
     Horizon,
+    Init,
     Look,
+    Network,
+    Report,
     Samples,
     Season,
     Steps,
     Target,
     TimeBudget,
+    check_report,
+    facts_of,
     forecaster_of,
+    notes_of,
     panel_of,
+    rules_of,
 )
 from scidiff.cli.progress import StatusLine
-from scidiff.cli.tables import AsJson, Decimal, Delimiter, Device, Encoding, File, Id, MaxSteps, Progress, Seed, Time
+from scidiff.cli.tables import (
+    AsJson,
+    Decimal,
+    Delimiter,
+    Device,
+    Encoding,
+    File,
+    Id,
+    MaxSteps,
+    Progress,
+    Seed,
+    Static,
+    Time,
+)
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +67,7 @@ Examples:
   scidiff timeseries backtest load.csv --time timestamp --target load --horizon 48 --origins 8
   scidiff timeseries backtest shops.parquet --id shop --target sales --horizon 28 --origins 4 --json > scores.json
   scidiff timeseries backtest load.csv --target load --horizon 24 --stride 12 --time-budget 2m --out scores.csv
+  scidiff timeseries backtest load.csv --target load --horizon 24 --constraints rules.yaml --report report.html
 
 \b
 Exit codes: 0 done, whoever won; 2 the request cannot be carried out; 130 Ctrl-C.
@@ -58,13 +85,21 @@ def backtest(
     id_: Id = None,
     time_: Time = None,
     target: Target = None,
+    future_covariates: Ahead = None,
+    past_covariates: Before = None,
+    holidays: Holidays = None,
+    static: Static = None,
     horizon: Horizon = None,
     origins: Origins = 4,
     stride: Stride = None,
     look: Look = None,
     season: Season = None,
+    network: Network = None,
     samples: Samples = 200,
     out: Out = None,
+    report: Report = None,
+    constraints: Constraints = None,
+    init: Init = None,
     time_budget: TimeBudget = None,
     max_steps: MaxSteps = None,
     calibrate: Calibrate = False,
@@ -87,10 +122,13 @@ def backtest(
         if format_of(out) in ARRAYS:
             raise UserError(f"--out: expected a file name ending in .csv or .parquet, got {out!r}")
         check_writable(out)
+    check_report(report)
     forecaster = forecaster_of(context)
+    forecaster.constraints = rules_of(constraints, None)
     line = StatusLine(progress)
     try:
         panel = panel_of(context, forecaster)
+        forecaster.check_rules(panel)
         found = judge(
             forecaster,
             panel,
@@ -103,6 +141,12 @@ def backtest(
     if out is not None:
         write_table(found.table.reset_index(), out)
     seconds = time.monotonic() - began
+    if report is not None:
+        from scidiff.timeseries.forecast_report import write_backtest_report
+
+        command = shlex.join(["scidiff", *sys.argv[1:]])
+        facts = facts_of(forecaster, samples, seconds)
+        write_backtest_report(found, report, facts=facts, notes=notes_of(forecaster), command=command)
     typer.echo(json.dumps(_record(found, seconds), indent=1) if as_json else _shown(found))
     typer.echo(f"{len(panel)} series, {found.origins} origins, {forecaster.horizon} steps: {seconds:.1f} s", err=True)
 

@@ -8,37 +8,56 @@ import sys
 import time
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from scidiff.atomic import check_writable
 from scidiff.cli.progress import StatusLine
-from scidiff.cli.tables import AsJson, Decimal, Delimiter, Device, Encoding, File, Id, MaxSteps, Progress, Seed, Time
+from scidiff.cli.tables import (
+    AsJson,
+    Decimal,
+    Delimiter,
+    Device,
+    Encoding,
+    File,
+    Id,
+    MaxSteps,
+    Progress,
+    Seed,
+    Static,
+    Time,
+)
 from scidiff.cli.tables import names as listed
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
+    from scidiff.timeseries.forecast import Forecast
     from scidiff.timeseries.forecast_rules import ForecastRules
-    from scidiff.timeseries.forecaster import DiffusionForecaster, Forecast
+    from scidiff.timeseries.forecaster import DiffusionForecaster
     from scidiff.timeseries.panel import Panel
+    from scidiff.timeseries.widening import Widening
 
 FORECAST = """Forecast time series, as ensembles of coherent futures.
 
 FILE holds one row a time, of one series or of many: CSV, Parquet or netCDF; - reads standard input. The frequency is
-found out and said. Cells may be empty, but rows may not be missing. A base forecast (seasonal naive, corrected by a
-ridge regression) is fitted to the table, and a diffusion model is trained on what it leaves, until that gets no better
-on the last part of the table or the time budget is over. The same seed and model give the same futures of a series,
-alone or among others.
+found out and said. Cells may be empty, but rows may not be missing. A diffusion model is trained on what the last
+season leaves unexplained, until it gets no better on the last part of the table or the time budget is over. The same
+seed and model give the same futures of a series, alone or among others.
 
-The ending of --out decides what is written: .nc all futures over (series, sample, time, variable); .csv and .parquet
-one row a series and time with the median and quantiles. With --save FOLDER the model is kept, and --model FOLDER
-forecasts with it at once.
+Covariates are columns of the same table: those of --future-covariates go on over the horizon, in rows with empty
+targets; those of --past-covariates end with the history. A model that is kept knows which it needs.
+
+The ending of --out decides what is written: .nc and .zarr all futures over (series, sample, time, variable); .csv and
+.parquet one row a series and time with the median and quantiles. --report writes fan charts. With --save FOLDER the
+model is kept, and --model FOLDER forecasts with it at once.
 
 \b
 Examples:
   scidiff timeseries forecast load.csv --time timestamp --target load --horizon 48 --out forecast.nc
   scidiff timeseries forecast shops.parquet --id shop --target sales --horizon 28 --samples 500 --out forecast.parquet
   scidiff timeseries forecast load.csv --target load --horizon 48 --time-budget 10m --save model --out forecast.csv
+  scidiff timeseries forecast load.csv --target load --horizon 48 --future-covariates temperature --holidays DE
   scidiff timeseries forecast load.csv --target load --horizon 48 --constraints rules.yaml --scenario tomorrow.yaml
   scidiff timeseries forecast today.csv --target load --model model --seed 7 --quantiles 0.1,0.9 > forecast.csv
 
@@ -51,13 +70,29 @@ Target = Annotated[
 ]
 Horizon = Annotated[int | None, typer.Option(help="Steps to forecast. Needed, unless --model knows it.")]
 Look = Annotated[int | None, typer.Option("--context", help="Steps that a forecast looks back.")]
+Ahead = Annotated[
+    str | None,
+    typer.Option(
+        "--future-covariates", metavar="NAMES", help="Columns known over the horizon too, in rows with empty targets."
+    ),
+]
+Before = Annotated[
+    str | None, typer.Option("--past-covariates", metavar="NAMES", help="Columns known up to the end of the history.")
+]
+Holidays = Annotated[
+    str | None, typer.Option(metavar="COUNTRY", help="Tell public holidays: DE, US-IL, ... (package holidays).")
+]
 Season = Annotated[int | None, typer.Option(help="Steps of the season. Default: by the frequency.")]
+Network = Annotated[
+    Literal["patches", "recurrent"] | None,
+    typer.Option(help="The whole horizon at once (the default), or step by step (TimeGrad)."),
+]
 Samples = Annotated[int, typer.Option("--samples", "-n", help="Futures of each series.")]
 Quantiles = Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")]
 Out = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="File to write (.nc .csv .parquet), or - for CSV on standard output, the default."
+        metavar="FILE", help="File to write (.nc .zarr .csv .parquet), or - for CSV on standard output, the default."
     ),
 ]
 TimeBudget = Annotated[str | None, typer.Option(help="For training: 90s, 10m, 2h. Default: 5m at most.")]
@@ -72,6 +107,10 @@ Scenario = Annotated[
 Calibrate = Annotated[
     bool, typer.Option("--calibrate", help="Widen or narrow the futures until their intervals hold on past windows.")
 ]
+Report = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")]
+Init = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Start training from a model that --save has written.")
+]
 Save = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the model here.")]
 
 
@@ -82,13 +121,20 @@ def forecast(
     id_: Id = None,
     time_: Time = None,
     target: Target = None,
+    future_covariates: Ahead = None,
+    past_covariates: Before = None,
+    holidays: Holidays = None,
+    static: Static = None,
     horizon: Horizon = None,
     look: Look = None,
     season: Season = None,
+    network: Network = None,
     samples: Samples = 200,
     quantiles: Quantiles = "0.05,0.95",
     out: Out = None,
+    report: Report = None,
     model: Kept = None,
+    init: Init = None,
     save: Save = None,
     constraints: Constraints = None,
     scenario: Scenario = None,
@@ -108,10 +154,10 @@ def forecast(
     from scidiff.timeseries import filling
 
     began = time.monotonic()
-    out = _place(out, as_json=as_json)
+    out = _place(out, report, as_json=as_json)
     levels = filling.levels(quantiles)
     forecaster = forecaster_of(context)
-    forecaster.constraints = _rules(constraints, scenario)
+    forecaster.constraints = rules_of(constraints, scenario)
     line = StatusLine(progress)
     try:
         panel = panel_of(context, forecaster)
@@ -128,6 +174,8 @@ def forecast(
         line.clear()
     _write(found, out, levels, seed)
     seconds = time.monotonic() - began
+    if report is not None:
+        _report(forecaster, found, report, samples, seconds)
     if as_json:
         run = {"samples": samples, "seed": seed, "seconds": round(seconds, 2), "out": out}
         typer.echo(json.dumps(_record(forecaster, found, trained=trained) | run, indent=1))
@@ -163,13 +211,17 @@ def _tell(forecaster: DiffusionForecaster, found: Forecast, samples: int, second
         err=True,
     )
     if widening is not None:
-        told = "; ".join(f"{name} held {a:.1%}, now {b:.1%}" for name, (a, b) in widening.describe().items())
-        typer.echo(f"calibrated on {widening.windows} past windows, and on these same windows: {told}", err=True)
+        typer.echo(_calibrated(widening), err=True)
     if found.verdicts:
         typer.echo(summary(found.verdicts, samples * len(panel), len(panel)), err=True)
 
 
-def _rules(constraints: Path | None, scenario: Path | None) -> ForecastRules | None:
+def _calibrated(widening: Widening) -> str:
+    told = "; ".join(f"{name} held {a:.1%}, now {b:.1%}" for name, (a, b) in widening.describe().items())
+    return f"calibrated on {widening.windows} past windows, and on these same windows: {told}"
+
+
+def rules_of(constraints: Path | None, scenario: Path | None) -> ForecastRules | None:
     """The rules of both files, those of the scenario last."""
     from scidiff.timeseries.forecast_rules import ForecastRules
 
@@ -177,19 +229,61 @@ def _rules(constraints: Path | None, scenario: Path | None) -> ForecastRules | N
     return reduce(ForecastRules.__and__, stated) if stated else None
 
 
-def _place(out: str | None, *, as_json: bool) -> str | None:
+def _place(out: str | None, report: Path | None, *, as_json: bool) -> str | None:
     """Where the forecast goes: `-` for standard output, None for nowhere; checked before any work starts."""
-    from scidiff.atomic import check_writable
-    from scidiff.timeseries.writers import format_of
+    from scidiff.timeseries.writers import STORE, check_store, format_of
 
+    check_report(report)
     if as_json and out == "-":
         raise UserError("--json and --out -: expected one of them on standard output, got both")
     if out is None:
-        return None if as_json else "-"
-    if out != "-":
+        return None if as_json or report is not None else "-"
+    if out.lower().endswith(STORE):
+        check_store()
+    elif out != "-":
         format_of(out)
         check_writable(out)
     return out
+
+
+def check_report(report: Path | None) -> None:
+    """UserError if a report cannot be written there."""
+    if report is None:
+        return
+    if not report.name.lower().endswith((".html", ".htm")):
+        raise UserError(f"--report: expected a file name ending in .html, got {str(report)!r}")
+    check_writable(report)
+
+
+def facts_of(forecaster: DiffusionForecaster, samples: int, seconds: float) -> dict[str, str]:
+    """What a report says of the model and of the run."""
+    config, training = forecaster.model_.config, forecaster.model_.card.get("training", {})
+    facts = {
+        "Frequency": f"every {config.frequency}",
+        "Season": f"{config.season} steps",
+        "Context": f"{config.context} steps",
+        "Samples": f"{samples}",
+        "Seed": f"{forecaster.seed}",
+        "Time": f"{seconds:.1f} s",
+    }
+    if training:
+        crps = f"{training['held_out_crps_before']:.3f} -> {training['held_out_crps']:.3f}"
+        facts["Training"] = f"{training['windows']:,} windows, held-out CRPS {crps}"
+    return facts
+
+
+def notes_of(forecaster: DiffusionForecaster) -> tuple[str, ...]:
+    """What calibration has done."""
+    widening = forecaster.widening()
+    return () if widening is None else (_calibrated(widening),)
+
+
+def _report(forecaster: DiffusionForecaster, found: Forecast, report: Path, samples: int, seconds: float) -> None:
+    from scidiff.timeseries.forecast_report import write_forecast_report
+
+    notes = (*(found.panel.source.notes if found.panel.source else ()), *notes_of(forecaster))
+    facts = facts_of(forecaster, samples, seconds)
+    write_forecast_report(found, report, facts=facts, notes=notes, command=shlex.join(["scidiff", *sys.argv[1:]]))
 
 
 def forecaster_of(context: typer.Context) -> DiffusionForecaster:
@@ -209,15 +303,22 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
         filling.seconds(given["time_budget"], what="--time-budget")
     same = ("time_budget", "max_steps", "seed", "steps", "device", "calibrate")
     settings = {name: given[name] for name in same} | {"n_draws": given["samples"], "target": listed(given["target"])}
+    told: dict[str, Any] = {name: listed(given[name]) or () for name in ("future_covariates", "past_covariates")}
+    told |= {"holidays": given["holidays"], "init": given["init"]}
     if given.get("model") is None:
         if given["horizon"] is None:
             raise UserError("--horizon: expected the number of steps to forecast, got none")
-        made = DiffusionForecaster(horizon=given["horizon"], context=given["look"], season=given["season"], **settings)
+        if given["network"] is not None:
+            told["network"] = given["network"]
+        sizes = {"horizon": given["horizon"], "context": given["look"], "season": given["season"]}
+        made = DiffusionForecaster(**sizes, **told, **settings)
         made.check()
         return made
     if given["calibrate"]:
         raise UserError("--calibrate: expected a model that is fitted now, got --model, which is as it was saved")
-    for name, option in (("horizon", "--horizon"), ("look", "--context"), ("season", "--season")):
+    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays", "init", "network")
+    for name in names:
+        option = "--context" if name == "look" else f"--{name.replace('_', '-')}"
         if given[name] is not None:
             raise UserError(f"{option}: expected it to be left out with --model, whose it is, got {given[name]}")
     return DiffusionForecaster.read(given["model"], **{k: v for k, v in settings.items() if v is not None})
@@ -229,25 +330,26 @@ def panel_of(context: typer.Context, forecaster: DiffusionForecaster) -> Panel:
     from scidiff.timeseries.columns import Options
 
     given = context.params
-    wanted = forecaster.target
     options = Options(
         id=given["id_"],
         time=given["time_"],
-        variables=None if wanted is None else tuple(wanted),
+        variables=forecaster.columns(),
         **{name: given[name] for name in ("delimiter", "encoding", "decimal")},
     )
-    return read(given["file"], options, None)
+    return read(given["file"], options, given["static"])
 
 
 def _write(found: Forecast, out: str | None, levels: tuple[float, ...], seed: int) -> None:
-    from scidiff.timeseries.writers import write_dataset, write_table
+    from scidiff.timeseries.writers import STORE, write_dataset, write_store, write_table
 
     if out is None:
         return
+    history = shlex.join(["scidiff", *sys.argv[1:]])
     if out == "-":
         found.table(levels).to_csv(sys.stdout, index=False)
     elif out.lower().endswith(".nc"):
-        history = shlex.join(["scidiff", *sys.argv[1:]])
         write_dataset(found.dataset({"seed": seed, "history": history}), out)
+    elif out.lower().endswith(STORE):
+        write_store(found.dataset({"seed": seed, "history": history}), out)
     else:
         write_table(found.table(levels), out)

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from scidiff import __version__
-from scidiff.cli import fluids, optimising, timeseries
+from scidiff.cli import conformers, fluids, timeseries
 from scidiff.errors import INTERRUPTED, USAGE, UserError
 
 
@@ -39,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Scientific diffusion models with certified samples.",
 )
-app.add_typer(optimising.app, name="molecules")  # with the commands of `molecules` and `learning`
+app.add_typer(conformers.app, name="molecules")  # with the commands of `molecules`, `learning` and `optimising`
 app.add_typer(timeseries.app, name="timeseries")
 app.add_typer(fluids.app, name="fluids")
 

@@ -68,6 +68,7 @@ Examples:
   python datasets/moses.py                                       (once: fetch MOSES)
   scidiff molecules evaluate molecules.smi
   scidiff molecules evaluate molecules.csv --reference held_out.smi --train train.smi --json
+  scidiff molecules evaluate conf.sdf --three-d                  (stability, bonds, clashes, strain; as they are)
 """
 
 
@@ -78,11 +79,13 @@ Constraints = Annotated[
     Path | None, typer.Option("--constraints", metavar="FILE", help="YAML with more conditions, a list under `where`.")
 ]
 Method = Annotated[
-    Literal["exact", "steer", "enforce", "reject"],
+    Literal["auto", "exact", "guide", "project", "steer", "enforce", "reject"],
     typer.Option(
-        help="exact: what fragments decide is enforced, and draws follow the model given the conditions. "
-        "steer: besides, draws are tilted towards rare properties, after a pilot. "
-        "enforce: faster, not quite so distributed. reject: draw freely and certify."
+        help="auto: exact, guide or project, by how rare the molecules are (`explain` says which). "
+        "exact: what fragments decide is enforced, and draws follow the model given the conditions. "
+        "Three lean towards properties besides, and molecules have weights: guide tells a model of them that was "
+        "trained to be told, project moves its estimates, steer tilts draws after a pilot. "
+        "enforce: faster than exact, not quite so distributed. reject: draw freely and certify."
     ),
 ]
 Out = Annotated[
@@ -115,7 +118,7 @@ def generate(
     num: Annotated[int, typer.Option("--num", "-n", help="How many certified molecules.")],
     where: Where = None,
     constraints: Constraints = None,
-    method: Method = "exact",
+    method: Method = "auto",
     out: Out = None,
     format_: Format = None,
     report: Report = None,
@@ -126,6 +129,9 @@ def generate(
     unique: Annotated[bool, typer.Option("--unique/--no-unique", help="Refuse duplicates.")] = True,
     max_draws: MaxDraws = None,
     properties: Properties = "all",
+    three_d: Annotated[
+        bool, typer.Option("--three-d", help="Give each molecule a certified geometry; --out ends in .sdf.")
+    ] = False,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
@@ -133,6 +139,11 @@ def generate(
 ) -> None:
     """See `_GENERATE`."""
     from scidiff.cli.progress import StatusLine
+
+    if three_d:
+        from scidiff.cli.conformers import geometries
+
+        model, give = geometries(out, report, model, device, progress=progress)
 
     with held_back():
         from scidiff.molecules.certified import Interrupted
@@ -163,8 +174,8 @@ def generate(
         generation, interrupted = stop.generation, True
     finally:
         line.clear()
-    _finish(generation, out, kind, report, as_json=as_json)
-    if interrupted or not generation.complete:
+    short = give(generation, as_json) if three_d else _finish(generation, out, kind, report, as_json=as_json)
+    if interrupted or short:
         raise typer.Exit(INTERRUPTED if interrupted else SHORT)
 
 
@@ -245,8 +256,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _finish(generation: Generation, out: str | None, kind: str, report: str | None, *, as_json: bool) -> None:
-    """Write the files, then say what came of the run."""
+def _finish(generation: Generation, out: str | None, kind: str, report: str | None, *, as_json: bool) -> bool:
+    """Write the files, then say what came of the run; whether it fell short."""
     from scidiff.molecules.writers import write, write_stdout
 
     if out == "-":
@@ -261,6 +272,8 @@ def _finish(generation: Generation, out: str | None, kind: str, report: str | No
         files = {"out": out, "report": report} if generation.molecules else {"out": None, "report": None}
         typer.echo(json.dumps({**generation.as_dict(), **files}, indent=1))
     _say(generation.summary())
+    if generation.why and generation.weighted:
+        _say(f"--method {generation.method}, for {generation.why}; molecules have weights (log_weight)")
     if generation.steering is not None:
         _say(_steering(generation.steering))
     if generation.stopped:
@@ -271,6 +284,7 @@ def _finish(generation: Generation, out: str | None, kind: str, report: str | No
         _say(f"the {len(generation.molecules)} certified are kept; --start {generation.next_index} goes on from here")
     if not generation.molecules and (out not in (None, "-") or report is not None):
         _say("nothing was certified, so no file was written")
+    return not generation.complete
 
 
 @app.command(help=_EVALUATE)
@@ -291,11 +305,20 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Judge only the first so many.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the training molecules of the floor.")] = 0,
+    three_d: Annotated[
+        bool, typer.Option("--three-d", help="Judge geometries: an .sdf with coordinates and all hydrogens.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     progress: Shown = None,
 ) -> None:
     """See `_EVALUATE`."""
     from scidiff.cli.progress import StatusLine
+
+    if three_d:
+        from scidiff.cli.conformers import judge
+
+        judge(file, None if train == "train" else Path(train), limit=limit, as_json=as_json, progress=progress)
+        return
     from scidiff.molecules.evaluation import evaluate as run
     from scidiff.molecules.readers import read_smiles
 

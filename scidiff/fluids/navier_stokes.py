@@ -6,8 +6,7 @@ Pseudo-spectral with the 2/3 rule, so that the quadratic term is free of aliasin
 
     u . grad omega = (d^2/dx^2 - d^2/dy^2) u v + d^2/dxdy (v^2 - u^2),
 
-four transforms. In time ETDRK4 (Cox & Matthews 2002), fourth order, exact in the linear terms, with the coefficients
-as contour integrals (Kassam & Trefethen 2005).
+four transforms. In time ETDRK4 (`etd`), fourth order, exact in the linear terms.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scidiff.fluids.etd import integrate
 from scidiff.fluids.spectral import Box
-
-_CONTOUR = 32  # points of the integrals, exact to rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,56 +80,8 @@ class NavierStokes:
         Raises:
             FloatingPointError: the step was too long, the flow is no longer finite.
         """
-        rate = self.nonlinear(like=vorticity)
-        weights = _weights(self.linear(), step, like=vorticity)
         omega = self.box.forward(vorticity) * self.kept().to(vorticity.device)
-        for _ in range(steps):
-            omega = _advance(omega, rate, weights)
-        found = self.box.back(omega)
-        if not bool(found.isfinite().all()):
-            raise FloatingPointError(f"expected a stable time step, got {step}: the flow is no longer finite")
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Weights:
-    """exp(h L), exp(h L / 2), the half step's weight, and those of the start, the middle and the end of a step."""
-
-    whole: Tensor
-    half: Tensor
-    half_weight: Tensor
-    start: Tensor
-    middle: Tensor
-    end: Tensor
-
-
-def _weights(linear: Tensor, step: float, *, like: Tensor) -> _Weights:
-    """Cox & Matthews, eq. 26-29; each integral is the mean of its integrand over a unit circle about h L."""
-    h_l = (step * linear.to(torch.complex128))[..., None]
-    angles = (torch.arange(_CONTOUR, dtype=torch.float64) + 0.5) * (2 * math.pi / _CONTOUR)
-    z = h_l + torch.polar(torch.ones_like(angles), angles)
-    e = torch.exp(z)
-    parts = {
-        "half_weight": (torch.exp(z / 2) - 1) / z,
-        "start": (-4 - z + e * (4 - 3 * z + z**2)) / z**3,
-        "middle": (2 + z + e * (z - 2)) / z**3,
-        "end": (-4 - 3 * z - z**2 + e * (4 - z)) / z**3,
-    }
-    dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
-    means = {name: (step * part.mean(-1)).to(like.device, dtype) for name, part in parts.items()}
-    exact = {"whole": torch.exp(h_l[..., 0]), "half": torch.exp(h_l[..., 0] / 2)}
-    return _Weights(**means, **{name: value.to(like.device, dtype) for name, value in exact.items()})
-
-
-def _advance(omega: Tensor, rate: Callable[[Tensor], Tensor], w: _Weights) -> Tensor:
-    """One step of ETDRK4 (Cox & Matthews, eq. 26-29)."""
-    first = rate(omega)
-    halfway = w.half * omega
-    a = halfway + w.half_weight * first
-    second = rate(a)
-    third = rate(halfway + w.half_weight * second)
-    fourth = rate(w.half * a + w.half_weight * (2 * third - first))
-    return w.whole * omega + w.start * first + 2 * w.middle * (second + third) + w.end * fourth
+        return self.box.back(integrate(omega, self.nonlinear(like=vorticity), self.linear(), step=step, steps=steps))
 
 
 def kolmogorov(box: Box, *, waves: int = 4, amplitude: float = 1.0) -> Tensor:

@@ -10,9 +10,10 @@
 | a differentiable energy of the clean estimate | `EnergyGuidance` |
 | parts that are known | `known=` of the sampling loop, or `Inpaint` |
 | a constraint to hold exactly | `Project` |
+| sums over tokens to lie in an interval, in expectation | `ProjectTokens` |
 | any black box; weights; an estimate of log Z | `Steering`; with guided proposals `Twisted` |
 
-All but the last two are soft: follow them with one that holds.
+All but `Project` and steering are soft: follow them with one that holds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from scidiff.guidance.measurement import Measurement
 from scidiff.guidance.mmps import MMPS
 from scidiff.guidance.pigdm import PiGDM
 from scidiff.guidance.project import Project
+from scidiff.guidance.project_tokens import ProjectTokens
 from scidiff.guidance.steering import Steering, effective_sample_size
 from scidiff.guidance.twisted import Twisted
 
@@ -38,6 +40,7 @@ __all__ = [
     "Measurement",
     "PiGDM",
     "Project",
+    "ProjectTokens",
     "ResidualCFG",
     "Steering",
     "Twisted",

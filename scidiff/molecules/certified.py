@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from scidiff.errors import UserError, one_line
 from scidiff.interrupts import held_back
@@ -19,61 +18,18 @@ from scidiff.molecules.hopeless import Watch
 from scidiff.molecules.language import Expression, Holds, leaves
 from scidiff.molecules.oracle import Oracle, describe
 from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.planning import Choice
 from scidiff.molecules.properties import PROPERTIES, Value, lookup
+from scidiff.molecules.sources import Conditionable, Drawn, Guidable, Source, Steerable
 from scidiff.molecules.training import training_molecules
 from scidiff.molecules.where import Condition
 
-if TYPE_CHECKING:
-    from scidiff.molecules.tilting import Steered
-
 DUPLICATE = "duplicate"
 THINNED = "thinned to the distribution of the model"
-METHODS = ("exact", "steer", "enforce", "reject")
+METHODS = ("auto", "exact", "guide", "project", "steer", "enforce", "reject")
+GUIDED = ("guide", "project")
 _MAX_INDEX = 2**32
 _MAX_SEED = 2**64
-
-
-class Drawn(Protocol):
-    """One sample of a generator."""
-
-    @property
-    def index(self) -> int:
-        """Number of the sample."""
-
-    @property
-    def smiles(self) -> str:
-        """The molecule as it will be written."""
-
-
-class Source(Protocol):
-    """What molecules are drawn from: the same molecule for the same seed and index, in the order of the index."""
-
-    def stream(self, *, seed: int, start: int, steps: int | None, batch_size: int) -> Iterator[Drawn]:
-        """Molecules start, start + 1, ... without end."""
-
-
-@runtime_checkable
-class Conditionable(Protocol):
-    """A source that can enforce expressions while it draws."""
-
-    def given(self, terms: Sequence[Expression], *, thin: bool) -> Source:
-        """The source of molecules that meet what it can enforce; those it thins out are not `kept`."""
-
-
-@runtime_checkable
-class Steerable(Protocol):
-    """A source that can be tilted towards expressions."""
-
-    def steered(
-        self,
-        terms: Sequence[Expression],
-        *,
-        seed: int,
-        steps: int | None,
-        most: int,
-        progress: Callable[[int, int], None],
-    ) -> Steered:
-        """The source tilted, and what a pilot of at most so many draws found and spent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +41,7 @@ class Molecule:
         smiles: as drawn and certified.
         values: its properties, by name.
         violations: by condition, exactly 0: it holds.
-        log_weight: of a steered draw, how much likelier the model is to draw it than the sampler; None of others.
+        log_weight: of a steered or guided draw, how much likelier the model is to draw it than the sampler; else None.
     """
 
     index: int
@@ -110,6 +66,7 @@ class Generation:
         reasons: how many draws each reason refused; a draw can have several.
         stopped: why there are fewer than requested, or empty.
         seconds: wall-clock time of drawing and certifying, the pilot of steering left out.
+        method: how they were drawn, and why if that was left to the planner.
         steering: what the pilot of steering found; None if there was none.
         effort: draws, network calls and oracle calls, the pilot's included, and the share of feasible molecules.
     """
@@ -124,6 +81,8 @@ class Generation:
     reasons: Counter[str] = field(default_factory=Counter)
     stopped: str = ""
     seconds: float = 0.0
+    method: str = "exact"
+    why: str = ""
     steering: Mapping[str, object] | None = None
     effort: Effort = field(default_factory=Effort)
 
@@ -135,7 +94,7 @@ class Generation:
     @property
     def weighted(self) -> bool:
         """Whether the molecules carry weights."""
-        return self.steering is not None and bool(self.steering["used"])
+        return self.method in GUIDED or (self.steering is not None and bool(self.steering["used"]))
 
     @property
     def complete(self) -> bool:
@@ -175,6 +134,8 @@ class Generation:
             "next_index": self.next_index,
             "seconds": round(self.seconds, 3),
             "stopped": self.stopped,
+            "method": self.method,
+            "why": self.why,
             "steering": self.steering,
             **self.effort.as_dict(len(self.molecules)),
         }
@@ -201,7 +162,7 @@ def generate(
     properties: Sequence[str] = tuple(PROPERTIES),
     model: str | Path | None = None,
     device: str | None = None,
-    method: str = "exact",
+    method: str = "auto",
     source: Source | None = None,
     progress: Callable[[Generation], None] = lambda generation: None,
 ) -> Generation:
@@ -219,10 +180,13 @@ def generate(
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
-        method: `exact` enforces what fragments decide and thins draws to the model given the conditions, but for the
-            heaviest weights, which are clipped; `enforce` does not thin: it favours what looks likelier to one step
-            than it is; `steer` tilts those draws towards the rest, after a pilot of up to half of `max_draws`, and
-            gives each molecule its weight; `reject` only certifies.
+        method: `auto` takes `exact`, `guide` or `project` by how many training molecules meet the request
+            (`scidiff.molecules.planning`); `exact` enforces what fragments decide and thins draws to the model given
+            the conditions, but for the heaviest weights, which are clipped; `enforce` does not thin: it favours what
+            looks likelier to one step than it is. Three lean towards the rest besides, and give each molecule its
+            weight: `guide` tells a model of properties that was trained to be told; `project` moves each estimate to
+            where properties hold in expectation; `steer` tilts draws, after a pilot of up to half of `max_draws`.
+            `reject` only certifies.
         source: drawn from, not a model.
         progress: told of the account after every draw.
 
@@ -240,8 +204,18 @@ def generate(
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check_numbers(num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     _read_ahead(conditions)
-    source = _conditioned(model, device, conditions, method) if source is None else source
-    generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
+    choice = Choice(method="exact" if method == "auto" else method, why="")
+    if source is None:
+        source, choice = _conditioned(model, device, conditions, method)
+    generation = Generation(
+        requested=num,
+        seed=seed,
+        start=start,
+        conditions=conditions,
+        properties=names,
+        method=choice.method,
+        why=choice.why,
+    )
     if method == "steer" and conditions and isinstance(source, Steerable):
         source = _steer(generation, source, steps=steps, most=limit // 2, progress=progress)
     generation.effort.scale = getattr(source, "feasible", 1.0)
@@ -263,13 +237,20 @@ def _read_ahead(conditions: Sequence[Expression]) -> None:
         training_molecules()
 
 
-def _conditioned(model: str | Path | None, device: str | None, conditions: Sequence[Expression], method: str) -> Source:
-    """The model with these weights, enforcing what the method does of the conditions."""
+def _conditioned(
+    model: str | Path | None, device: str | None, conditions: Sequence[Expression], method: str
+) -> tuple[Source, Choice]:
+    """The model with these weights, doing what the method does towards the conditions, and the method it came to."""
     with held_back():  # threads that torch starts now never see Ctrl-C
         source = load(model, device)
         if method != "reject" and conditions and isinstance(source, Conditionable):
-            source = source.given(conditions, thin=method != "enforce")
-    return source
+            source = source.given(conditions, thin=method in ("auto", "exact", "steer"))
+        if not isinstance(source, Guidable):
+            return source, Choice(method="exact" if method == "auto" else method, why="")
+        choice = source.planned(conditions) if method == "auto" else Choice(method=method, why="")
+        if choice.method in GUIDED:
+            source = source.guided(conditions) if choice.method == "guide" else source.projected(conditions)
+    return source, choice
 
 
 def _steer(

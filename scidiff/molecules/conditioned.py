@@ -22,9 +22,15 @@ a product given automata. Then r_k(x) is the mean of exp(sum_l tilt) [C] under p
     w = r_0(x_0) prod_{k >= 1} r_k(x_k) / r_{k-1}(x_k) exp(-sum_l tilt(x_n^l))
 
 is exact for any tilt.
+
+And a step may draw from another product g_k in place of p_k, such as a guided one, tilted or not. Then r_k(x) is the
+total of g_k exp(sum_l tilt) over the sequences of G and C, over the total of p_k over those of G, each with the classes
+of x in their places, and w has another factor p_k(x_{k+1}^l) / g_k(x_{k+1}^l) for each class that step k keeps.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -46,57 +52,78 @@ class Conditioned:
         grammar: G.
         pair: the grammar and the constraint C; None for no constraint.
         tilt: [K] float64, what each class adds to the exponent; None for nothing.
+        plain: asked at each step for log p_k, [B, L, K], where the log-probabilities given are those of g_k.
     """
 
-    def __init__(self, grammar: Automaton, pair: Pair | Runs | None, tilt: Tensor | None = None):
-        self.grammar, self.pair, self.tilt = grammar, pair, tilt
+    def __init__(
+        self,
+        grammar: Automaton,
+        pair: Pair | Runs | None,
+        tilt: Tensor | None = None,
+        plain: Callable[[], Tensor] | None = None,
+    ):
+        self.grammar, self.pair, self.tilt, self.plain = grammar, pair, tilt, plain
         self._path = torch.zeros(())
         self._before: _Tables | None = None
+        self._ratio: Tensor | None = None  # log p_k - log g_k of places that step k did not know, 0 of others
 
     def __call__(self, log_probs: Tensor, draw: Draw, rows: Rows) -> Tensor:
-        plain = log_probs.double().exp()
         seen = log_probs.amin(-1) <= LOG_ZERO  # only what is not masked is known for certain
-        tilted = self._tilted(plain)
-        tables = self.tables(plain, tilted)
+        tilted, tables = self._tables(log_probs)
         if self.pair is None:
-            x_0, share = self.grammar(tilted.log(), draw, rows), self.log_share(tables)
+            x_0, share = self.grammar(tilted.log(), draw, rows), self._log_share(tables)
         else:
             x_0, share = self.pair.draw(tilted, tables[0], draw)
-            share = share + self._log_tilt(tables)
+            share = share + self._log_other(tables)
         if self._before is None:
             self._path = torch.zeros_like(share)
         else:
             foreseen = (torch.where(seen[..., None], x, y) for x, y in zip(tables, self._before, strict=True))
-            self._path = self._path + share - self.log_share(tuple(foreseen))
+            kept = self._kept(log_probs.argmax(-1), seen)
+            self._path = self._path + share - self._log_share(tuple(foreseen)) + kept
         self._before = tables
+        if self.plain is not None:
+            self._ratio = torch.where(seen[..., None], 0.0, self.plain().double() - log_probs.double())
         return x_0
 
-    def _tilted(self, plain: Tensor) -> Tensor:
-        return plain if self.tilt is None else plain * self.tilt.exp()
+    def _kept(self, x: Tensor, seen: Tensor | None = None) -> Tensor | float:
+        """log p / g of the classes x that the step before kept, all if it is not said which are seen: [B]."""
+        if self._ratio is None:
+            return 0.0
+        each = self._ratio.gather(-1, x[..., None]).squeeze(-1)
+        return (each if seen is None else torch.where(seen, each, 0.0)).sum(-1)
 
     def log_weight(self, x: Tensor) -> Tensor:
         """log w / r_0 of the finished sequences: int64 [B, L] -> float64 [B]."""
-        weight = self._path if self.tilt is None else self._path - self.tilt[x].sum(-1)
+        weight = self._path + self._kept(x)
+        weight = weight if self.tilt is None else weight - self.tilt[x].sum(-1)
         return weight - self.pair.log_runs(x) if isinstance(self.pair, Runs) else weight
-
-    def tables(self, plain: Tensor, tilted: Tensor) -> _Tables:
-        """What `log_share` needs of a product without and with the tilt: float64 [B, L, K]."""
-        pairs = () if self.pair is None else (self.pair.by_pair(tilted),)
-        kinds = () if self.tilt is None else (self.grammar.by_kind(tilted), self.grammar.by_kind(plain))
-        return (*pairs, *kinds)
-
-    def log_share(self, tables: _Tables) -> Tensor:
-        """log r of a product: [B]."""
-        tilt = self._log_tilt(tables)
-        return tilt if self.pair is None else tilt + self.pair.log_share(tables[0])
 
     def first(self, log_probs: Tensor) -> Tensor:
         """log r of the first step, from its log-probabilities [B, L, K]: [B]."""
-        plain = log_probs.double().exp()
-        return self.log_share(self.tables(plain, self._tilted(plain)))
+        return self._log_share(self._tables(log_probs)[1])
 
-    def _log_tilt(self, tables: _Tables) -> Tensor:
-        """log of the mean of exp(sum_l tilt) over the sequences of the grammar."""
-        if self.tilt is None:
+    @property
+    def _other(self) -> bool:
+        """Whether what is drawn from is another product than the model's."""
+        return self.tilt is not None or self.plain is not None
+
+    def _tables(self, log_probs: Tensor) -> tuple[Tensor, _Tables]:
+        """The product that is drawn from, [B, L, K] float64, and what `_log_share` needs of it and of the model's."""
+        given = log_probs.double().exp()
+        plain = given if self.plain is None else self.plain().double().exp()
+        tilted = given if self.tilt is None else given * self.tilt.exp()
+        pairs = () if self.pair is None else (self.pair.by_pair(tilted),)
+        kinds = (self.grammar.by_kind(tilted), self.grammar.by_kind(plain)) if self._other else ()
+        return tilted, (*pairs, *kinds)
+
+    def _log_share(self, tables: _Tables) -> Tensor:
+        """log r of a step: [B]."""
+        other = self._log_other(tables)
+        return other if self.pair is None else other + self.pair.log_share(tables[0])
+
+    def _log_other(self, tables: _Tables) -> Tensor:
+        """log of the total of what is drawn from over that of the model's product, in the sequences of the grammar."""
+        if not self._other:
             return tables[0].new_zeros(len(tables[0]))
         return self.grammar.log_total(tables[-2]) - self.grammar.log_total(tables[-1])

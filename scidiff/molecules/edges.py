@@ -12,7 +12,7 @@ molecules pass share what is learned of those before them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,12 +20,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scidiff.molecules.language import RULES, And, Expression, Holds, rule
+from scidiff.molecules.where import Condition, Interval, Region
 from scidiff.noise import Noise
 from scidiff.state import Layout
 
 _TAIL = (0.0003, 0.001, 0.003, 0.01, 0.025)
 LEVELS = (*_TAIL, *(0.05 * k for k in range(1, 20)), *(1 - q for q in reversed(_TAIL)))
 _OFTEN = 0.6  # the largest chance of a property to be told of in training
+
+
+def conjuncts(terms: Sequence[Expression]) -> Iterator[Condition]:
+    """The conditions that must hold for terms to hold together, those of rules of thumb among them."""
+    for term in terms:
+        if isinstance(term, Condition):
+            yield term
+        elif isinstance(term, And):
+            yield from conjuncts(term.of)
+        elif isinstance(term, Holds) and term.name in RULES:
+            yield from rule(term.name)
+
+
+def ends(names: Sequence[str], terms: Sequence[Expression]) -> tuple[Tensor, Tensor]:
+    """The intervals [P] and [P] that the named properties lie in if terms hold together, infinite where none is given.
+
+    From `or` and `not` nothing follows.
+    """
+    found = dict.fromkeys(names, (-math.inf, math.inf))
+    for condition in conjuncts(terms):
+        if condition.property in found:
+            at, (low, high) = found[condition.property], span(condition.allowed)
+            found[condition.property] = max(at[0], low), min(at[1], high)
+    lows, highs = torch.tensor(list(found.values()), dtype=torch.float64).reshape(-1, 2).unbind(1)
+    return lows, highs
+
+
+def span(allowed: Region) -> tuple[float, float]:
+    """The smallest and the largest number allowed."""
+    if isinstance(allowed, Interval):
+        return allowed.low, allowed.high
+    numbers = [float(value) for value in allowed.values if not isinstance(value, str)]
+    return min(numbers), max(numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +101,11 @@ class Edges:
         """What is known of values in [low, high], ends included, infinite where there is none: [B, P] -> [B, 2 E]."""
         edges, owner = self._all.to(low.device), self._owner.to(low.device)
         return torch.cat([edges <= low[:, owner], edges > high[:, owner]], dim=1).float()
+
+    def told(self, terms: Sequence[Expression]) -> Tensor:
+        """The facts that follow from terms which hold together: [2 E]."""
+        low, high = ends(tuple(self.of), terms)
+        return self.facts(low[None], high[None])[0]
 
     def some(self, values: Tensor, noise: Noise) -> Tensor:
         """Some of what is true of values [B, P], for training: [B, 2 E], each a function of (seed, index).

@@ -11,7 +11,6 @@ from scidiff.molecules.contradictions import alternatives, clash
 from scidiff.molecules.histograms import BINS, training_histograms
 from scidiff.molecules.language import Expression
 from scidiff.molecules.parsing import parse_all
-from scidiff.molecules.tilting import MOST
 from scidiff.molecules.where import Condition
 
 
@@ -44,6 +43,8 @@ class Explanation:
         feasible: about the share of the model's draws that meets what is enforced; 1 if nothing is.
         lengths: the smallest and largest number of fragments that can meet it.
         impossible: alternatives of `or` that contradict themselves.
+        method: what `--method auto` takes.
+        why: in words.
     """
 
     terms: tuple[Term, ...]
@@ -54,6 +55,8 @@ class Explanation:
     feasible: float
     lengths: tuple[int, int]
     impossible: tuple[str, ...]
+    method: str
+    why: str
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -76,11 +79,7 @@ class Explanation:
             )
         else:
             lines.append("no automaton: draws are certified and refused")
-        if any(term.enforced != "exact" for term in self.terms):
-            lines.append(
-                "--method steer tilts draws towards what is not exact and thins them by exact weights, after a pilot "
-                f"of up to {MOST:,} draws"
-            )
+        lines.append(f"--method {self.method}: {self.why}")
         if self.dropped:
             lines.append(f"not counted, for the automaton would be too large: {', '.join(self.dropped)}")
         lines += [f"never met: {text}" for text in self.impossible]
@@ -101,6 +100,7 @@ def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explana
     generator: Any = load(model, None)
     given = generator.given(terms)
     enforcement = given.enforcement
+    choice = given.planned(terms)
     possible = given.length_probabilities.nonzero().flatten().tolist()
     return Explanation(
         terms=tuple(Term(text=t.text, enforced=enforcement.decides(t), training=_share(t)) for t in terms),
@@ -110,6 +110,8 @@ def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explana
         grammar=generator.automaton.states,
         feasible=given.feasible if given.pair is not None else 1.0,
         lengths=(possible[0], possible[-1]),
+        method=choice.method,
+        why=choice.why,
         impossible=tuple(dict.fromkeys(one.text for one in clashes if one is not None)),
     )
 

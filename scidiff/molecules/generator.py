@@ -26,16 +26,19 @@ from scidiff.constraints.automaton import Automaton
 from scidiff.constraints.base import Infeasible
 from scidiff.constraints.pair import Pair
 from scidiff.constraints.runs import Runs
+from scidiff.denoiser import Denoiser
 from scidiff.errors import UserError
 from scidiff.grids import uniform
 from scidiff.interrupts import hold_back
 from scidiff.molecules.conditioned import Conditioned
 from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
+from scidiff.molecules.guiding import Guide, Guided, by_facts, by_projection
 from scidiff.molecules.language import Expression, Holds
 from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.molecules.motifs import Unwritable, motifs_of, with_parts
 from scidiff.molecules.parts import PARTS, parts_of
+from scidiff.molecules.planning import Choice, choose
 from scidiff.molecules.tilting import Steered, steer
 from scidiff.noise import Noise
 from scidiff.sampling import sample
@@ -129,12 +132,14 @@ class Generator:
         enforcement: what tokens must meet; None for nothing.
         thin: whether samples are thinned out by their weights.
         tilt: [K] float64, by how much each token is favoured, which the weights take back; None for not at all.
+        guide: to another product than the model's, which the weights take back too; None for the model's own.
     """
 
     model: FragmentModel
     enforcement: Enforcement | None = None
     thin: bool = False
     tilt: Tensor | None = None
+    guide: Guide | None = None
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: torch.device | str = "cpu") -> Generator:
@@ -189,6 +194,18 @@ class Generator:
         """This generator, tilted towards an expression: see `scidiff.molecules.tilting`."""
         return steer(self, terms, seed=seed, steps=steps, most=most, progress=progress)
 
+    def guided(self, terms: Sequence[Expression]) -> Generator:
+        """This generator, its model told of an expression: see `scidiff.molecules.guiding`."""
+        return replace(self, guide=by_facts(self.model, terms), thin=False)
+
+    def projected(self, terms: Sequence[Expression]) -> Generator:
+        """This generator, its estimates projected on an expression: see `scidiff.molecules.guiding`."""
+        return replace(self, guide=by_projection(self.model, terms), thin=False)
+
+    def planned(self, terms: Sequence[Expression]) -> Choice:
+        """The method that an expression gets: see `scidiff.molecules.planning`."""
+        return choose(self.model, self.enforcement, terms)
+
     @cached_property
     def pair(self) -> Pair | Runs | None:
         """The grammar beside the counters and parts of what is enforced; None if nothing is."""
@@ -202,32 +219,42 @@ class Generator:
     @property
     def _free(self) -> bool:
         """Whether the model is drawn from as it is."""
-        return self.pair is None and self.tilt is None
+        return self.pair is None and self.tilt is None and self.guide is None
 
     @property
-    def _conditioned(self) -> Conditioned:
-        return Conditioned(self.automaton, self.pair, self.tilt)
+    def lengths_asked(self) -> Tensor:
+        """What lengths are drawn from but for what is enforced: the model's distribution, or that of the guide."""
+        return self.model.length_probabilities if self.guide is None else self.guide.lengths
+
+    def _run(self) -> tuple[Denoiser, Conditioned]:
+        """The denoiser of one run, and what draws from its estimates and weighs the draws."""
+        if self.guide is None:
+            return self.model.denoiser, Conditioned(self.automaton, self.pair, self.tilt)
+        guided = Guided(self.model.denoiser, self.guide)
+        return guided, Conditioned(self.automaton, self.pair, self.tilt, plain=guided.plain)
 
     @cached_property
     def shares(self) -> Tensor:
         """By length L, r(x_1): the share of sequences that meet what is enforced, as the first step sees it."""
         if self.pair is None:
-            return torch.ones_like(self.model.length_probabilities)
-        return self._by_length(Conditioned(self.automaton, self.pair)).exp()
+            return torch.ones_like(self.lengths_asked)
+        untouched = replace(self, tilt=None, guide=None)
+        return untouched._by_length().exp()
 
     @cached_property
-    def tilts(self) -> Tensor:
-        """By length L, the logarithm of the mean of the tilt's exponential over such sequences, alike."""
-        if self.tilt is None:
-            return torch.zeros_like(self.model.length_probabilities)
-        return (self._by_length(self._conditioned) - self.shares.log()).nan_to_num()
+    def offsets(self) -> Tensor:
+        """By length L, what tilt and guide make of the logarithm of r(x_1) and of p(L): part of the log-weights."""
+        if self.tilt is None and self.guide is None:
+            return torch.zeros_like(self.lengths_asked)
+        lengths = self.model.length_probabilities.log() - self.lengths_asked.log()
+        return (self._by_length() - self.shares.log() + lengths).nan_to_num()
 
-    def _by_length(self, joint: Conditioned) -> Tensor:
+    def _by_length(self) -> Tensor:
         """By length, log r of the first step; -inf where there is no sequence."""
-        found = torch.full_like(self.model.length_probabilities, -torch.inf)
-        for length in self.model.length_probabilities.nonzero().flatten().tolist():
+        found = torch.full_like(self.lengths_asked, -torch.inf)
+        for length in self.lengths_asked.nonzero().flatten().tolist():
             if self.pair is None or isinstance(self.pair, Runs) or len(self.pair.layers(length)[0]):
-                found[length] = joint.first(self._first(length)).cpu()
+                found[length] = self._first(length)
         return found
 
     @property
@@ -236,22 +263,23 @@ class Generator:
 
         Times a sample's weight, it is how much likelier the model is to draw that sample.
         """
-        return float(self.model.length_probabilities @ self.shares)
+        return float(self.lengths_asked @ self.shares)
 
     @cached_property
     def length_probabilities(self) -> Tensor:
         """p(L) r(x_1), normalised: float64 [longest + 1]. Infeasible if it is 0 for every length."""
-        joint = self.model.length_probabilities * self.shares
+        joint = self.lengths_asked * self.shares
         if not float(joint.sum()) > 0:
             raise Infeasible("no length admits a sequence")
         return joint / joint.sum()
 
-    def _first(self, length: int) -> Tensor:
-        """The network's estimate of a sequence that is all masks: [1, L, K]."""
+    def _first(self, length: int) -> float:
+        """log r of a sequence that is all masks."""
         layout = Layout.dense(1, {LEAF: (length,)}, device=self.device)
         masks = torch.full((1, length), len(self.model.vocabulary.tokens), device=self.device)
+        denoiser, joint = self._run()
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
-            return self.model.denoiser({LEAF: masks}, torch.ones(1, device=self.device), layout)[LEAF]
+            return float(joint.first(denoiser({LEAF: masks}, torch.ones(1, device=self.device), layout)[LEAF]))
 
     @property
     def device(self) -> torch.device:
@@ -302,13 +330,13 @@ class Generator:
         """Start the computations of a tile, one for each length, the long ones first."""
         index = torch.arange(number * TILE, (number + 1) * TILE)
         lengths = self.lengths(seed, index)
-        automaton, _ = self.automaton, self.tilts  # made once, before the threads ask for them
+        _, _ = self.automaton, self.offsets  # made once, before the threads ask for them
         groups = {length: index[lengths == length] for length in lengths.unique().tolist()}
         tile: _Tile = []
         for length in sorted(groups, key=lambda length: -length * length * len(groups[length])):
             members, calls = groups[length], length if steps is None else min(length, steps)
-            drawn = pool.submit(self._sequences, members, length, calls, seed, automaton)
-            tile.append((members, calls, drawn))
+            drawn = pool.submit(self._sequences, members, length, calls, seed)
+            tile.append((members, calls if self.guide is None else self.guide.calls * calls, drawn))
         return tile
 
     def _end(self, tile: _Tile) -> list[Drawn]:
@@ -322,21 +350,17 @@ class Generator:
                 molecules.append(one)
         return sorted(molecules, key=lambda molecule: molecule.index)
 
-    def _sequences(self, index: Tensor, length: int, calls: int, seed: int, automaton: Automaton) -> _Sequences:
+    def _sequences(self, index: Tensor, length: int, calls: int, seed: int) -> _Sequences:
         """Sequences of one length with their weights."""
         device = self.device
         layout = Layout.dense(len(index), {LEAF: (length,)}, device=device)
-        joint = automaton if self._free else self._conditioned
-        rule = CountedUnmasking.on(uniform(calls), joint=joint)
+        denoiser, joint = self._run()
+        rule = CountedUnmasking.on(uniform(calls), joint=self.automaton if self._free else joint)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             done = sample(
-                self.model.denoiser,
-                self.model.processes,
-                {LEAF: rule},
-                layout,
-                Noise(seed=seed, index=index.to(device)),
+                denoiser, self.model.processes, {LEAF: rule}, layout, Noise(seed=seed, index=index.to(device))
             )
         classes = done.state[LEAF]
-        if not isinstance(joint, Conditioned):
+        if self._free:
             return classes.tolist(), [0.0] * len(index)
-        return classes.tolist(), (joint.log_weight(classes) + float(self.tilts[length])).tolist()
+        return classes.tolist(), (joint.log_weight(classes) + float(self.offsets[length])).tolist()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
+from scidiff.molecules.census import Census
 from scidiff.molecules.edges import Edges
 from scidiff.molecules.scores import Scores
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
@@ -59,6 +60,7 @@ class FragmentModel:
         denoiser: gives log-probabilities [B, L, K] from classes [B, L].
         card: the model card.
         scores: what tokens add to properties; None if the folder has none.
+        census: a sample of the training molecules; None if the folder has none.
     """
 
     vocabulary: Vocabulary
@@ -66,6 +68,7 @@ class FragmentModel:
     denoiser: NetworkDenoiser
     card: Mapping[str, Any] = field(default_factory=dict)
     scores: Scores | None = None
+    census: Census | None = None
 
     @classmethod
     def create(
@@ -121,7 +124,7 @@ class FragmentModel:
             reason = str(error).splitlines()[0]
             raise files.WeightsError(f"{folder}: expected weights of a fragment model, got others: {reason}") from None
         model.denoiser.eval().to(device)
-        return replace(model, scores=Scores.load(folder, vocabulary))
+        return replace(model, scores=Scores.load(folder, vocabulary), census=Census.load(folder))
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write the model to a folder of safetensors and JSON."""

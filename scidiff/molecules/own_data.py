@@ -22,6 +22,7 @@ from rdkit import Chem
 
 from scidiff import atomic
 from scidiff.errors import UserError, one_line
+from scidiff.molecules.census import Census
 from scidiff.molecules.fit import TOKENS, Encoded, beginning, bound, fit, recipe
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.oracle import read_molecule
@@ -214,18 +215,20 @@ def learn(
     made = {"init": init, "seed": seed, "command": command, "torch": torch.__version__}
     read_from = {"file": path.name, "sha256": data.sha256, "rows": data.rows}
     card = {**fitted.card, "held_out_bound_before_nats": before, "data": read_from, **_account(parts), **made}
-    _finish(replace(fitted, card=card), parts.smiles, out)
+    _finish(replace(fitted, card=card), parts, out)
     return card
 
 
-def _finish(model: FragmentModel, smiles: Sequence[str], out: Path) -> None:
+def _finish(model: FragmentModel, parts: Split, out: Path) -> None:
     """Write the reports, then the weights."""
     from scidiff.molecules.data_report import write_card, write_data_report
 
-    write_data_report(out / "report.html", smiles, model.card)
+    write_data_report(out / "report.html", parts.smiles, model.card)
     write_card(out / "README.md", model.card)
-    chosen = random.Random(model.card["seed"]).sample(list(smiles), min(len(smiles), _SCORED))
-    Scores.fit(model.vocabulary, chosen, source=model.card["data"]["file"]).save(out)
+    data, source = parts.data, model.card["data"]["file"]
+    if data.values is not None:
+        Scores.fit(model.vocabulary, data.classes[:_SCORED], data.values[:_SCORED], source=source).save(out)
+        Census.of(data.lengths, data.values).save(out)
     _place(model, out)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from scidiff import atomic
 from scidiff.molecules.enforcement import token
-from scidiff.molecules.fragments import RING_LABELS, EncodeError, arity, skeleton
+from scidiff.molecules.fragments import RING_LABELS, arity, skeleton
 from scidiff.molecules.properties import PROPERTIES
 from scidiff.molecules.vocabulary import Vocabulary
 from scidiff.weights import WeightsError
@@ -40,23 +40,26 @@ class Scores:
     """Scores of the K tokens of a vocabulary.
 
     Attributes:
-        table: float64 [K, P], in the order of `SCORED`.
+        table: s, float64 [K, P], in the order of `SCORED`.
+        intercept: b, float64 [P].
         card: where they come from, and how good they are.
     """
 
     table: Tensor
+    intercept: Tensor
     card: Mapping[str, Any]
 
     @classmethod
-    def fit(cls, vocabulary: Vocabulary, smiles: Sequence[str], *, source: str) -> Scores:
-        """Fit to molecules, of which the last tenth is only judged by.
+    def fit(cls, vocabulary: Vocabulary, classes: np.ndarray, values: np.ndarray, *, source: str) -> Scores:
+        """Fit to molecules in random order, of which the last tenth is only judged by.
 
         Args:
             vocabulary: the tokens.
-            smiles: in random order; those that the vocabulary does not write are left out.
+            classes: those of each molecule, [M, L], -1 beyond the end.
+            values: its properties `SCORED`, [M, P].
             source: what they are, for the card.
         """
-        counts, values = _rows(vocabulary, smiles)
+        counts = np.array([np.bincount(row[row >= 0], minlength=len(vocabulary.tokens)) for row in classes], np.float32)
         cut = len(counts) - max(1, round(_TESTED * len(counts)))
         table, intercept = _ridge(vocabulary, counts[:cut], values[:cut])
         left = values[cut:] - counts[cut:] @ table - intercept
@@ -69,11 +72,11 @@ class Scores:
             "properties": list(SCORED),
             f"r_squared_on_{len(counts) - cut}_others": good,
         }
-        return cls(table=torch.from_numpy(table), card=card)
+        return cls(table=torch.from_numpy(table), intercept=torch.from_numpy(intercept), card=card)
 
     def save(self, folder: Path) -> None:
         """Write them beside the weights."""
-        stored = save({"scores": self.table.T.contiguous().to(torch.float16)})
+        stored = save({"scores": self.table.T.contiguous().to(torch.float16), "intercept": self.intercept.float()})
         atomic.write(folder / TENSORS, lambda temporary: temporary.write_bytes(stored))
         atomic.write_json(folder / CARD, dict(self.card))
 
@@ -84,14 +87,15 @@ class Scores:
             return None
         try:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            table = load((folder / TENSORS).read_bytes())["scores"].double().T
+            held = load((folder / TENSORS).read_bytes())
+            table, intercept = held["scores"].double().T, held["intercept"].double()
             belongs = card["vocabulary_sha256"] == fingerprint(vocabulary)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise WeightsError(f"{folder / CARD}: expected scores of fragments, got others: {reason}") from None
-        if not belongs or table.shape != (len(vocabulary.tokens), len(SCORED)):
+        if not belongs or table.shape != (len(vocabulary.tokens), len(SCORED)) or len(intercept) != len(SCORED):
             raise WeightsError(f"{folder / CARD}: expected scores of the tokens of this model, got those of others")
-        return cls(table=table, card=card)
+        return cls(table=table, intercept=intercept, card=card)
 
 
 def scored(mol: Chem.Mol) -> list[float]:
@@ -114,20 +118,6 @@ def _made_of(text: str) -> list[float]:
     double = sum(b.GetBondTypeAsDouble() > 1 for b in mol.GetBonds())
     own = (float(adds.atoms.get(x, 0)) for x in _ELEMENTS)
     return [*own, float(adds.rings), float(polar), float(double), float(arity(text))]
-
-
-def _rows(vocabulary: Vocabulary, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Token counts [n, K] and properties [n, P] of the molecules that the vocabulary writes."""
-    counts, values = [], []
-    for text in smiles:
-        mol = Chem.MolFromSmiles(text)
-        try:
-            classes = vocabulary.encode(mol)
-        except EncodeError:
-            continue
-        counts.append(np.bincount(classes, minlength=len(vocabulary.tokens)))
-        values.append(scored(mol))
-    return np.array(counts, np.float32), np.array(values)
 
 
 def _ridge(vocabulary: Vocabulary, counts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from scidiff.errors import UserError
 from scidiff.timeseries import forecast_scores as scores
 from scidiff.timeseries import metrics
 from scidiff.timeseries.base import naive, scaled
+from scidiff.timeseries.forecast import Forecast
 from scidiff.timeseries.forecaster import DiffusionForecaster
 from scidiff.timeseries.frequency import Frequency, infer
 from scidiff.timeseries.horizons import Horizons, horizons, origins
@@ -48,11 +49,19 @@ class Backtest:
         table: one row a method, one column a score, of all origins, series, steps and variables together.
         origins: number of origins.
         against: how the mean CRPS of each origin compares with that of the other methods, by their names.
+        crps: their mean CRPS at each origin, by method: [origins].
+        pit: [N] of all values among the draws of the model (see `metrics.pit`).
+        last: its forecast from the last origin; its panel is that of the targets.
+        truth: [S, H, V], what came then.
         seconds: processor time of fitting and of forecasting from one origin, by method.
     """
 
     table: pd.DataFrame
     origins: int
+    crps: Mapping[str, Floats]
+    pit: Floats
+    last: Forecast
+    truth: Floats
     against: Mapping[str, scores.Comparison]
     seconds: Mapping[str, tuple[float, float]]
 
@@ -90,29 +99,32 @@ def backtest(
     stride = horizon if stride is None else stride
     if count < 2 or stride < 1:
         raise UserError(f"expected at least 2 origins and a stride of at least 1, got {count} and {stride}")
-    ends = np.diff(panel.offsets) - horizon - stride * np.arange(count - 1, -1, -1)[:, None]  # [count, S]
+    told = forecaster.covariates()
+    ends = told.ends(panel) - horizon - stride * np.arange(count - 1, -1, -1)[:, None]  # [count, S]
     if (ends[0] < 1).any():
-        rows = int(np.diff(panel.offsets).min())
+        rows = int(told.ends(panel).min())
         raise UserError(f"expected more than {horizon + stride * (count - 1)} rows a series to hold out, got {rows}")
-    past = before(panel, ends[0])
+    past, plain = before(panel, ends[0]), told.targets(panel)
     clock = _Clock()
     clock(MODEL, lambda: forecaster.fit_panel(past, show=show))
+    past = told.targets(past)
     config, frequency = forecaster.model_.config, infer(panel)
     others = peers or {}
     for name, peer in others.items():
         clock(name, partial(peer.fit, past, frequency, season=config.season, horizon=horizon))
-    sizes = {"context": config.context, "horizon": horizon}
+    sizes: dict[str, Any] = {"context": min(2 * config.season, config.context), "horizon": horizon}
     series, origin = origins(past, **sizes, most=20_000)
     errors = _Errors.of(horizons(past, frequency, series, origin, **sizes), config.season)
     judge = _Judge(past, config.season)
     for n, end in enumerate(ends):
-        window = horizons(panel, frequency, np.arange(len(panel)), end, **sizes)
+        window = horizons(plain, frequency, np.arange(len(panel)), end, **sizes)
         point = _naive(window, config.season)
-        judge(MODEL, n, clock(MODEL, partial(forecaster.forecast_panel, panel, origins=end)).draws, window.target)
+        forecast = clock(MODEL, partial(forecaster.forecast_panel, panel, origins=end))
+        judge(MODEL, n, forecast.draws, window.target)
         judge(NAIVE, n, point[:, None], window.target)
         judge(ERRORS, n, errors.draws(window, point, forecaster.n_draws), window.target)
         for name, peer in others.items():
-            judge(name, n, clock(name, partial(peer.draws, before(panel, end), frequency)), window.target)
+            judge(name, n, clock(name, partial(peer.draws, before(plain, end), frequency)), window.target)
         show(f"origin {n + 1} of {count}")
     crps = judge.crps()
     lags = min(-(-horizon // stride), count - 1)
@@ -120,6 +132,10 @@ def backtest(
     return Backtest(
         table=judge.table(),
         origins=count,
+        crps=crps,
+        pit=np.concatenate([np.empty(0), *judge.pits]),
+        last=forecast,
+        truth=window.target,
         against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in rest},
         seconds={name: (spent[0], sum(spent[1:]) / count) for name, spent in clock.spent.items()},
     )
@@ -181,29 +197,33 @@ class _Judge:
     def __init__(self, past: Panel, season: int) -> None:
         self._past, self._season = past, season
         self._rows: list[dict[str, object]] = []
+        self.pits: list[Floats] = []  # of the model, by origin
 
     def __call__(self, method: str, origin: int, draws: Floats, truth: Floats) -> None:
         """Draws [S, K, H, V] of the truth [S, H, V], NaN where it is not known."""
         many, seen = np.moveaxis(draws, 1, 0), ~np.isnan(truth)
         if not seen.any():
             return
-        place = np.indices(truth.shape)
+        at = np.indices(truth.shape)
         flat, one = many[:, seen], truth[seen]
-        series, step = place[0][seen], place[1][seen]
+        series, step = at[0][seen], at[1][seen]
         size = float(np.abs(one).mean())
         row: dict[str, object] = {"method": method, "origin": origin, "CRPS": metrics.crps_fair(flat, one).mean()}
         row["MAE"] = metrics.absolute_error(flat, one).mean()
         loss = scores.weighted_quantile_loss(flat, one)
         row |= {"size": size, "wQL": 0.0 if size == 0 else size * float(loss.mean())}  # divided again in the table
-        row["MASE"] = self._mase(flat, one, series, place[2][seen])
+        row["MASE"] = self._mase(flat, one, series, at[2][seen])
         row["CRPS-sum"] = scores.crps_sum(flat, one, step).mean()
         row["energy"] = metrics.energy_score(flat, one, series).mean()
-        near = place[1][seen] * truth.shape[2] + place[2][seen] < _PAIRED
+        near = at[1][seen] * truth.shape[2] + at[2][seen] < _PAIRED
         if near.any():
             row["variogram"] = scores.variogram_score(flat[:, near], one[near], series[near]).mean()
         if len(flat) > 1:
             row |= {f"in {100 * a:g} %": metrics.covered(flat, one, a).mean() for a in (0.8, 0.95)}
-            row["PIT distance"] = metrics.uniformity(metrics.pit(flat, one, seed=origin))
+            place = metrics.pit(flat, one, seed=origin)
+            row["PIT distance"] = metrics.uniformity(place)
+            if method == MODEL:
+                self.pits.append(place)
         self._rows.append(row)
 
     def _mase(self, flat: Floats, one: Floats, series: Ints, variable: Ints) -> float:

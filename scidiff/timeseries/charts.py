@@ -1,12 +1,13 @@
-"""One variable of one series as an inline drawing (SVG): what was observed, the median, and a band."""
+"""Inline drawings (SVG): a variable of a series with its median and bands, and bars."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from scidiff.timeseries.metrics import Bools, Floats
+from scidiff.timeseries.metrics import Floats
 
 WIDTH, HEIGHT = 520, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 22
@@ -17,14 +18,14 @@ class Chart:
     """Texts of an SVG, `WIDTH` by `HEIGHT`.
 
     Attributes:
-        band: outline of the band, a path.
+        bands: outlines, paths, the widest first.
         line: the median, a path.
-        points: [x, y] of the observed values.
+        points: [x, y] of the values that are marked.
         ticks: [y, label] of the values' axis.
         times: [x, anchor, label] of the axis of times.
     """
 
-    band: str
+    bands: tuple[str, ...]
     line: str
     points: tuple[tuple[str, str], ...]
     ticks: tuple[tuple[str, str], ...]
@@ -32,18 +33,24 @@ class Chart:
 
 
 def chart(
-    time: Floats, median: Floats, low: Floats, high: Floats, observed: Bools, *, labels: tuple[str, str]
+    time: Floats,
+    median: Floats,
+    bands: Sequence[tuple[Floats, Floats]],
+    points: Floats,
+    *,
+    labels: tuple[str, str],
 ) -> Chart:
     """Draw L cells of one variable.
 
     Args:
         time: [L], ascending.
-        median, low, high: [L], where observed the value itself; NaN for cells without an estimate.
-        observed: [L].
+        median: [L], where observed the value itself; NaN for cells without an estimate.
+        bands: low and high [L], the widest first.
+        points: [L] values to mark; NaN for none.
         labels: of the first and the last time.
     """
-    known = ~np.isnan(median)
-    bottom, top = (float(f) for f in (np.nanmin(low), np.nanmax(high)))
+    every = np.concatenate([points, *(end for band in bands for end in band)])
+    bottom, top = (float(f) for f in (np.nanmin(every), np.nanmax(every)))
     margin = 0.05 * (top - bottom) or 1.0
     bottom, top = bottom - margin, top + margin
     span = max(float(time[-1] - time[0]), 1e-12)
@@ -52,15 +59,28 @@ def chart(
     def y(value: Floats) -> Floats:
         return np.asarray(_TOP + (top - value) / (top - bottom) * (HEIGHT - _TOP - _BOTTOM))
 
-    outline = [*zip(x[known], y(high[known]), strict=True), *list(zip(x[known], y(low[known]), strict=True))[::-1]]
+    def along(value: Floats) -> list[tuple[float, float]]:
+        known = ~np.isnan(value)
+        return list(zip(x[known], y(value[known]), strict=True))
+
     marks = np.linspace(bottom + margin, top - margin, 4)
     digits = max(0, 2 - int(np.floor(np.log10(max(abs(top - bottom), 1e-12)))))
     return Chart(
-        band=_path(outline) + "Z",
-        line=_path(list(zip(x[known], y(median[known]), strict=True))),
-        points=tuple((f"{a:.1f}", f"{b:.1f}") for a, b in zip(x[observed], y(median[observed]), strict=True)),
+        bands=tuple(_path([*along(high), *along(low)[::-1]]) + "Z" for low, high in bands),
+        line=_path(along(median)),
+        points=tuple((f"{a:.1f}", f"{b:.1f}") for a, b in along(points)),
         ticks=tuple((f"{y(np.array(mark)):.1f}", f"{mark:.{min(digits, 6)}f}") for mark in marks),
         times=((f"{_LEFT}", "start", labels[0]), (f"{WIDTH - _RIGHT}", "end", labels[1])),
+    )
+
+
+def bars(share: Floats) -> tuple[tuple[str, str, str, str], ...]:
+    """[x, y, width, height] of bars of heights >= 0, the highest as high as a chart: [B]."""
+    width = (WIDTH - _LEFT - _RIGHT) / len(share)
+    high = share / max(float(share.max()), 1e-12) * (HEIGHT - _TOP - _BOTTOM)
+    return tuple(
+        (f"{_LEFT + k * width + 1:.1f}", f"{HEIGHT - _BOTTOM - h:.1f}", f"{width - 2:.1f}", f"{h:.1f}")
+        for k, h in enumerate(high)
     )
 
 

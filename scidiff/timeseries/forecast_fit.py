@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,30 +15,83 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scidiff.denoiser import Denoiser
+from scidiff.denoiser import NetworkDenoiser
 from scidiff.errors import UserError
+from scidiff.networks.forecast import ForecastNetwork
+from scidiff.networks.recurrent import RecurrentNetwork
 from scidiff.noise import Noise
-from scidiff.state import Layout
 from scidiff.timeseries.base import fit_base, scaled
 from scidiff.timeseries.batches import LEAF
+from scidiff.timeseries.covariates import Covariates
 from scidiff.timeseries.forecast_model import ForecastConfig, ForecastModel, known_of
 from scidiff.timeseries.frequency import Frequency
 from scidiff.timeseries.horizons import Horizons, horizons, origins
-from scidiff.timeseries.model import imputation_loss
+from scidiff.timeseries.lags import wanted
+from scidiff.timeseries.model import crps_normal, imputation_loss
 from scidiff.timeseries.panel import Panel
 from scidiff.training.batches import Batch, DenseBatches
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
 WINDOWS = 20_000  # to learn from, at most
-_NUMBERS = 30_000_000  # held in them, at most
+_NUMBERS = 10_000_000  # held in them, at most
 HELD = 0.15  # the last part of the origins of each series, which is judged by
 _JUDGED = 512  # windows, at most
 _CHECKS = 30  # in the time there is
-_PATIENCE = 8  # checks without a better one: enough
-_MOST_STEPS = 6000
-_SIZE = 32  # windows a step
+_PATIENCE = 15  # checks without a better one: enough
+_MOST_STEPS = 1500
+_SIZE = 64  # windows a step
+_LOOK_BACK = 48  # steps of a context where seasons ask for fewer
+_YEARS = 2 * 365.25 * 86_400.0  # seconds of history from which the time of year can be learned
 _FAR = 30.0  # scales: targets farther out count as if they stood there
+
+
+def sizes(
+    panel: Panel,
+    frequency: Frequency,
+    covariates: Covariates,
+    *,
+    horizon: int,
+    season: int | None,
+    context: int | None,
+    network: str = "patches",
+) -> ForecastConfig:
+    """What a model of a panel is like; UserError if the histories do not hold what is asked for."""
+    counts = covariates.ends(panel)
+    room = int(counts.max()) - horizon
+    seasons = (season,) if season is not None else frequency.seasons
+    fitting = tuple(one for one in seasons if 2 * one <= room) or (1 if season is None else season,)
+    longest = fitting[-1]
+    if context is None:
+        most = max(longest, wanted(horizon, fitting), min(_LOOK_BACK, 4 * horizon))
+        context = max(longest, min(most, room // 2, int(counts.min())))
+    if longest > context:
+        raise UserError(f"expected a context of at least one season ({longest} steps), got {context}")
+    spans = panel.time[panel.offsets[1:] - 1] - panel.time[panel.offsets[:-1]]
+    return ForecastConfig(
+        variables=covariates.targets(panel).variables,
+        context=context,
+        horizon=horizon,
+        season=longest,
+        frequency=frequency.name,
+        seasons=fitting,
+        yearly=panel.clock.kind == "date" and float(spans.max()) >= _YEARS,
+        covariates=covariates.fitted(panel),
+        network=network,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What training gives.
+
+    Attributes:
+        model: of all windows.
+        trial: of the earlier ones alone: later ones are new to it, and can be calibrated on.
+    """
+
+    model: ForecastModel
+    trial: ForecastModel
 
 
 def learn(
@@ -48,12 +103,13 @@ def learn(
     max_steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    start: ForecastModel | None = None,
     show: Callable[[str], None] = lambda text: None,
-) -> ForecastModel:
-    """A model of a panel: the base forecast of all windows, the denoiser trained on what it leaves.
+) -> Learned:
+    """A model of a panel: a base forecast, and the denoiser trained on what it leaves.
 
-    Windows whose horizon reaches into those that are judged by are learned from by neither. The weights that judged
-    best are kept, those before training among them.
+    A first model learns from earlier windows and is judged by later ones, between which no horizon is shared; a second
+    one learns from all of them, for as many steps as were best, none among them.
 
     Args:
         panel: of one frequency.
@@ -63,6 +119,7 @@ def learn(
         max_steps: of training, in place of the time: the same seed then gives the same model.
         seed: of all that is random.
         device: to train on; the model stays there.
+        start: a model of the same sizes, whose weights to start from. Default: fresh ones.
         show: takes lines on how far it is.
 
     Raises:
@@ -70,41 +127,58 @@ def learn(
     """
     began = time.monotonic()
     windows = windows_of(panel, frequency, config)
-    base, crossed = fit_base(windows, season=config.season)
-    model = ForecastModel.create(config, base, seed=seed)
-    model = replace(model, denoiser=model.denoiser.to(device))
     early, held = _split(windows)
-    train_on, judge_by = (_data(model, windows[part], crossed[part]) for part in (early, held))
-    batches = DenseBatches(
-        {LEAF: train_on.target},
-        size=min(_SIZE, len(train_on.target)),
-        condition=train_on.known,
-        masks={LEAF: train_on.mask},
-        seed=seed,
-    )
-    judge = _Judge(model=model, data=judge_by)
+    first = ForecastModel.create(config, fit_base(windows, season=config.season), seed=seed)
+    if start is not None:
+        first.denoiser.load_state_dict(start.denoiser.state_dict())
+    first.denoiser.to(device)
+    model = replace(first, base=fit_base(windows[early], season=config.season), denoiser=deepcopy(first.denoiser))
+    batches = _batches(model, windows[early], seed)
+    judge = _Judge(model=model, data=_data(model, windows[held]))
     judge(model.denoiser)
     step = judge.seconds_of_a_step(batches.at(0))
-    planned = min(max(seconds - (time.monotonic() - began), 1.0), step * _MOST_STEPS)
-    show(f"training on {len(train_on.target)} windows, {max_steps or max(int(planned / step), 1)} steps at most")
+    left = (seconds - (time.monotonic() - began)) / 2
+    planned = min(max(left, 0.5), step * _MOST_STEPS)
+    show(f"training on {len(early)} windows, {max_steps or max(int(planned / step), 1)} steps at most")
     settings = _settings(max_steps, planned, step, seed)
     _train(model, batches, settings, judge, show)
+    best = judge.best_check * settings.validate_every
     record = {
-        "windows": len(train_on.target),
-        "held_out_windows": len(judge_by.target),
-        "held_out_loss": min(judge.history),
-        "held_out_loss_before": judge.history[0],
-        "seconds": time.monotonic() - began,
+        "windows": len(windows),
+        "steps": best,
+        "held_out_windows": len(held),
+        "held_out_crps": min(judge.history),
+        "held_out_crps_before": judge.history[0],
     }
-    return replace(model, card={"training": record, "seed": seed})
+    again = _again(first, windows, best, seed, show) if len(early) < len(windows) else model
+    card = {"training": {**record, "seconds": time.monotonic() - began}, "seed": seed}
+    return Learned(model=replace(again, card=card), trial=model)
+
+
+def _again(
+    model: ForecastModel, windows: Horizons, steps: int, seed: int, show: Callable[[str], None]
+) -> ForecastModel:
+    """The model, trained on all windows for so many steps."""
+    if steps:
+        show(f"training on all {len(windows)} windows, {steps} steps")
+        judge = _Judge(model=model, data=_data(model, windows[:1]))  # keeps what the last step leaves
+        settings = _settings(steps, 0.0, 1.0, seed).model_copy(update={"validate_every": 0})
+        _train(model, _batches(model, windows, seed), settings, judge, show)
+    return model
+
+
+def _batches(model: ForecastModel, windows: Horizons, seed: int) -> DenseBatches:
+    data = _data(model, windows)
+    size = min(_SIZE, len(data.target))
+    return DenseBatches({LEAF: data.target}, size=size, condition=data.known, masks={LEAF: data.mask}, seed=seed)
 
 
 def windows_of(panel: Panel, frequency: Frequency, config: ForecastConfig) -> Horizons:
     """All windows of a panel with something in their horizon, thinned out if they are too many."""
-    sizes = {"context": config.context, "horizon": config.horizon}
-    row = (config.context + config.horizon) * len(config.variables)
+    sizes: dict[str, Any] = {"context": config.context, "horizon": config.horizon}
+    row = (config.context + config.horizon) * (len(config.variables) + config.covariates.told)
     series, origin = origins(panel, **sizes, most=min(WINDOWS, _NUMBERS // row))
-    windows = horizons(panel, frequency, series, origin, **sizes)
+    windows = horizons(panel, frequency, series, origin, covariates=config.covariates, **sizes)
     seen = ~np.isnan(windows.target).all((1, 2))
     if not seen.any():
         raise UserError("expected measurements after the first context, got empty cells only")
@@ -127,7 +201,7 @@ def _settings(max_steps: int | None, seconds: float, step: float, seed: int) -> 
     length: dict[str, Any] = {"max_steps": max_steps} if max_steps else {"max_minutes": seconds / 60}
     return TrainingConfig(
         **length,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         weight_decay=0.05,
         warmup_steps=50,
         ema_decay=0.99,
@@ -149,7 +223,7 @@ def _train(
             batches,
             settings,
             out=Path(out) / "run",
-            objective=imputation_loss,  # type: ignore[arg-type]  # its condition is a mapping and no other
+            objective=partial(imputation_loss, copies=1),
             validate=judge,
             show=show,
             enough=judge.enough,
@@ -167,19 +241,16 @@ class _Data:
     known: Mapping[str, Tensor]
 
 
-def _data(model: ForecastModel, windows: Horizons, forecast: np.ndarray) -> _Data:
+def _data(model: ForecastModel, windows: Horizons) -> _Data:
     context = scaled(windows.context, model.base.season)
-    target = np.clip(context.standardise(windows.target), -_FAR, _FAR)
-    return _Data(
-        target=torch.from_numpy(np.nan_to_num(target)).float(),
-        mask=torch.from_numpy(~np.isnan(target)),
-        known=known_of(model.base, windows, forecast),
-    )
+    clipped = np.clip(context.standardise(windows.target), -_FAR, _FAR)
+    target, mask = torch.from_numpy(np.nan_to_num(clipped)).float(), torch.from_numpy(~np.isnan(clipped))
+    return _Data(target=target, mask=mask, known={**known_of(model, windows), "came": target, "seen": mask.float()})
 
 
 @dataclass
 class _Judge:
-    """Measures the held-out loss, always with the same noise, and keeps the best weights."""
+    """Measures the held-out error of the first guess, and keeps the best weights."""
 
     model: ForecastModel
     data: _Data
@@ -191,45 +262,46 @@ class _Judge:
         self.history.append(value)
         if value == min(self.history):
             self.best = {name: tensor.detach().clone() for name, tensor in denoiser.state_dict().items()}
-        return {"held_out_loss": value}
+        return {"held_out_crps": value}
+
+    @property
+    def best_check(self) -> int:
+        """Which check, from 0 before training, was best."""
+        return int(np.argmin(self.history))
 
     def enough(self) -> bool:
         """Whether the last checks were all worse than the best."""
-        return len(self.history) - 1 - int(np.argmin(self.history)) >= _PATIENCE
+        return len(self.history) - 1 - self.best_check >= _PATIENCE
 
     @torch.no_grad()
     def measure(self, denoiser: nn.Module) -> float:
-        """Mean loss of a held-out window."""
-        total, count = 0.0, len(self.data.target)
-        for first in range(0, count, _SIZE):
-            part = slice(first, first + _SIZE)
-            target, mask = self.data.target[part], self.data.mask[part]
-            batch = Batch(
-                x_0={LEAF: target},
-                layout=Layout.dense(len(target), {LEAF: tuple(target.shape[1:])}, masks={LEAF: mask}),
-                index=first + torch.arange(len(target)),
-                condition={name: value[part] for name, value in self.data.known.items()},
-            )
-            total += float(self._loss(denoiser, batch).double().sum())
-        return total / count
+        """Mean CRPS of the first guess of the held-out windows, in units of their contexts."""
+        device = next(denoiser.parameters()).device
+        network = cast(ForecastNetwork | RecurrentNetwork, cast(NetworkDenoiser, denoiser).network)
+        outlook = network.encode({name: value.to(device) for name, value in self.data.known.items()})
+        mask = self.data.mask.to(device)
+        found = crps_normal(self.data.target.to(device), outlook.location, outlook.scale)
+        return float((found * mask).double().sum() / mask.sum().clamp(min=1))
 
     def seconds_of_a_step(self, batch: Batch) -> float:
         """How long a step of training takes here, roughly."""
         times = []
         for _ in range(3):
             began = time.monotonic()
-            self._loss(self.model.denoiser, batch).mean().backward()
+            self._loss(batch).mean().backward()
             times.append(time.monotonic() - began)
         self.model.denoiser.zero_grad()
         return 1.3 * min(times)
 
-    def _loss(self, denoiser: nn.Module, batch: Batch) -> Tensor:
-        batch = batch.to(next(denoiser.parameters()).device)
+    def _loss(self, batch: Batch) -> Tensor:
+        batch = batch.to(next(self.model.denoiser.parameters()).device)
+        noise, condition = Noise(seed=1, index=batch.index), cast(Mapping[str, Tensor], batch.condition)
         return imputation_loss(
-            cast(Denoiser, denoiser),
+            self.model.denoiser,
             self.model.processes,
             batch.x_0,
             batch.layout,
-            Noise(seed=1, index=batch.index),
-            condition=cast(Mapping[str, Tensor], batch.condition),
+            noise,
+            condition=condition,
+            copies=1,
         )

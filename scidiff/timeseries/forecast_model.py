@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
-from scidiff.networks.forecast import ForecastNetwork, Known
+from scidiff.errors import UserError
+from scidiff.networks.forecast import ForecastNetwork, Known, Outlook
+from scidiff.networks.recurrent import RecurrentNetwork
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
@@ -23,14 +25,21 @@ from scidiff.sampling import sample
 from scidiff.schedules import Cosine
 from scidiff.solvers import Plan, recommended
 from scidiff.state import Layout
+from scidiff.timeseries import lags
 from scidiff.timeseries.base import Base, scaled
 from scidiff.timeseries.batches import LEAF
-from scidiff.timeseries.frequency import FEATURES
+from scidiff.timeseries.covariates import NONE, Covariates
+from scidiff.timeseries.frequency import FEATURES, WEEKLY
 from scidiff.timeseries.horizons import Horizons
 from scidiff.timeseries.panel import Floats
 
 TILE = 50  # draws of one series that are computed together, whatever is asked for
+STEP_TILE = 100  # the same, of a network that draws step by step
 STEPS = 6
+NETWORKS = ("patches", "recurrent")
+_APART = 0x9E3779B97F4A7C15  # between the seeds of steps: 2^64 over the golden ratio
+RECENT = 24  # steps before the origin that are told as they came, at most
+WAVES = 4  # that tell a step its place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +51,11 @@ class ForecastConfig:
         context, horizon: in steps.
         season: of the base forecast, in steps.
         frequency: as `Frequency.name` says it.
-        width, depth, heads: of the network.
+        seasons: that lags are told of, ascending.
+        yearly: whether the time of year is told; of no use unless years came again in the histories.
+        covariates: what else is told.
+        network: `patches`, which draws the horizon at once, or `recurrent`, which draws step by step.
+        hidden, width, depth, heads: of the network; of `recurrent` hidden alone.
     """
 
     variables: tuple[str, ...]
@@ -50,9 +63,37 @@ class ForecastConfig:
     horizon: int
     season: int
     frequency: str
+    seasons: tuple[int, ...] = ()
+    yearly: bool = False
+    covariates: Covariates = NONE
+    network: str = "patches"
+    hidden: int = 128
     width: int = 64
     depth: int = 2
     heads: int = 4
+
+    @property
+    def calendar(self) -> int:
+        """How many features of the calendar are told."""
+        return FEATURES if self.yearly else WEEKLY
+
+    @property
+    def recent(self) -> int:
+        """How many of the last steps are told as they came."""
+        return min(self.context, RECENT)
+
+    @property
+    def features(self) -> int:
+        """How many features there are of a step to come, beside the base forecast."""
+        told = self.covariates
+        lagged = lags.count(self.context, self.horizon, self.seasons) * (len(self.variables) + told.told)
+        return 2 * WAVES + self.calendar + told.ahead + lagged + len(told.static)
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> ForecastConfig:
+        """From JSON, as `asdict` has it."""
+        plain, told = _tuples(fields), _tuples(fields["covariates"])
+        return cls(**{**plain, "covariates": Covariates(**told)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +119,7 @@ class ForecastModel:
         """A model with fresh weights, whose draws centre on the base forecast."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
-            network = ForecastNetwork(
-                leaf=LEAF,
-                variables=len(config.variables),
-                features=FEATURES,
-                context=config.context,
-                horizon=config.horizon,
-                width=config.width,
-                depth=config.depth,
-                heads=config.heads,
-            )
+            network = _network(config)
         process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
         denoiser = NetworkDenoiser(network, {LEAF: process}).eval()
         return cls(config=config, base=base, denoiser=denoiser, card=card or {})
@@ -100,7 +132,6 @@ class ForecastModel:
     def save(self, folder: Path) -> None:
         """Write the model to a folder of safetensors and JSON."""
         tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
-        tensors["base.weight"] = torch.from_numpy(self.base.weight)
         tensors["base.spread"] = torch.from_numpy(self.base.spread)
         files.save(folder, files.Weights(tensors=tensors, config={"forecaster": asdict(self.config)}, card=self.card))
 
@@ -109,10 +140,8 @@ class ForecastModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
         held = files.load(folder)
         try:
-            fields = dict(held.config["forecaster"])
-            config = ForecastConfig(**{**fields, "variables": tuple(fields["variables"])})
-            weight, spread = (held.tensors[f"base.{name}"].double().numpy() for name in ("weight", "spread"))
-            base = Base(weight=weight, spread=spread, season=config.season)
+            config = ForecastConfig.read(held.config["forecaster"])
+            base = Base(spread=held.tensors["base.spread"].double().numpy(), season=config.season)
             model = cls.create(config, base, card=held.card)
             prefix = "denoiser."
             state = {n.removeprefix(prefix): v for n, v in held.tensors.items() if n.startswith(prefix)}
@@ -124,38 +153,64 @@ class ForecastModel:
         return model
 
 
-def known_of(base: Base, windows: Horizons, forecast: Floats | None = None) -> dict[str, Tensor]:
+def _network(config: ForecastConfig) -> nn.Module:
+    """The network that a configuration names, with fresh weights."""
+    sizes = {"variables": len(config.variables), "features": config.features, "hidden": config.hidden}
+    told = config.covariates.told
+    if config.network == "recurrent":
+        return RecurrentNetwork(leaf=LEAF, told=told, **sizes)
+    if config.network != "patches":
+        raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {config.network!r}")
+    recent = config.recent * (2 * len(config.variables) + told)
+    shape = {"horizon": config.horizon, "width": config.width, "depth": config.depth, "heads": config.heads}
+    return ForecastNetwork(leaf=LEAF, recent=recent, **shape, **sizes)
+
+
+def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
     """What the network is told of windows: `networks.forecast.Known`.
 
     Args:
-        base: the base forecast.
+        model: its configuration and its base forecast.
         windows: N of them; nothing is read from their targets.
-        forecast: of the base [N, H, V], in place of its own.
     """
+    config, base = model.config, model.base
     context = scaled(windows.context, base.season)
-    guess = base(context) if forecast is None else forecast
+    guess = base(context)
+    told = np.nan_to_num(windows.told)
+    values = [np.arcsinh(np.nan_to_num(context.values)), ~np.isnan(context.values), told]
+    recent = np.concatenate([part[:, -config.recent :] for part in values], axis=2)
+    rows = np.concatenate([np.arcsinh(context.filled), told], axis=2)
+    calendar, covariates = np.split(np.nan_to_num(windows.ahead), [FEATURES], axis=2)
+    ahead = [
+        np.broadcast_to(_waves(config.horizon), (len(windows), config.horizon, 2 * WAVES)),
+        calendar[:, :, : config.calendar],
+        covariates,
+        lags.earlier(rows, config.horizon, config.seasons),
+        np.broadcast_to(windows.facts[:, None], (len(windows), config.horizon, windows.facts.shape[1])),
+    ]
     return {
-        "values": torch.from_numpy(np.nan_to_num(context.values)).float(),
-        "visible": torch.from_numpy(~np.isnan(context.values)).float(),
-        "calendar": torch.from_numpy(windows.calendar).float(),
+        "recent": torch.from_numpy(recent.reshape(len(windows), -1)).float(),
+        "ahead": torch.from_numpy(np.concatenate(ahead, axis=2)).float(),
         "base": torch.from_numpy(guess).float(),
         "spread": torch.from_numpy(np.broadcast_to(base.spread, guess.shape).copy()).float(),
     }
 
 
+def _waves(horizon: int) -> Floats:
+    """Where a step stands in the horizon: [H, 2 WAVES]."""
+    angle = np.pi * np.arange(1, WAVES + 1) * (np.arange(horizon)[:, None] + 0.5) / horizon
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def _tuples(fields: Any) -> Any:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
 @torch.no_grad()
-def draw(
-    model: ForecastModel,
-    window: Horizons,
-    *,
-    draws: int,
-    seed: int,
-    steps: int = STEPS,
-    forecast: Floats | None = None,
-) -> Floats:
+def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps: int = STEPS) -> Floats:
     """Draws of what follows one origin: [draws, H, V], in the units of the panel.
 
-    A series is encoded by itself and drawn in tiles of `TILE`, since matrix products may round differently with the
+    A series is encoded by itself and drawn in tiles of one size, since matrix products may round differently with the
     shape of a batch: draw k is a function of the model, the window, the seed and k.
 
     Args:
@@ -163,24 +218,47 @@ def draw(
         window: one (N = 1).
         draws: how many.
         seed: keys the noise; of the series.
-        steps: network calls a draw.
-        forecast: of the base [1, H, V], in place of its own.
+        steps: network calls a draw; of the recurrent network, of a step of it.
     """
     if len(window) != 1:
         raise ValueError(f"expected one window, got {len(window)}")
     device = next(model.denoiser.parameters()).device
-    known: Known = {name: value.to(device) for name, value in known_of(model.base, window, forecast).items()}
-    network = cast(ForecastNetwork, model.denoiser.network)
-    outlook = network.encode(known).repeat(TILE)
-    shape = tuple(outlook.location.shape[1:])
+    known: Known = {name: value.to(device) for name, value in known_of(model, window).items()}
+    network = model.denoiser.network
+    recurrent = isinstance(network, RecurrentNetwork)
+    one = partial(_unrolled, known=known) if recurrent else _whole(model, known)
+    size = STEP_TILE if recurrent else TILE
+    tiles = (first + torch.arange(size, device=device) for first in range(0, draws, size))
+    found = torch.cat([one(model, Noise(seed=seed, index=index), steps) for index in tiles])[:draws]
+    return scaled(window.context, model.base.season).restore(found.double().cpu().numpy())
+
+
+def _whole(model: ForecastModel, known: Known) -> Callable[[ForecastModel, Noise, int], Tensor]:
+    """Draws whole horizons of one series: [TILE, H, V] in units of its context."""
+    outlook = cast(ForecastNetwork, model.denoiser.network).encode(known).repeat(TILE)
+    return lambda model, noise, steps: _denoised(model, outlook, noise, steps)
+
+
+def _unrolled(model: ForecastModel, noise: Noise, steps: int, *, known: Known) -> Tensor:
+    """Draws step by step, each with noise of its own: [B, H, V] in units of the context."""
+    network, size = cast(RecurrentNetwork, model.denoiser.network), len(noise.index)
+    state = network.start(known).expand(size, -1)
+    found = []
+    for step in range(model.config.horizon):
+        told = (known[name][:, step : step + 1].expand(size, -1, -1) for name in ("base", "spread", "ahead"))
+        own = replace(noise, seed=(noise.seed + step * _APART) % 2**64)
+        x = _denoised(model, network.look(state.unsqueeze(1), *told), own, steps)
+        found.append(x)
+        state = network.advance(state, x[:, 0])
+    return torch.cat(found, dim=1)
+
+
+def _denoised(model: ForecastModel, outlook: Outlook, noise: Noise, steps: int) -> Tensor:
+    """Samples in the coordinates of an outlook, restored: [B, steps, V]."""
     rule = _plan(cast(GaussianProcess, model.processes[LEAF]), steps)
-    parts = []
-    for first in range(0, draws, TILE):
-        noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
-        layout = Layout.dense(TILE, {LEAF: shape}, device=device)
-        done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
-        parts.append(outlook.restore(done.state[LEAF]).double().cpu().numpy())
-    return scaled(window.context, model.base.season).restore(np.concatenate(parts)[:draws])
+    layout = Layout.dense(len(noise.index), {LEAF: tuple(outlook.location.shape[1:])}, device=noise.index.device)
+    done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
+    return outlook.restore(done.state[LEAF])
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,76 +16,23 @@ from scidiff.errors import UserError
 from scidiff.timeseries import filling
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.conditioning import keep_rules
+from scidiff.timeseries.covariates import Covariates, disjoint
 from scidiff.timeseries.estimator import value_errors
-from scidiff.timeseries.forecast_fit import learn
-from scidiff.timeseries.forecast_model import STEPS, ForecastConfig, ForecastModel, draw
+from scidiff.timeseries.forecast import Forecast
+from scidiff.timeseries.forecast_fit import learn, sizes
+from scidiff.timeseries.forecast_model import NETWORKS, STEPS, ForecastConfig, ForecastModel, draw
 from scidiff.timeseries.forecast_rules import ForecastRules, Future
 from scidiff.timeseries.forecast_verdicts import judge
 from scidiff.timeseries.frames import read_frame
-from scidiff.timeseries.frequency import Frequency, infer
+from scidiff.timeseries.frequency import infer
+from scidiff.timeseries.history import joined
 from scidiff.timeseries.horizons import horizons
 from scidiff.timeseries.impute import series_seed
-from scidiff.timeseries.panel import Floats, Ints, Panel
-from scidiff.timeseries.verdicts import Verdict
+from scidiff.timeseries.panel import Ints, Panel
+from scidiff.timeseries.static import with_static
 from scidiff.timeseries.widening import PILOT, Widening, calibrate
 
 TRAINING = 300.0  # seconds, if no time is given
-_LOOK_BACK = 48  # steps of a context, at least, where the season and the history allow it
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Forecast:
-    """Draws of what follows the last row of each series.
-
-    Attributes:
-        panel: S series of V variables.
-        time: [S, H] in the unit of the panel.
-        draws: [S, K, H, V] in its units.
-        verdicts: on the rules that they had to keep, by rule.
-    """
-
-    panel: Panel
-    time: Floats
-    draws: Floats
-    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
-
-    def dataset(self, attributes: Mapping[str, Any]) -> xr.Dataset:
-        """`value` over (series, sample, time, variable); `stamp` has the times if series end at different ones."""
-        series = self.panel.ids
-        shared = bool((self.time == self.time[:1]).all())
-        coords: dict[str, Any] = {
-            "series": np.asarray(series.astype(str) if series.dtype != np.int64 else series),
-            "sample": np.arange(self.draws.shape[1]),
-            "variable": list(self.panel.variables),
-            "units": ("variable", [self.panel.units.get(name, "") for name in self.panel.variables]),
-            "time": self._stamps(self.time[0]) if shared else np.arange(1, self.time.shape[1] + 1),
-        }
-        if not shared:
-            coords["stamp"] = (("series", "time"), self._stamps(self.time.ravel()).reshape(self.time.shape))
-        zone = {} if self.panel.clock.zone is None else {"time_zone": "UTC"}
-        data = {"value": (("series", "sample", "time", "variable"), self.draws)}
-        return xr.Dataset(data, coords=coords, attrs={"Conventions": "CF-1.11", **attributes, **zone})
-
-    def table(self, quantiles: Sequence[float]) -> pd.DataFrame:
-        """One row a series and time: identity, time, and of each variable the median `NAME` and `NAME_p5`, ..."""
-        source = self.panel.source
-        horizon = self.time.shape[1]
-        columns: dict[str, Any] = {}
-        if source is None or source.id is not None:
-            columns["id" if source is None else str(source.id)] = self.panel.ids.repeat(horizon).to_numpy()
-        columns["time" if source is None or source.time is None else source.time] = self.panel.clock.back(
-            self.time.ravel()
-        )
-        for v, name in enumerate(self.panel.variables):
-            columns[name] = np.median(self.draws[..., v], axis=1).ravel()
-            found = np.quantile(self.draws[..., v], list(quantiles), axis=1)
-            columns |= {f"{name}_p{100 * a:g}": q.ravel() for a, q in zip(quantiles, found, strict=True)}
-        return pd.DataFrame(columns)
-
-    def _stamps(self, time: Floats) -> Any:
-        if self.panel.clock.kind != "date":
-            return time
-        return np.round(time * 1e6).astype("int64").astype("datetime64[us]").astype("datetime64[ns]")
 
 
 class DiffusionForecaster:
@@ -96,14 +43,21 @@ class DiffusionForecaster:
 
     Args:
         horizon: steps to forecast.
-        context: steps that a forecast looks back. Default: the longest season and one of the shortest.
+        context: steps that a forecast looks back. Default: four of the longest seasons and one of the shortest, if the
+            histories are long enough.
         season: steps of the season that the base forecast repeats. Default: the longest of day, week and year that the
             frequency has and the history holds.
         id, time: columns (see `columns.Options`); found by their names if None.
         target: the variable to forecast, or several that are forecast together. Default: all.
+        future_covariates: columns that are known over the horizon too, where the table goes on with empty targets.
+        past_covariates: columns that are known up to the origin.
+        static: facts on the series (see `static.with_static`); new series at prediction time are known by them.
+        holidays: the country whose public holidays count (`DE`, `US-IL`), by the package `holidays`.
+        network: `patches`, which draws the whole horizon at once, or `recurrent`, step by step (TimeGrad).
         n_draws: futures of each series.
         steps: network calls a draw.
         constraints: rules that every future has to keep (see `forecast_rules`), a scenario among them.
+        init: a folder that `save` has written: training starts from its weights, and the sizes are its.
         calibrate: whether to widen or narrow the futures until their intervals hold on past windows (see `widening`).
         time_budget: for training: `90s`, `10m`, ... Default: five minutes. It ends earlier once it no longer helps.
         max_steps: of training, in place of the time: the same seed then gives the same forecaster.
@@ -114,6 +68,7 @@ class DiffusionForecaster:
     Attributes:
         model_: the `ForecastModel`.
         frequency_: what was found out about the times.
+        history_: the table of `fit`, with the rows of `update`.
 
     Example:
         forecaster = DiffusionForecaster(horizon=48, time="timestamp", target="load", seed=1).fit(table)
@@ -130,9 +85,15 @@ class DiffusionForecaster:
         id: str | None = None,
         time: str | None = None,
         target: str | Sequence[str] | None = None,
+        future_covariates: Sequence[str] = (),
+        past_covariates: Sequence[str] = (),
+        static: pd.DataFrame | str | Path | None = None,
+        holidays: str | None = None,
+        network: str = "patches",
         n_draws: int = 200,
         steps: int = STEPS,
         constraints: Mapping[str, Any] | ForecastRules | None = None,
+        init: str | Path | None = None,
         calibrate: bool = False,
         time_budget: str | float | None = None,
         max_steps: int | None = None,
@@ -146,9 +107,15 @@ class DiffusionForecaster:
         self.id = id
         self.time = time
         self.target = target
+        self.future_covariates = future_covariates
+        self.past_covariates = past_covariates
+        self.static = static
+        self.holidays = holidays
+        self.network = network
         self.n_draws = n_draws
         self.steps = steps
         self.constraints = constraints
+        self.init = init
         self.calibrate = calibrate
         self.time_budget = time_budget
         self.max_steps = max_steps
@@ -159,23 +126,39 @@ class DiffusionForecaster:
     def fit(self, table: pd.DataFrame) -> Self:
         """Learn from histories. ValueError for a table or settings that cannot be used."""
         with value_errors():
-            return self.fit_panel(self._panel(table), show=self._show)
+            self.fit_panel(self._panel(table), show=self._show)
+            self.history_ = table
+        return self
 
-    def sample(self, table: pd.DataFrame, samples: int | None = None) -> xr.Dataset:
+    def update(self, table: pd.DataFrame) -> Self:
+        """Take new rows, without learning again: `sample()` and `predict()` then go on from them.
+
+        Rows of a series and time that were known already replace them.
+        """
+        with value_errors():
+            self._fitted()
+            known, panel = getattr(self, "history_", None), self._panel(table)
+            longer = table if known is None else joined(known, table, panel)
+            infer(self._panel(longer))  # whether they go on without a gap
+            self.history_ = longer
+        return self
+
+    def sample(self, table: pd.DataFrame | None = None, samples: int | None = None) -> xr.Dataset:
         """Futures of the series of a table, which may be new ones: `value` over (series, sample, time, variable).
 
         Args:
-            table: histories, of the variables and the frequency of `fit`.
+            table: histories, of the variables and the frequency of `fit`. Default: those of `fit` and `update`.
             samples: how many. Default: `n_draws`. The first of them are the same, however many there are.
         """
         with value_errors():
-            return self.forecast_panel(self._panel(table), samples=samples).dataset({"seed": self.seed})
+            panel = self._panel(self._known(table))
+            return self.forecast_panel(panel, samples=samples).dataset({"seed": self.seed})
 
-    def predict(self, table: pd.DataFrame, quantiles: Sequence[float] = (0.05, 0.95)) -> pd.DataFrame:
+    def predict(self, table: pd.DataFrame | None = None, quantiles: Sequence[float] = (0.05, 0.95)) -> pd.DataFrame:
         """Medians and quantiles of `n_draws` futures, one row a series and time."""
         with value_errors():
             levels = filling.levels(quantiles)
-            return self.forecast_panel(self._panel(table)).table(levels)
+            return self.forecast_panel(self._panel(self._known(table))).table(levels)
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder of safetensors and JSON."""
@@ -194,8 +177,10 @@ class DiffusionForecaster:
         """`load`."""
         model = ForecastModel.load(Path(folder), device=settings.get("device", "cpu"))
         config = model.config
-        sizes: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season")}
-        made = cls(**{"target": config.variables, **settings, **sizes})
+        told = config.covariates
+        own: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season", "network")}
+        own |= {"future_covariates": told.future, "past_covariates": told.past, "holidays": told.country}
+        made = cls(**{"target": config.variables, **settings, **own})
         made.check()
         made.model_ = model
         return made
@@ -204,16 +189,12 @@ class DiffusionForecaster:
         """`fit`, of a panel; `show` takes lines on how far it is."""
         self.check()
         self.frequency_ = infer(panel)
-        season, context = self._sizes(panel, self.frequency_)
-        config = ForecastConfig(
-            variables=panel.variables,
-            context=context,
-            horizon=self.horizon,
-            season=season,
-            frequency=self.frequency_.name,
-        )
+        start = None if self.init is None else ForecastModel.load(Path(self.init), device=self.device)
+        own = {name: getattr(self, name) for name in ("horizon", "season", "context", "network")}
+        asked = sizes(panel, self.frequency_, self.covariates(), **own)
+        config = asked if start is None else _alike(start.config, asked)
         budget = TRAINING if self.time_budget is None else filling.seconds(self.time_budget, what="time_budget")
-        self.model_: ForecastModel = learn(
+        learned = learn(
             panel,
             self.frequency_,
             config,
@@ -221,11 +202,13 @@ class DiffusionForecaster:
             max_steps=self.max_steps,
             seed=self.seed,
             device=self.device,
+            start=start,
             show=show,
         )
+        self.model_: ForecastModel = learned.model
         if self.calibrate:
             how = {"seed": self.seed, "steps": self.steps}
-            widening = calibrate(self.model_, panel, self.frequency_, show=show, **how)
+            widening = calibrate(learned.trial, panel, self.frequency_, show=show, **how)
             self.model_ = replace(self.model_, card={**self.model_.card, "calibration": asdict(widening)})
         return self
 
@@ -246,17 +229,20 @@ class DiffusionForecaster:
             progress: takes how many of how many series are done.
         """
         model, count = self._fitted(), self.n_draws if samples is None else samples
-        config = model.config
+        config, told = model.config, model.config.covariates
         if count < 1:
             raise UserError(f"expected at least 1 sample, got {count}")
-        if panel.variables != config.variables:
-            raise UserError(f"expected the variables {', '.join(config.variables)}, got {', '.join(panel.variables)}")
+        targets = told.targets(panel)
+        if targets.variables != config.variables:
+            raise UserError(f"expected the variables {', '.join(config.variables)}, got {', '.join(targets.variables)}")
         frequency = infer(panel)
         if frequency.name != config.frequency:
             raise UserError(f"expected times every {config.frequency}, as learned, got every {frequency.name}")
-        ends = np.diff(panel.offsets) if origins is None else origins
-        sizes = {"context": config.context, "horizon": config.horizon}
-        windows = horizons(panel, frequency, np.arange(len(panel)), ends, **sizes)
+        ends = told.ends(panel) if origins is None else origins
+        told.check_ahead(panel, ends, config.horizon)
+        looks: dict[str, Any] = {"context": config.context, "horizon": config.horizon, "covariates": told}
+        windows = horizons(panel, frequency, np.arange(len(panel)), ends, **looks)
+        panel = targets
         rules = self.check_rules(panel)
         widening = self.widening()
         moved = rules is not None or widening is not None
@@ -283,21 +269,6 @@ class DiffusionForecaster:
         kept = keep_rules(draws, rules, future)[:, :count]
         return Forecast(panel=panel, time=time, draws=kept, verdicts=judge(kept, rules, future))
 
-    def _sizes(self, panel: Panel, frequency: Frequency) -> tuple[int, int]:
-        """Season and context in steps; UserError if the history does not hold what is asked for."""
-        longest = int(np.diff(panel.offsets).max())
-        room = longest - self.horizon
-        seasons = (self.season,) if self.season is not None else frequency.seasons
-        fitting = [season for season in seasons if 2 * season <= room] or [1 if self.season is None else self.season]
-        season = fitting[-1]
-        context = self.context
-        if context is None:
-            wanted = max(season + fitting[0], min(4 * season, _LOOK_BACK), min(self.horizon, _LOOK_BACK))
-            context = max(season, min(wanted, room // 2))
-        if season > context:
-            raise UserError(f"expected a context of at least one season ({season} steps), got {context}")
-        return season, context
-
     def check(self) -> None:
         """UserError for a setting out of range."""
         named = {"horizon": self.horizon, "n_draws": self.n_draws, "steps": self.steps}
@@ -305,8 +276,20 @@ class DiffusionForecaster:
         for name, value in named.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
+        if self.network not in NETWORKS:
+            raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {self.network!r}")
+        disjoint(self._targets(), self.future_covariates, self.past_covariates)
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
+
+    def columns(self) -> tuple[str, ...] | None:
+        """What a table has to have: targets and covariates; None for all columns."""
+        targets = self._targets()
+        return None if targets is None else (*targets, *self.future_covariates, *self.past_covariates)
+
+    def covariates(self) -> Covariates:
+        """What is asked to be told besides the targets; the fitted ones are those of the model."""
+        return Covariates(future=tuple(self.future_covariates), past=tuple(self.past_covariates), country=self.holidays)
 
     def widening(self) -> Widening | None:
         """What calibration has learned; None without it."""
@@ -321,14 +304,23 @@ class DiffusionForecaster:
             return None
         stated = self.constraints
         rules = stated if isinstance(stated, ForecastRules) else ForecastRules.parse(stated, "constraints")
-        rules.check_future(panel.variables, [str(one) for one in panel.ids], self.horizon)
+        rules.check_future(self._targets() or panel.variables, [str(one) for one in panel.ids], self.horizon)
         return rules if rules.stated() else None
 
     def _panel(self, table: pd.DataFrame) -> Panel:
-        wanted = (self.target,) if isinstance(self.target, str) else self.target
-        return read_frame(
-            table, Options(id=self.id, time=self.time, variables=None if wanted is None else tuple(wanted))
-        )
+        panel = read_frame(table, Options(id=self.id, time=self.time, variables=self.columns()))
+        return panel if self.static is None else with_static(panel, self.static)
+
+    def _known(self, table: pd.DataFrame | None) -> pd.DataFrame:
+        known = getattr(self, "history_", None) if table is None else table
+        if known is None:
+            raise UserError("expected a table, since none has been seen by fit or update, got none")
+        return known
+
+    def _targets(self) -> tuple[str, ...] | None:
+        if self.target is None:
+            return None
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
 
     def _fitted(self) -> ForecastModel:
         model: ForecastModel | None = getattr(self, "model_", None)
@@ -339,6 +331,20 @@ class DiffusionForecaster:
     def _show(self, text: str) -> None:
         if self.progress:
             print(text, file=sys.stderr, flush=True)
+
+
+def _alike(held: ForecastConfig, asked: ForecastConfig) -> ForecastConfig:
+    """The configuration of a model to start from; UserError if it is of something else."""
+    for name in ("variables", "horizon", "frequency", "network"):
+        if getattr(held, name) != getattr(asked, name):
+            raise UserError(
+                f"init: expected a model of the same {name}, {getattr(asked, name)}, got {getattr(held, name)}"
+            )
+    names = ("future", "past", "static", "country")
+    mine, other = ([getattr(one.covariates, name) for name in names] for one in (held, asked))
+    if mine != other:
+        raise UserError(f"init: expected a model of the same covariates, {other}, got {mine}")
+    return held
 
 
 def _tuples(value: Any) -> Any:

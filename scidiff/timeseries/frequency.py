@@ -13,7 +13,9 @@ from scidiff.errors import UserError
 from scidiff.timeseries.clock import Clock
 from scidiff.timeseries.panel import Floats, Panel
 
-FEATURES = 15  # of `calendar`
+WEEKLY = 11  # first features of `calendar`, which tell nothing of the time of year
+_WAVES = 10  # of the year: sharp enough for a holiday
+FEATURES = WEEKLY + 2 * _WAVES
 _DAY, _WEEK = 86_400.0, 604_800.0
 _LONGEST = 700  # steps of a season that is looked for
 _CALENDAR = ((26, 33, 12), (80, 100, 4))  # steps of so many days have so many a year
@@ -121,7 +123,7 @@ def _seasons(clock: Clock, step: float) -> tuple[int, ...]:
 
 
 def calendar(clock: Clock, time: Floats) -> Floats:
-    """Features of times [N]: [N, FEATURES], of hour (two waves), weekday (one of seven) and year (two waves).
+    """Features of times [N]: [N, FEATURES], of hour (two waves), weekday (one of seven) and year (ten waves).
 
     Zeros for times that are no dates.
     """
@@ -131,9 +133,8 @@ def calendar(clock: Clock, time: Floats) -> Floats:
     dates = clock.dates(time)
     hour = (dates.hour + dates.minute / 60 + dates.second / 3600).to_numpy() / 24
     year = ((dates.day_of_year - 1) / 365.25).to_numpy() + hour / 365.25
-    for place, phase in ((0, hour), (4, year)):
-        for wave in (1, 2):
-            out[:, place + 2 * wave - 2] = np.sin(2 * np.pi * wave * phase)
-            out[:, place + 2 * wave - 1] = np.cos(2 * np.pi * wave * phase)
-    out[np.arange(len(time)), 8 + dates.day_of_week.to_numpy()] = 1
+    for place, phase, waves in ((0, hour, 2), (WEEKLY, year, _WAVES)):
+        angle = 2 * np.pi * phase[:, None] * np.arange(1, waves + 1)
+        out[:, place : place + 2 * waves] = np.stack([np.sin(angle), np.cos(angle)], axis=2).reshape(len(time), -1)
+    out[np.arange(len(time)), 4 + dates.day_of_week.to_numpy()] = 1
     return out

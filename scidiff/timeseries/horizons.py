@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from scidiff.errors import UserError
-from scidiff.timeseries.frequency import FEATURES, Frequency, calendar
+from scidiff.timeseries.covariates import NONE, Covariates
+from scidiff.timeseries.frequency import Frequency, calendar
 from scidiff.timeseries.panel import Floats, Ints, Panel
 
 
@@ -23,7 +24,9 @@ class Horizons:
         margin: [N] the length of a horizon on that scale.
         context: [N, L, V] the last rows before the origin, NaN where nothing was measured.
         target: [N, H, V] the rows from the origin on, NaN where nothing was measured or is known yet.
-        calendar: [N, H, FEATURES] float32, of the times from the origin on.
+        told: [N, L, C] covariates of the context, NaN where empty (see `Covariates.features`).
+        ahead: [N, H, FEATURES + A] float32, calendar and covariates known ahead from the origin on.
+        facts: [N, K] static covariates.
     """
 
     series: Ints
@@ -32,7 +35,9 @@ class Horizons:
     margin: Floats
     context: Floats
     target: Floats
-    calendar: np.ndarray
+    told: Floats
+    ahead: np.ndarray
+    facts: Floats
 
     def __len__(self) -> int:
         return len(self.series)
@@ -60,7 +65,16 @@ def origins(panel: Panel, *, context: int, horizon: int, most: int) -> tuple[Int
     return series, context + chosen - (np.cumsum(able) - able)[series]
 
 
-def horizons(panel: Panel, frequency: Frequency, series: Ints, origin: Ints, *, context: int, horizon: int) -> Horizons:
+def horizons(
+    panel: Panel,
+    frequency: Frequency,
+    series: Ints,
+    origin: Ints,
+    *,
+    context: int,
+    horizon: int,
+    covariates: Covariates = NONE,
+) -> Horizons:
     """The windows of some origins; an origin may stand at the end of its series, where nothing is known of the target.
 
     Raises:
@@ -79,17 +93,20 @@ def horizons(panel: Panel, frequency: Frequency, series: Ints, origin: Ints, *, 
         times.append(np.concatenate([time, frequency.after(panel.clock, time[-1], horizon)]))
     offsets = np.concatenate([[0], np.cumsum([len(time) for time in times])])
     every, at = np.concatenate(values), np.concatenate(times)
+    told = covariates.features(panel, every, at)
+    every = every[:, covariates.forecast(panel)]
     rows = (offsets[series] + origin)[:, None]
-    future = rows + np.arange(horizon)
-    counts = np.diff(panel.offsets)[series]
-    span = np.maximum(counts - context - horizon, 1)
-    when = np.asarray(calendar(panel.clock, at[future].ravel()), dtype=np.float32)
+    past, future = rows + np.arange(-context, 0), rows + np.arange(horizon)
+    span = np.maximum(np.diff(panel.offsets)[series] - context - horizon, 1)
+    known = np.concatenate([calendar(panel.clock, at), told[:, : covariates.ahead]], axis=1).astype(np.float32)
     return Horizons(
         series=series,
         origin=origin,
         place=(origin - context) / span,
         margin=horizon / span,
-        context=every[rows + np.arange(-context, 0)],
+        context=every[past],
         target=every[future],
-        calendar=when.reshape(len(series), horizon, FEATURES),
+        told=told[past],
+        ahead=known[future],
+        facts=covariates.facts(panel)[series],
     )

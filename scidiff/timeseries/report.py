@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-import scidiff
-from scidiff import atomic
-from scidiff.errors import UserError, one_line
 from scidiff.timeseries.account import CELLS, Account
-from scidiff.timeseries.charts import HEIGHT, WIDTH, Chart, chart
+from scidiff.timeseries.charts import Chart, chart
 from scidiff.timeseries.evaluate import ALL, Checked
 from scidiff.timeseries.filling import Request
 from scidiff.timeseries.grid import Grid
 from scidiff.timeseries.impute import Filled
 from scidiff.timeseries.learn import Learned
 from scidiff.timeseries.metrics import Floats
+from scidiff.timeseries.pages import made, page, write_page
 from scidiff.timeseries.panel import Panel
 
 BAND = (0.05, 0.95)  # quantiles that a report needs
@@ -111,23 +105,16 @@ def write_report(outcome: Outcome, path: str | Path, *, command: str = "") -> No
     Raises:
         UserError: the file cannot be written.
     """
-    page = render(outcome, command=command)
-    try:
-        atomic.write_text(Path(path), page)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+    write_page(render(outcome, command=command), path)
 
 
 def render(outcome: Outcome, *, command: str = "") -> str:
     """The report as text."""
-    source = resources.files("scidiff.timeseries").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(source).render(
+    return page(
+        "report.html.jinja",
         outcome=outcome,
         command=command,
         charts=_charts(outcome),
-        width=WIDTH,
-        height=HEIGHT,
         rows=_rows(outcome),
         overall=_row(outcome, ALL),
         facts=_facts(outcome),
@@ -163,7 +150,8 @@ def _chart(outcome: Outcome, cells: slice, v: int) -> Chart | None:
         return None
     time = grid.cell_time[cells]
     first, last = (str(text) for text in outcome.panel.clock.back(time[[0, -1]]))
-    return chart(time, median, low, high, np.asarray(grid.cells(grid.mask[:, :, v])[cells]), labels=(first, last))
+    seen = np.asarray(grid.cells(grid.mask[:, :, v])[cells])
+    return chart(time, median, [(low, high)], np.where(seen, median, np.nan), labels=(first, last))
 
 
 def _label(panel: Panel, v: int) -> str:
@@ -194,15 +182,12 @@ def _rows(outcome: Outcome) -> list[dict[str, Any]]:
 
 def _facts(outcome: Outcome) -> dict[str, str]:
     training = outcome.learned.model.card.get("training", {}) if outcome.learned.holdout else {}
-    now = datetime.datetime.now(datetime.UTC)
     facts = {
         "Samples": f"{outcome.request.draws}",
         "Seed": f"{outcome.request.seed}",
         "Windows": f"{len(outcome.grid):,} of at most {outcome.grid.values.shape[1]} rows",
         "Time": f"{outcome.seconds:.1f} s",
-        "Written": now.strftime("%Y-%m-%d %H:%M UTC"),
-        "scidiff": scidiff.__version__,
-        "Python": platform.python_version(),
+        **made(),
     }
     if training:
         facts["Training"] = (

@@ -5,6 +5,7 @@ z = (x - mean) / std,      t = (time - first time of the window) / step
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +36,7 @@ def scale(values: npt.NDArray[Any]) -> tuple[Floats, Floats]:
 
     A constant variable has the standard deviation 1, and one without values also the mean 0.
     """
-    flat = np.asarray(values, dtype=np.float64).reshape(-1, values.shape[-1])
+    flat = np.asarray(values, dtype=np.float64).reshape(math.prod(values.shape[:-1]), values.shape[-1])
     seen = ~np.isnan(flat)
     count = np.maximum(seen.sum(0), 1)
     mean = np.where(seen, flat, 0).sum(0) / count

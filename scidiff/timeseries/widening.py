@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from scidiff.errors import UserError
-from scidiff.timeseries.base import fit_base
 from scidiff.timeseries.calibration import conformal_quantile, needed
 from scidiff.timeseries.forecast_fit import HELD, windows_of
 from scidiff.timeseries.forecast_model import ForecastModel, draw
@@ -111,17 +110,13 @@ def calibrate(
     steps: int,
     show: Callable[[str], None] = lambda text: None,
 ) -> Widening:
-    """Learn from the last windows of the histories that a model was fitted to, which its denoiser was not trained on.
-
-    Their base forecasts are those of a fit without the fold that they stand in.
-    """
+    """Learn from the last windows of the histories of a fit, on which its denoiser was not trained."""
     windows = windows_of(panel, frequency, model.config)
-    _, crossed = fit_base(windows, season=model.config.season)
     late = np.flatnonzero((windows.place > 1 - HELD) & ~np.isnan(windows.target).all((1, 2)))
     chosen = np.unique(late[np.linspace(0, len(late) - 1, min(len(late), _WINDOWS)).round().astype(np.int64)])
     found = []
     for n, w in enumerate(chosen):
         part = slice(w, w + 1)
-        found.append(draw(model, windows[part], draws=PILOT, seed=seed + n, steps=steps, forecast=crossed[part]))
+        found.append(draw(model, windows[part], draws=PILOT, seed=seed + n, steps=steps))
         show(f"calibration: window {n + 1} of {len(chosen)}")
     return fit(np.stack(found), windows.target[chosen]) if found else fit(np.empty((0, 1, 1, 1)), np.empty((0, 1, 1)))

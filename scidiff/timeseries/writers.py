@@ -1,4 +1,4 @@
-"""Imputed tables and draws as files: `.csv` (`.csv.gz`), `.parquet` and `.nc`; whole or not at all."""
+"""Imputed tables and draws as files: `.csv` (`.csv.gz`), `.parquet`, `.nc` and `.zarr`; whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -22,6 +23,7 @@ from scidiff.timeseries.csv_text import Dialect
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 ARRAYS = (".nc",)
+STORE = ".zarr"
 
 
 def format_of(path: str | Path) -> str:
@@ -79,10 +81,28 @@ def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
     _replace(path, lambda temporary: dataset.to_netcdf(temporary, engine=engine, encoding=encoding))
 
 
+def write_store(dataset: xr.Dataset, path: str | Path) -> None:
+    """Write a Dataset as a folder in the format Zarr.
+
+    Raises:
+        UserError: the package is missing, a full disk, or a place that cannot be written.
+    """
+    check_store()
+    try:
+        with atomic.folder(Path(path)) as place:
+            dataset.to_zarr(place, mode="w", zarr_format=2)  # version 3 has no texts yet
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def check_store() -> None:
+    """UserError without the package zarr."""
+    if find_spec("zarr") is None:
+        raise UserError("expected the package zarr, to write .zarr, got none: pip install zarr")
+
+
 def netcdf_engine() -> Literal["h5netcdf", "netcdf4", "scipy"]:
     """The first of h5netcdf, netCDF4 and SciPy (netCDF 3) that is installed."""
-    from importlib.util import find_spec
-
     if find_spec("h5netcdf") and find_spec("h5py"):
         return "h5netcdf"
     return "netcdf4" if find_spec("netCDF4") else "scipy"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from scidiff.errors import UserError
+from scidiff.timeseries import lags
 from scidiff.timeseries.base import Base, fit_base, naive, scaled
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.forecast_model import TILE, ForecastConfig, ForecastModel, draw
@@ -97,9 +98,42 @@ def test_a_model_comes_back_from_disk(fitted: tuple[DiffusionForecaster, pd.Data
         ForecastModel.load(tmp_path)
 
 
+def test_new_rows_are_taken_without_learning_again(fitted: tuple[DiffusionForecaster, pd.DataFrame]) -> None:
+    _, table = fitted
+    early = table[table["timestamp"] < "2024-01-11"]
+    late = table[table["timestamp"] >= "2024-01-10 20:00"]  # some rows are known already
+    streamed = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=2, seed=4, n_draws=8).fit(early)
+    weights = streamed.model_
+    before = streamed.sample()
+    np.testing.assert_array_equal(before["value"], streamed.sample(early)["value"])
+    wrong = late.assign(load=late["load"] + 1.0)
+    streamed.update(wrong).update(late)
+    assert streamed.model_ is weights
+    np.testing.assert_array_equal(streamed.sample()["value"], streamed.sample(table)["value"])
+    pd.testing.assert_frame_equal(streamed.predict(), streamed.predict(table))
+    assert (streamed.sample()["value"] != before["value"].to_numpy()).all()
+    with pytest.raises(ValueError, match="every 3600s, got 20 missing"):
+        streamed.update(late.assign(timestamp=late["timestamp"] + pd.Timedelta(days=3)))
+    np.testing.assert_array_equal(streamed.sample()["value"], streamed.sample(table)["value"])
+
+
+def test_training_starts_from_a_saved_model(fitted: tuple[DiffusionForecaster, pd.DataFrame], tmp_path: Path) -> None:
+    forecaster, table = fitted
+    forecaster.save(tmp_path / "model")
+    settings = {"seed": 9, "n_draws": 8, "max_steps": 1, "init": tmp_path / "model"}
+    warm = DiffusionForecaster(horizon=6, **settings).fit(table)
+    assert warm.model_.config == forecaster.model_.config
+    mine, other = (one.model_.denoiser.state_dict() for one in (warm, forecaster))
+    far = max(float((mine[name] - other[name]).abs().max()) for name in mine)
+    assert far < 1e-2  # a step away at most; fresh weights of another seed are far
+    with pytest.raises(ValueError, match="init: expected a model of the same horizon, 7, got 6"):
+        DiffusionForecaster(horizon=7, **settings).fit(table)
+    with pytest.raises(ValueError, match="init: expected a model of the same variables"):
+        DiffusionForecaster(horizon=6, target="load", **settings).fit(table)
+
+
 def test_draws_of_an_untrained_model_centre_on_the_base_and_spread_as_it_says() -> None:
-    weight = RNG.normal(size=(1, 30, 5)) / 30
-    base = Base(weight=weight, spread=np.linspace(0.5, 1.5, 5)[:, None], season=7)
+    base = Base(spread=np.linspace(0.5, 1.5, 5)[:, None], season=7)
     config = ForecastConfig(variables=("x",), context=30, horizon=5, season=7, frequency="D")
     model = ForecastModel.create(config, base)
     panel = panel_of(pd.DataFrame({"time": pd.date_range("2024", periods=30), "x": 50 + 4 * RNG.normal(size=30)}))
@@ -126,25 +160,33 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season_and_gaps_take_that_
     np.testing.assert_array_equal(empty.filled, 0.0)
 
 
-def test_the_base_of_white_noise_forgets_the_naive_forecast_and_its_errors_are_those_of_new_windows() -> None:
-    # its own numbers, whatever other tests have drawn; long enough that what the fit adds to the spread is small
+def test_the_spread_of_the_base_is_that_of_its_errors() -> None:
+    # its own numbers, whatever other tests have drawn
     frame = pd.DataFrame({"time": np.arange(2400.0), "x": np.random.default_rng(0).normal(size=2400)})
     panel = panel_of(frame)
     windows = horizons(panel, infer(panel), *origins(panel, context=60, horizon=3, most=10_000), context=60, horizon=3)
-    base, crossed = fit_base(windows, season=1)
-    context = scaled(windows.context, 1)
-    # naive: sqrt 2; the best, the mean of 60 values: sqrt(1 + 1 / 60). What the fit itself leaves is less than 1.
-    assert base.spread == pytest.approx(np.full((3, 1), (1 + 1 / 60) ** 0.5), rel=0.1)
-    own = np.abs(context.standardise(windows.target) - base(context)).mean()
-    assert own < np.abs(context.standardise(windows.target) - crossed).mean()
+    assert fit_base(windows, season=1).spread == pytest.approx(np.full((3, 1), 2**0.5), rel=0.1)
+    pure = panel_of(pd.DataFrame({"time": np.arange(200.0), "x": np.tile([1.0, 5.0, 2.0, 0.0], 50)}))
+    windows = horizons(pure, infer(pure), *origins(pure, context=8, horizon=6, most=500), context=8, horizon=6)
+    context, base = scaled(windows.context, 4), fit_base(windows, season=4)
+    np.testing.assert_allclose(context.restore(base(context)), windows.target, atol=1e-12)
+    np.testing.assert_array_equal(base.spread, 1e-3)
 
 
-def test_the_base_of_a_pure_season_is_the_naive_forecast() -> None:
-    panel = panel_of(pd.DataFrame({"time": np.arange(200.0), "x": np.tile([1.0, 5.0, 2.0, 0.0], 50)}))
-    windows = horizons(panel, infer(panel), *origins(panel, context=8, horizon=6, most=500), context=8, horizon=6)
-    base, crossed = fit_base(windows, season=4)
-    np.testing.assert_array_equal(base.weight, 0.0)
-    np.testing.assert_allclose(scaled(windows.context, 4).restore(crossed), windows.target, atol=1e-12)
+def test_lags_stand_whole_seasons_before_each_step_and_forget_one_odd_season() -> None:
+    rows = np.arange(30.0)[None, :, None]  # the step to come k is row 29 + k
+    found = lags.places(30, 9, 7)
+    assert found.shape == (4, 9)
+    for k, row in enumerate(found):
+        np.testing.assert_array_equal(row, [23 + h % 7 - 7 * k for h in range(9)])
+    features = lags.earlier(rows, 9, (7,))
+    assert features.shape == (1, 9, lags.count(30, 9, (7,)))
+    between = found[1:3].mean(0)  # of four lags on a line, the median
+    np.testing.assert_array_equal(features[0, :, 4], between)
+    np.testing.assert_array_equal(features[0, :, 5], 7.0)
+    odd = rows.copy()
+    odd[0, found[0, 0]] = 1e6
+    np.testing.assert_array_equal(lags.earlier(odd, 9, (7,))[0, 0, 4], between[0])
 
 
 def stamped(stamps: object) -> Panel:
@@ -188,8 +230,9 @@ def test_the_calendar_tells_hours_weekdays_and_the_time_of_year() -> None:
     panel = stamped(pd.to_datetime(["2024-01-01 06:00", "2024-01-02 06:00", "2024-01-03 06:00"]))
     found = calendar(panel.clock, panel.time)
     np.testing.assert_allclose(found[:, :4], np.tile([1.0, 0.0, 0.0, -1.0], (3, 1)), atol=1e-12)
-    np.testing.assert_array_equal(found[:, 8:], np.eye(7)[:3])
-    assert found[0, 4] == pytest.approx(np.sin(2 * np.pi * 0.25 / 365.25))
+    np.testing.assert_array_equal(found[:, 4:11], np.eye(7)[:3])
+    year = 2 * np.pi * 0.25 / 365.25
+    np.testing.assert_allclose(found[0, 11:15], [np.sin(year), np.cos(year), np.sin(2 * year), np.cos(2 * year)])
     assert not calendar(stamped(np.arange(3.0)).clock, np.arange(3.0)).any()
 
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,7 @@ from scidiff.molecules.effort import Effort
 from scidiff.molecules.generator import Drawn, Generator
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.properties import PROPERTIES
 from scidiff.molecules.scores import SCORED, Scores, fingerprint
 from scidiff.molecules.tilting import MOST, Round, newton, pays_from, scores
 from scidiff.molecules.vocabulary import Vocabulary
@@ -136,9 +138,11 @@ def test_scores_of_other_tokens_are_refused(tmp_path: Path) -> None:
     """Of as many tokens, in another order, too."""
     vocabulary = Vocabulary(tokens=SMALL)
     assert Scores.load(tmp_path, vocabulary) is None
-    Scores(table=torch.zeros(len(SMALL), len(SCORED)), card={"vocabulary_sha256": fingerprint(vocabulary)}).save(
-        tmp_path
-    )
+    Scores(
+        table=torch.zeros(len(SMALL), len(SCORED)),
+        intercept=torch.zeros(len(SCORED)),
+        card={"vocabulary_sha256": fingerprint(vocabulary)},
+    ).save(tmp_path)
     assert Scores.load(tmp_path, vocabulary) is not None
     for others in (SMALL[:-1], (*SMALL[:-2], SMALL[-1], SMALL[-2])):
         with pytest.raises(WeightsError, match="of the tokens of this model"):
@@ -149,11 +153,26 @@ def test_scores_of_other_tokens_are_refused(tmp_path: Path) -> None:
     assert scores(Generator.load()) is not None
 
 
+def _classes(vocabulary: Vocabulary, smiles: str) -> list[int] | None:
+    try:
+        return vocabulary.encode(Chem.MolFromSmiles(smiles))
+    except ValueError:
+        return None
+
+
 def test_what_fragments_add_is_found_where_properties_are_sums() -> None:
     sample = Path(__file__).parents[2] / "datasets" / "moses" / "sample.csv.gz"
     smiles = pd.read_csv(sample).smiles[:600].tolist()
     vocabulary = Vocabulary.build(smiles, 300, workers=1)
-    found = Scores.fit(vocabulary, smiles, source="a sample")
+    encoded = [(row, text) for text in smiles if (row := _classes(vocabulary, text)) is not None]
+    values = [[float(PROPERTIES[name].compute(Chem.MolFromSmiles(text))) for name in SCORED] for _, text in encoded]
+    classes = np.full((len(encoded), 32), -1)
+    for k, (row, _) in enumerate(encoded):
+        classes[k, : len(row)] = row
+    found = Scores.fit(vocabulary, classes, np.array(values), source="a sample")
+    near = torch.from_numpy(np.array(values))[:, SCORED.index("mw")]
+    sums = torch.stack([found.table[row].sum(0) for row, _ in encoded])[:, SCORED.index("mw")]
+    assert float((sums + found.intercept[SCORED.index("mw")] - near).abs().median()) < 0.2
     carbon = vocabulary.tokens.index("*C[1*]")
     assert float(found.table[carbon, SCORED.index("heavy_atoms")]) == pytest.approx(1, abs=0.02)
     assert float(found.table[carbon, SCORED.index("mw")]) == pytest.approx(14.027, abs=0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -101,6 +102,30 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert sorted(path.name for path in Path().iterdir()) == ["bad.csv", "load.csv"]
 
 
+def test_covariates_are_columns_that_go_on(run: Run) -> None:
+    more = table().assign(price=1.0)
+    stamps = pd.date_range("2024-03-07 06:00", periods=6, freq="h").astype(str)
+    ahead = [pd.DataFrame({"shop": name, "timestamp": stamps, "price": [1.0, 1, 1, 2, 2, 2]}) for name in "ab"]
+    longer = pd.concat([more, *ahead]).sort_values(["shop", "timestamp"], kind="stable")
+    longer.to_csv("longer.csv", index=False)
+    more.to_csv("short.csv", index=False)
+    told = ("--future-covariates", "price", "--holidays", "DE", "--out", "f.csv")
+    done = run(*told, "--save", "kept", file="longer.csv")
+    assert done.exit_code == 0, done.output
+    assert list(pd.read_csv("f.csv")["timestamp"][:6].str[:16]) == [stamp[:16] for stamp in stamps]
+    again = run("--model", "kept", "--samples", 5, "--steps", 2, "--out", "g.csv", file="longer.csv", short=False)
+    assert again.exit_code == 0, again.output
+    pd.testing.assert_frame_equal(pd.read_csv("f.csv"), pd.read_csv("g.csv"))
+    for options, said in (
+        (told, "series a: expected rows with price for the 6 steps of the horizon, got 0"),
+        (("--past-covariates", "load"), "expected targets and covariates that differ, got 'load' twice"),
+        (("--holidays", "Atlantis"), "--holidays: expected a country such as DE or US-IL, got 'Atlantis'"),
+    ):
+        bad = run(*options, file="short.csv")
+        assert (bad.exit_code, bad.stderr.count("\n")) == (2, 1), bad.output
+        assert said in bad.stderr
+
+
 def test_the_horizon_is_needed_once(run: Run) -> None:
     done = run(short=False)
     assert done.exit_code == 2
@@ -175,3 +200,42 @@ def test_rules_that_cannot_be_kept_are_said_in_one_line(run: Run, rules: str, sa
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not Path("f.csv").exists()
+
+
+def test_a_report_shows_every_fan_and_rule_in_one_file(run: Run) -> None:
+    Path("rules.yaml").write_text("bounds: {load: [0, null]}")
+    done = run("--report", "r.html", "--constraints", "rules.yaml", "--calibrate", "--json")
+    assert done.exit_code == 0, done.output
+    page = Path("r.html").read_text()
+    assert page.count("<figure>") == page.count("<svg") == 2
+    assert page.count('class="in"') == 4
+    assert "<td>load &gt;= 0</td>" in page, page[page.find("<h2>Constraints") :][:800]
+    assert "calibrated on" in page
+    assert not re.search(r"(src|href)=.?(http|//)", page)
+
+
+def test_a_report_of_a_backtest_has_scores_pit_and_what_came(run: Run) -> None:
+    quick = ["--max-steps", "1", "--samples", "9", "--steps", "2", "--context", "30", "--horizon", "6"]
+    named = ["--id", "shop", "--time", "timestamp", "--target", "load", "--origins", "2"]
+    Path("rules.yaml").write_text("bounds: {load: [null, 30]}")
+    extra = ["--constraints", "rules.yaml", "--report", "b.html", "--json"]
+    runner = typer.testing.CliRunner()
+    done = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named, *quick, *extra])
+    assert done.exit_code == 0, done.output
+    page = Path("b.html").read_text()
+    assert page.count('class="seen"') == 2 * 6  # what came, at each step of both series
+    assert page.count('class="bars"') == 10
+    scores = json.loads(done.stdout)["scores"]
+    assert f"{scores['seasonal naive']['CRPS']:.4g}" in page
+    bad = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named, *quick, "--report", "b.pdf"])
+    assert (bad.exit_code, bad.stderr.count("\n")) == (2, 1)
+    assert "--report: expected a file name ending in .html" in bad.stderr
+
+
+def test_zarr_holds_what_netcdf_does(run: Run) -> None:
+    pytest.importorskip("zarr")
+    assert run("--out", "f.nc").exit_code == 0
+    assert run("--out", "f.zarr").exit_code == 0
+    with xr.open_zarr("f.zarr") as store, xr.open_dataset("f.nc") as file:
+        np.testing.assert_array_equal(store["value"], file["value"])
+        assert store.attrs["Conventions"] == "CF-1.11"

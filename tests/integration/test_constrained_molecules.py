@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +86,13 @@ def test_explain_says_how_each_term_is_enforced(folder: Path) -> None:
     assert found["counters"] == {"N": 3, "rings": 2, "labels": 1}
     assert 0 < found["feasible"] < 1
     assert found["terms"][3]["training"] == pytest.approx(0.75, abs=0.2)
-    assert "certification only" in run("explain", text, "--model", folder).stdout
+    assert found["method"] == "exact"
+    shown = run("explain", text, "--model", folder).stdout
+    assert "certification only" in shown
+    assert "--method exact: this model has no census" in shown
+    rare = json.loads(run("explain", "tpsa >= 125 and logp <= 0", "--json").stdout)
+    assert rare["method"] == "project"
+    assert "0.0007" in rare["why"]
 
 
 @pytest.mark.parametrize(
@@ -101,3 +110,34 @@ def test_what_cannot_be_met_is_one_line(folder: Path, text: str, words: str) -> 
         assert done.exit_code == 2
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_who_cannot_be_told_is_one_line(folder: Path) -> None:
+    done = run("generate", "--num", 3, "--where", "qed >= 0.5", "--method", "guide", "--model", folder)
+    assert done.exit_code == 2
+    assert "cannot be told of properties" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_guided_molecules_are_certified_weighed_and_counted(folder: Path, tmp_path: Path) -> None:
+    plain = FragmentModel.load(folder)
+    config = replace(plain.config, edges={"mw": (60.0, 90.0)})
+    able = FragmentModel.create(plain.vocabulary, config)
+    able.denoiser.load_state_dict({**able.denoiser.state_dict(), **plain.denoiser.state_dict()})
+    able.save(tmp_path / "able")
+    where = ("--where", "mw >= 90 and n_atoms[N] == 1", "--no-unique", "--model", tmp_path / "able")
+    done = run("generate", "--num", 20, *where, "--method", "guide", "--out", tmp_path / "o.csv", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["method"] == "guide"
+    with (tmp_path / "o.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 20
+    assert all(float(row["mw"]) >= 90 and nitrogens(row["smiles"]) == 1 for row in rows)
+    assert all(math.isfinite(float(row["log_weight"])) for row in rows)
+    assert found["oracle_calls_per_certified"] == found["drawn"] / 20
+    assert found["network_calls_per_certified"] >= 2 * 2 * found["drawn"] / 20  # two a step, of two fragments at least
+    again = run(
+        "generate", "--num", 20, *where, "--method", "guide", "--batch-size", 1000, "--format", "csv", "--out", "-"
+    )
+    assert again.stdout == (tmp_path / "o.csv").read_text()

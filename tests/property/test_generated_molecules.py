@@ -6,18 +6,23 @@ The model's weights are random, and what judges is the evaluation of `expression
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
 from scidiff.errors import UserError
 from scidiff.molecules import certified, generate, training
+from scidiff.molecules.census import Census
 from scidiff.molecules.generator import Generator
 from scidiff.molecules.language import Expression
+from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.parsing import parse_all
 from scidiff.molecules.parts import holds, parts_of
+from scidiff.molecules.scores import SCORED, Scores
 from tests.domains.test_enforcement import model
 from tests.property.expressions import POOL, expressions, naive
 
@@ -29,9 +34,22 @@ PARTS = ("decorates(*c1ccc(*)cc1)", "decorates(*CC*)", "extends(c1ccccc1)", "ext
          "extends(C1CC1)")  # fmt: skip
 
 
+def able(plain: FragmentModel) -> FragmentModel:
+    """With edges, scores and a census, all of them random, so that every method has something to go by."""
+    source = torch.Generator().manual_seed(0)
+    edges = {"mw": (50.0, 80.0), "logp": (0.0, 1.0), "qed": (0.4,), "tpsa": (30.0,)}
+    found = FragmentModel.create(plain.vocabulary, replace(plain.config, edges=edges))
+    found.denoiser.load_state_dict({**found.denoiser.state_dict(), **plain.denoiser.state_dict()})
+    torch.nn.init.normal_(found.denoiser.network.told[-1].weight, std=0.3, generator=source)
+    table = torch.randn(len(TOKENS), len(SCORED), generator=source, dtype=torch.float64)
+    census = Census(lengths=torch.full((50,), 4), values=80 * torch.rand(50, len(SCORED), generator=source).double())
+    scores = Scores(table=table, intercept=table.mean(0), card={})
+    return replace(found, scores=scores, census=census)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[Generator]:
-    generator = Generator(model=model(TOKENS, (0, 0, 2, 3, 3, 3, 2)))
+    generator = Generator(model=able(model(TOKENS, (0, 0, 2, 3, 3, 3, 2))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "training_molecules", lambda: frozenset({Chem.CanonSmiles(POOL[0])}))
         patch.setattr(certified, "load", lambda *_: generator)

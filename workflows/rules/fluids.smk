@@ -3,6 +3,7 @@
 from pathlib import Path
 
 BENCHMARKS += ["fluids"] if config["fluids"]["reconstruction"] else []
+BENCHMARKS += ["flow_equations"] if config["fluids"]["equations"] else []
 
 
 # The data stays in the user's cache; here is its record, with the SHA-256.
@@ -26,3 +27,15 @@ rule fluids:
         out=RESULTS + "/fluids",
     shell:
         "{RUN} fluids --out {params.out} || {ACCEPT}"
+
+
+rule flow_equations:
+    input:
+        "benchmarks/flow_equations.py",
+        sorted(str(path) for path in Path("scidiff/fluids").glob("*.py")),
+    output:
+        RESULTS + "/flow_equations/result.json",
+    params:
+        out=RESULTS + "/flow_equations",
+    shell:
+        "{RUN} flow_equations --out {params.out} || {ACCEPT}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 BENCHMARKS += [f"molecules_{name}" for name in config["molecules"]["benchmarks"]]
+BENCHMARKS += ["molecules3d"] * config["molecules"]["conformers"]
 
 
 # The data itself stays in the user's cache; here is its record, with the SHA-256 of every file.
@@ -26,7 +27,7 @@ rule molecules:
     output:
         RESULTS + "/{name}/result.json",
     wildcard_constraints:
-        name="molecules_(moses|steps|constraints|fragments|optimise)",
+        name="molecules_(moses|steps|constraints|fragments|optimise|exactness)",
     params:
         out=lambda wildcards: f"{RESULTS}/{wildcards.name}",
     shell:
@@ -58,6 +59,20 @@ rule qm9:
         RESULTS + "/data/qm9.json",
     shell:
         'folder=$({PYTHON} {input[0]}) && cp "$folder/manifest.json" {output}'
+
+
+# Of the shipped weights.
+rule molecules3d:
+    input:
+        "benchmarks/molecules3d.py",
+        RESULTS + "/data/qm9.json",
+        sorted(str(path) for path in Path("scidiff/molecules/three_d").rglob("*") if path.suffix in {".py", ".safetensors"}),
+    output:
+        RESULTS + "/molecules3d/result.json",
+    params:
+        out=RESULTS + "/molecules3d",
+    shell:
+        "{RUN} molecules3d --out {params.out}"
 
 
 # Trained anew.

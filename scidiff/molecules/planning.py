@@ -1,0 +1,61 @@
+"""Which method a request gets. What fragments decide is enforced by any, so it is properties that choose.
+
+A census of the training molecules says, before anything is drawn, about how many of the model's meet the request. Where
+that is enough, draws as they come are cheapest and follow the model without weights. Where it is few, draws are guided:
+by facts if the model can be told of them, else by projection. A census that holds none of them says that they are rare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scidiff.molecules.edges import ends
+from scidiff.molecules.enforcement import Enforcement
+from scidiff.molecules.language import Expression
+from scidiff.molecules.model import FragmentModel
+from scidiff.molecules.scores import SCORED
+
+RARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A method, and why it is chosen.
+
+    Attributes:
+        method: `exact`, `guide` or `project`.
+        why: in words.
+        share: about the share of the model's molecules that meet what fragments do not decide; None if nobody knows.
+    """
+
+    method: str
+    why: str
+    share: float | None = None
+
+
+def choose(model: FragmentModel, enforcement: Enforcement | None, terms: Sequence[Expression]) -> Choice:
+    """The method for a request.
+
+    Args:
+        model: its census, what it can be told and its scores decide.
+        enforcement: what fragments decide of the terms; None for nothing.
+        terms: what must hold together.
+    """
+    left = [term for term in terms if enforcement is None or enforcement.decides(term) != "exact"]
+    low, high = ends(SCORED, left)
+    if not bool((low.isfinite() | high.isfinite()).any()):
+        return Choice(method="exact", why="no property is asked for that draws could lean towards")
+    if model.census is None:
+        return Choice(method="exact", why="this model has no census, so that nothing is known before draws are made")
+    share = float(model.census.meets(left).double().mean())
+    about = f"about {share:.2g} of the training molecules meet the properties asked for"
+    if not share:
+        about = f"none of {len(model.census.lengths):,} training molecules meets the properties asked for"
+    if share >= RARE:
+        return Choice(method="exact", why=f"{about}: plain draws are cheaper", share=share)
+    if model.config.edges and model.edges.told(left).any():
+        return Choice(method="guide", why=f"{about}, and the model can be told of them", share=share)
+    if model.scores is not None:
+        return Choice(method="project", why=f"{about}, and fragments say something of them", share=share)
+    return Choice(method="exact", why=f"{about}, but the model has nothing to lean on", share=share)

@@ -1,0 +1,1 @@
+"""Molecules in 3-D: conformers of given molecules, with their stereochemistry certified."""

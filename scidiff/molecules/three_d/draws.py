@@ -1,0 +1,61 @@
+"""Positions drawn for molecules of one number of atoms, by the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from scidiff.denoiser import Denoiser
+from scidiff.guidance.project import Project
+from scidiff.molecules.three_d.batches import LEAF
+from scidiff.molecules.three_d.fixed import RigidPart
+from scidiff.noise import Noise
+from scidiff.processes.base import Process
+from scidiff.processes.gaussian import GaussianProcess
+from scidiff.processes.parametrisations import EDM
+from scidiff.sampling import sample
+from scidiff.solvers import Plan, recommended
+from scidiff.state import Layout
+
+STEPS = 20
+
+
+def solver(process: GaussianProcess, steps: int) -> Plan:
+    """The recommended solver for data of the spread that the process expects."""
+    return recommended(process.schedule, steps, std=cast(EDM, process.parametrisation).sigma_data)
+
+
+def positions(
+    denoiser: Denoiser,
+    processes: Mapping[str, Process],
+    condition: Mapping[str, Tensor],
+    *,
+    seed: int,
+    index: Tensor,
+    steps: int = STEPS,
+    part: RigidPart | None = None,
+) -> Tensor:
+    """Positions in angstrom, [B, n, 3]: centred, or with a part where it is given, which every estimate keeps.
+
+    Args:
+        denoiser: of harmonic coordinates.
+        processes: of the leaf.
+        condition: of B molecules of n atoms (`batches.condition_of`).
+        seed: of the noise.
+        index: [B], the number of each draw, which keys its noise.
+        steps: network calls.
+        part: of the B molecules, which then are of one graph; positions come in float64.
+    """
+    size = condition["atom"].shape[1]
+    layout = Layout.ragged({LEAF: torch.full_like(index, size)}, {LEAF: (3,)})
+    rules = {LEAF: solver(cast(GaussianProcess, processes[LEAF]), steps)}
+    noise = Noise(seed=seed, index=index)
+    if part is None:
+        y = sample(denoiser, processes, rules, layout, noise, condition=condition).state[LEAF]
+        return condition["root"].to(y.dtype) @ y.unflatten(0, (-1, size))
+    state = sample(Project(denoiser, part), processes, rules, layout, noise, condition=condition).state
+    y = part.project({LEAF: state[LEAF].double()}, layout)[LEAF]  # once more, without the rounding of float32
+    return part.placed(part.root @ y.unflatten(0, (-1, size)))

@@ -1,0 +1,86 @@
+"""Generated molecules with geometries: certified as text and as coordinates, keyed by seed and index."""
+
+import json
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem
+from typer.testing import CliRunner
+
+from scidiff.cli.main import app
+from scidiff.molecules import certified
+from scidiff.molecules.three_d import conformers as module
+from scidiff.molecules.three_d import model as models
+from scidiff.molecules.three_d.conformers import STRIDE
+from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
+
+SMILES = ("CC(O)C#N", "CCS", "C1CC1C=O", "CC(F)CO", "CCCCCCCCCCCC", "c1cc[nH]c1")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    index: int
+    smiles: str
+
+
+class Source:
+    def stream(self, *, seed, start, steps, batch_size):
+        return (Drawn(k, SMILES[k % len(SMILES)]) for k in count(start))
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    def embed(denoiser, processes, condition, *, seed, index, steps, part):
+        mol = Chem.AddHs(Chem.MolFromSmiles(SMILES[int(index[0]) // STRIDE]))
+        found = []
+        for k in index.tolist():
+            assert AllChem.EmbedMolecule(mol, randomSeed=k + 1) == 0
+            found.append(mol.GetConformer().GetPositions())
+        return torch.as_tensor(np.stack(found))
+
+    small = ConformerModel.create(ConformerConfig(width=16, depth=1, heads=2, channels=2, pair_width=4))
+    monkeypatch.setattr(module, "positions", embed)
+    monkeypatch.setattr(models, "load", lambda folder, device: small)
+    monkeypatch.setattr(certified, "load", lambda model, device: Source())
+    monkeypatch.chdir(tmp_path)
+    arguments = ["molecules", "generate", "--three-d", "--model", str(tmp_path)]
+    return lambda *more: CliRunner().invoke(app, [*arguments, *more])
+
+
+def test_each_molecule_gets_a_geometry_or_a_reason(run):
+    done = run("--num", "5", "--out", "o.sdf", "--json")
+    assert done.exit_code == 3  # two molecules are not of the kind that the model knows
+    account = json.loads(done.stdout)
+    assert (account["certified"], account["geometries"]["certified"]) == (5, 3)
+    assert "CCS (index 1) has no geometry: expected the elements" in done.output
+    written = list(Chem.SDMolSupplier("o.sdf", removeHs=False))
+    assert [mol.GetProp("index") for mol in written] == ["0", "2", "3"]
+    for mol in written:
+        assert Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False) == Chem.CanonSmiles(mol.GetProp("smiles"))
+        assert mol.GetConformer().Is3D()
+        assert mol.GetProp("certified") == "True"
+        assert mol.GetProp("oracle_3d").startswith("distances and rdkit")
+
+
+def test_conditions_hold_of_what_gets_a_geometry(run):
+    done = run("--num", "2", "--where", "rings == 1", "--out", "o.sdf")
+    assert done.exit_code == 0, done.output
+    assert [mol.GetProp("index") for mol in Chem.SDMolSupplier("o.sdf")] == ["2", "5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out", "o.smi"], "expected --out FILE.sdf"),
+        ([], "expected --out"),
+        (["--out", "o.sdf", "--report", "r.html"], "no --report"),
+    ],
+)
+def test_what_cannot_be_written_is_said_first(run, arguments, said):
+    done = run("--num", "1", *arguments)
+    assert done.exit_code == 2
+    assert said in done.output

@@ -1,0 +1,151 @@
+"""Train the shipped denoiser of conformers on QM9.
+
+    python datasets/qm9.py                                       once: fetch QM9 into the cache
+    python workflows/train_three_d.py --minutes 45 --out runs/three_d
+    python workflows/train_three_d.py --minutes 90 --out runs/three_d --resume          more of the same run
+
+Molecules of the validation split are watched; those to test on are never looked at. The run's folder holds its record,
+its log, its checkpoints and, at the end, `model/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+from qm9 import fetch
+
+from scidiff.errors import UserError
+from scidiff.molecules.three_d.batches import LEAF, ConformerBatches, Conformers, Encoded, condition_of, encode_cached
+from scidiff.molecules.three_d.draws import positions
+from scidiff.molecules.three_d.graphs import bonded
+from scidiff.molecules.three_d.model import TIMES, ConformerConfig, ConformerModel, conformer_loss
+from scidiff.noise import Noise
+from scidiff.state import Layout
+from scidiff.training import checkpoint
+from scidiff.training.config import TrainingConfig
+from scidiff.training.loop import train
+
+ATOMS = 1200  # in a batch
+WATCHED = 48  # molecules of each of three sizes
+LEVELS = (0.03, 0.1, 0.3, 0.7)  # times at which validation looks
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--minutes", type=float, required=True, help="training time; the last 30 %% anneal")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+def recipe(*, minutes: float, seed: int) -> TrainingConfig:
+    """The settings of the shipped weights."""
+    return TrainingConfig(
+        max_minutes=minutes,
+        optimiser="muon",
+        learning_rate=2e-3,
+        muon_learning_rate=4e-3,
+        not_hidden=("*embed*", "*modulat*", "*condition*", "*head*", "*pair_out*", "*vector_mix*"),
+        schedule="stable",
+        decay_fraction=0.3,
+        warmup_steps=50,
+        ema_decay=0.998,
+        precision="bfloat16",
+        seed=seed,
+        checkpoint_minutes=4,
+        log_seconds=30,
+        validate_every=800,
+    )
+
+
+def watched(data: Encoded) -> list[Conformers]:
+    """The first molecules of the three commonest sizes."""
+    common = sorted(data.sizes.values(), key=len)[-3:]
+    return [Conformers(**{name: value[:WATCHED] for name, value in vars(part).items()}) for part in common]
+
+
+def validate(denoiser: nn.Module, *, model: ConformerModel, parts: list[Conformers]) -> dict[str, float]:
+    """Loss by time, and how far drawn bonds are from the true lengths, in angstrom."""
+    losses: dict[float, list[float]] = {t: [] for t in LEVELS}
+    apart = []
+    process = model.processes[LEAF]
+    for part in parts:
+        condition, index = condition_of(part), torch.arange(len(part))
+        x_0 = (condition["inverse"] @ torch.as_tensor(part.position)).flatten(0, 1)
+        x = positions(denoiser, model.processes, condition, seed=1, index=index)  # type: ignore[arg-type]
+        layout = Layout.ragged({LEAF: torch.full_like(index, x.shape[1])}, {LEAF: (3,)})
+        rows = layout.rows(LEAF)
+        for t in LEVELS:
+            times = torch.full((len(part),), t, dtype=torch.float64)
+            x_t = process.corrupt(x_0, times, rows, Noise(seed=2, index=index).at(LEAF, 0, rows))
+            clean = denoiser({LEAF: x_t}, times, layout, condition)[LEAF]
+            losses[t] += process.loss(clean, x_0, x_t, times, rows).tolist()
+        b, i, j = np.nonzero(bonded(part.pair))
+        drawn, true = (np.linalg.norm(y[b, i] - y[b, j], axis=-1) for y in (x.double().numpy(), part.position))
+        apart.append(drawn - true)
+    errors = np.abs(np.concatenate(apart))
+    found = {f"loss at t {t:g}": float(np.mean(values)) for t, values in losses.items()}
+    return found | {
+        "bond error, median": float(np.median(errors)),
+        "bond error, 99 %": float(np.quantile(errors, 0.99)),
+    }
+
+
+def main(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    folder = fetch()
+    data = encode_cached(folder / "train.npz", options.out.parent / "encoded-three_d")
+    held_out = encode_cached(folder / "valid.npz", options.out.parent / "encoded-three_d")
+    print(f"{len(data):,} molecules to learn, refused: {dict(data.refused) or 'none'}", file=sys.stderr)
+    config = recipe(minutes=options.minutes, seed=options.seed)
+    torch.manual_seed(options.seed)
+    model = ConformerModel.create(ConformerConfig(largest=max(data.sizes)))
+    result = train(
+        model.denoiser,
+        model.processes,
+        ConformerBatches(data, atoms=ATOMS, seed=options.seed),
+        config,
+        out=options.out,
+        resume=options.resume,
+        objective=conformer_loss,
+        validate=partial(validate, model=model, parts=watched(held_out)),
+        description=model.description(),
+    )
+    model.denoiser.load_state_dict(result.denoiser.state_dict())
+    card = {
+        "data": "QM9 (Ramakrishnan et al. 2014), training split of datasets/qm9.py, MIT",
+        "molecules": len(data),
+        "refused": dict(data.refused),
+        "training": config.model_dump(mode="json"),
+        "times": {"mean": TIMES.mean, "std": TIMES.std},
+        "torch": torch.__version__,
+        "held out": dict(result.validation),
+        "steps": result.steps,
+        "samples": result.samples,
+        "minutes": round(result.seconds / 60, 1),
+    }
+    replace(model, card=card).save(options.out / "model")
+    print(options.out / "model")
+
+
+if __name__ == "__main__":
+    options = arguments()
+    try:
+        main(options)
+    except KeyboardInterrupt:
+        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
