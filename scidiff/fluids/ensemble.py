@@ -18,14 +18,17 @@ from scidiff.fluids.conditioned import Conditioned
 from scidiff.fluids.constraints import Curl, FieldConstraint, Measured
 from scidiff.fluids.joined import joined
 from scidiff.fluids.model import LEAF, FlowModel
+from scidiff.grids import karras, to_data
 from scidiff.noise import Noise
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.sampling import sample
-from scidiff.solvers import Plan, recommended
+from scidiff.solvers import Plan, dpmpp_sde_2m
 from scidiff.state import Layout
 
 TILE = 16
 CALLS = 16
+NOISE = 10.0  # of the reverse SDE; 1 is the plain one, infinity noises each estimate afresh
+LEVELS = (0.005, 12.0)  # sigma / alpha between which the calls lie
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,12 +84,22 @@ def draw(
     return Ensemble(vorticity=vorticity, velocity=velocity, calls=calls, seed=seed)
 
 
-def plan(model: FlowModel, calls: int) -> Plan:
-    """The recommended solver for fields of the model's spread."""
+def plan(model: FlowModel, calls: int, *, noise: float = NOISE) -> Plan:
+    """The SDE with more noise than it needs, which forgets a network's errors: chosen on watched trajectories.
+
+    With the few calls that it is used with, it leaves an exact denoiser's fields up to 18 % too wide.
+
+    Args:
+        model: the weights.
+        calls: of the network.
+        noise: of the SDE, 1 is the plain one.
+    """
     process = model.processes[LEAF]
     if not isinstance(process, GaussianProcess):
         raise TypeError(f"expected a Gaussian process, got {type(process).__name__}")
-    return recommended(process.schedule, calls, std=float(model.prior.variance.mean().sqrt()))
+    low, high = LEVELS
+    grid = karras(process.schedule, max(calls - 1, 1), rho=5.0, sigma_min=low, sigma_max=high)
+    return dpmpp_sde_2m(process.schedule, to_data(grid), eta=noise)
 
 
 def tile(model: FlowModel, constraint: FieldConstraint, layout: Layout, noise: Noise, rule: Plan) -> Tensor:

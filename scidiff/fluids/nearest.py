@@ -147,7 +147,8 @@ def _linearised(integrals: Sequence[Conserved], x: Tensor) -> tuple[Tensor, Tens
     """Gradients [N, J, D] and values [N, J] of integrals less what they are to be."""
     if not integrals:
         return x[:, None][:, :0], x[:, :0]
-    return torch.stack([q.gradient(x) for q in integrals], 1), torch.stack([q.off(x) for q in integrals], 1)
+    gradient = torch.stack([q.gradient(x) for q in integrals], 1)
+    return gradient, (gradient @ x[..., None])[..., 0] / 2 - x.new_tensor([q.value for q in integrals])
 
 
 def onto_bounds(
@@ -198,19 +199,22 @@ class _ActiveSet:
         low, high = self.bounds.ends(x)
         before, done = torch.full_like(x, 2), x.new_zeros(len(x), dtype=torch.bool)
         for _ in range(ROUNDS):
-            side = (push + (x - high) > 0).to(x) - (push + (x - low) < 0).to(x)
-            moved, push = self._step(x, side, torch.where(side > 0, high, low))
-            x = torch.where(done[:, None], x, moved)
-            amount, scale = self.bounds.excess(x)
-            held = amount <= ROUNDING * torch.finfo(x.dtype).eps * scale
-            for q in self.integrals:
-                amount, scale = q.excess(x)
-                held = held & (amount <= ROUNDING * torch.finfo(x.dtype).eps * scale)
-            done = done | (held & (side == before).all(1))
-            before = side
-            if all_rest(done):
+            rows = (~done).nonzero()[:, 0]
+            here = x[rows]
+            side = (push[rows] + (here - high) > 0).to(x) - (push[rows] + (here - low) < 0).to(x)
+            search = replace(self, c=self.c[rows])
+            here, push[rows] = search._step(here, side, torch.where(side > 0, high, low))
+            x, done[rows] = x.index_copy(0, rows, here), self._held(here) & (side == before[rows]).all(1)
+            before[rows] = side
+            if bool(done.all()):
                 break
         return x, done
+
+    def _held(self, x: Tensor) -> Tensor:
+        """Whether bounds and integrals hold but for rounding: bool [N]."""
+        parts = [part.excess(x) for part in (self.bounds, *self.integrals)]
+        amount, scale = worst(*(torch.stack(column, 1) for column in zip(*parts, strict=True)))
+        return amount <= ROUNDING * torch.finfo(x.dtype).eps * scale
 
     def _step(self, x: Tensor, side: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest point on the bounds that are active and the linearised integrals; the bounds' multipliers."""

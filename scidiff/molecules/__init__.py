@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scidiff.molecules.optimising import Optimisation, optimise
     from scidiff.molecules.own_data import learn
     from scidiff.molecules.report import write_report
+    from scidiff.molecules.three_d.embedding import conformers
     from scidiff.molecules.writers import write
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Generation",
     "Molecule",
     "Optimisation",
+    "conformers",
     "evaluate",
     "generate",
     "learn",
@@ -34,6 +36,7 @@ _HOME = {
     "Generation": "certified",
     "Molecule": "certified",
     "Optimisation": "optimising",
+    "conformers": "three_d.embedding",
     "evaluate": "evaluation",
     "generate": "certified",
     "learn": "own_data",

@@ -11,9 +11,11 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from typer.testing import CliRunner
 
+from scidiff import molecules
 from scidiff.cli.main import app
 from scidiff.errors import UserError
 from scidiff.molecules.three_d import conformers as module
+from scidiff.molecules.three_d import embedding
 from scidiff.molecules.three_d import model as models
 from scidiff.molecules.three_d.conformers import MOST, STRIDE, TILE, conformers
 from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
@@ -71,6 +73,26 @@ def test_what_is_not_said_may_be_any():
 def test_bonds_out_of_range_are_refused(scale):
     mol, x = embedded("CCO")
     assert BROKEN in refusals(mol, scale * x)
+
+
+def test_one_bond_pressed_and_one_angle_closed_are_refused():
+    mol, x = embedded("CCO")
+    carbon, (first, second) = 0, [3, 4]  # hydrogens of the methyl group
+    pressed, closed = x.copy(), x.copy()
+    pressed[first] = x[carbon] + 0.45 * (x[first] - x[carbon])
+    assert refusals(mol, pressed) == (BROKEN,)
+    beam = 0.8 * (x[first] - x[carbon]) + 0.2 * (x[second] - x[carbon])
+    closed[second] = x[carbon] + 1.09 * beam / np.linalg.norm(beam)
+    assert refusals(mol, closed) == (BROKEN,)
+
+
+def test_a_flattened_centre_has_no_hand():
+    mol, x = embedded("C[C@H](O)CN")
+    centre, *others = [1, *(atom.GetIdx() for atom in mol.GetAtomWithIdx(1).GetNeighbors())]
+    flat = x - x[centre]
+    _, axes = np.linalg.eigh(flat[others].T @ flat[others])
+    flat -= np.outer(flat @ axes[:, 0], axes[:, 0])
+    assert TURNED in refusals(mol, flat)
 
 
 def test_a_clash_is_refused():
@@ -133,6 +155,7 @@ def test_draws_are_the_same_alone_and_among_others(small, monkeypatch):
     ((name, values),) = seen.items()
     assert np.array_equal(np.stack(values)[:TILE], many[name])
     assert len(values) == 16
+    assert len({value.tobytes() for value in values}) == 16
     seen.clear()
     conformers([record(Chem.MolFromSmiles("CCN"), CONFIG, 9, "")], num=1, model=small, steps=2)
     assert not np.array_equal(np.stack(seen[name]), many[name])  # another record: other noise
@@ -189,6 +212,18 @@ def test_fixed_atoms_need_a_geometry_that_can_be():
 def test_arguments_out_of_range(small, given):
     with pytest.raises(UserError, match="expected"):
         conformers([], model=small, **given)
+
+
+def test_python_takes_smiles_and_molecules(small, monkeypatch):
+    monkeypatch.setattr(embedding, "load", lambda folder, device: small)
+    monkeypatch.setattr(module, "refusals", lambda mol, x, fixed: ())
+    mixed, _ = embedded("C[C@H](O)CN")
+    run = molecules.conformers(["CCO", mixed, "xx", ""], num=3, steps=2)
+    assert [one.mol.GetNumConformers() for one in run.ensembles] == [3, 3]
+    assert Chem.MolToSmiles(run.ensembles[1].mol) == Chem.MolToSmiles(mixed)
+    assert [one.number for one in run.refused] == [3, 4]
+    again = molecules.conformers(["CCO"], num=1, steps=2).ensembles[0].mol
+    assert np.array_equal(again.GetConformer().GetPositions(), run.ensembles[0].mol.GetConformer(0).GetPositions())
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def everything(truth: torch.Tensor) -> Joined:
         & mean("velocity", SHAPE, truth.mean((1, 2)))
         & energy("velocity", BOX, 1.1 * float(truth.square().sum(0).mean()) / 2)
         & enstrophy("velocity", BOX, 1.1 * float(BOX.vorticity(truth).square().mean()) / 2)
-        & Bounded(leaf="velocity", shape=SHAPE, low=-2.2, high=2.2)
+        & Bounded(leaf="velocity", shape=SHAPE, low=-2.4, high=2.4)
     )
 
 
@@ -194,10 +194,11 @@ def test_all_at_once() -> None:
         oracle.enstrophy(oracle.curl(u, v, BOX.lengths)), constraint.of(Conserved)[1].value, rtol=1e-12
     )
     np.testing.assert_allclose(found.mean((2, 3)), truth.mean((1, 2)).expand(4, -1), atol=1e-13)
-    assert found.abs().max() < 2.2 + 1e-12
+    assert 2.4 - 1e-12 < found.abs().max() < 2.4 + 1e-12
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_ten_thousand_are_feasible() -> None:
     truth = smooth(1)[0]
     constraint = everything(truth)

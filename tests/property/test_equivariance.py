@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from scidiff.molecules.three_d.batches import LEAF
 from scidiff.molecules.three_d.graphs import ATOM_CLASSES, PAIR_CLASSES
 from scidiff.molecules.three_d.harmonic import harmonic
-from scidiff.networks.geometric import EquivariantTransformer
+from scidiff.networks.geometric import EquivariantTransformer, Molecules, handedness
 from scidiff.networks.tensor_products import TensorProductNetwork
 from scidiff.state import Layout
 from scidiff.testing import assert_equivariant, equivariance_errors, random_rotation
@@ -131,6 +131,27 @@ def test_the_hands_of_centres_are_seen(kind):
     errors = equivariance_errors(function(made), x, told, vectors=True, mirrored=lambda told: told)
     assert errors["rotation"] < 1e-12
     assert errors["reflection"] > 1e-3
+
+
+def test_vectors_go_back_to_the_leaf():
+    made = network(2).double()
+    x, told = graph(6, 1, torch.float64)
+    twice = told | {"inverse": 2 * told["inverse"]}
+    assert torch.allclose(function(made)(x, twice), 2 * function(made)(x, told))
+    assert float(function(made)(x, told).mean(0).abs().max()) < 1e-12  # as the leaf, without shifts
+
+
+def test_a_right_angled_corner_has_volume_one():
+    corner = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double()
+    x = torch.stack([corner + 5, corner[[0, 2, 1, 3]] - 7])
+    centre = torch.tensor([[1, 2, 3], [0, 0, 0], [0, 0, 0], [0, 0, 0]]).expand(2, -1, -1)
+    parity = torch.tensor([1.0, 0, 0, 0]).double().expand(2, -1)
+    none = torch.zeros(0)
+    volume, push = handedness(x, Molecules(none, none, none, none, centre, parity))
+    assert volume[:, 0, 0].tolist() == pytest.approx([1, -1], abs=0.03)
+    assert torch.equal(volume[..., 1], parity)
+    assert float(push.sum(1).abs().max()) < 1e-12  # what moves the neighbours moves the centre back
+    assert float((push[0, 1:] * torch.eye(3)).sum(-1).min()) > 0.3  # outwards grows the volume
 
 
 def test_samples_of_a_batch_do_not_see_each_other():

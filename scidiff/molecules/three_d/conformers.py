@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from rdkit import Chem
 
 from scidiff.errors import UserError
 from scidiff.interrupts import held_back
@@ -19,7 +20,7 @@ from scidiff.molecules.three_d.batches import condition_of, harmonic_of
 from scidiff.molecules.three_d.draws import STEPS, positions
 from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.molecules.three_d.model import ConformerModel
-from scidiff.molecules.three_d.oracle import refusals
+from scidiff.molecules.three_d.oracle import refusals, with_positions
 from scidiff.molecules.three_d.records import Record, Refused
 
 TILE = 10  # conformers of one molecule drawn together
@@ -56,6 +57,15 @@ class Ensemble:
     conformers: list[Conformer] = field(default_factory=list)
     drawn: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def mol(self) -> Chem.Mol:
+        """The molecule with all hydrogens and its certified conformers."""
+        mol = Chem.Mol(self.record.mol)
+        mol.RemoveAllConformers()
+        for one in self.conformers:
+            mol.AddConformer(with_positions(mol, one.position).GetConformer(), assignId=True)
+        return mol
 
 
 @dataclass(kw_only=True)

@@ -37,7 +37,7 @@ def bond_orders(number: np.ndarray, position: np.ndarray) -> np.ndarray:
     apart = np.linalg.norm(position[:, None] - position[None], axis=-1)
     np.fill_diagonal(apart, np.inf)
     near = apart < _LONGEST[:, number[:, None], number[None]]
-    orders: np.ndarray = np.cumprod(near, axis=0).sum(0)  # a double bond is near enough for a single one
+    orders: np.ndarray = near.sum(0)  # what is near enough for a double bond is so for a single one
     return orders
 
 
