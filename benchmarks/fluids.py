@@ -50,7 +50,7 @@ from scidiff.sampling import sample
 from scidiff.state import Layout
 
 WAVES = slice(1, 31)
-STRENGTH = 0.5  # of DPS, the best of 0.1, 0.2, 0.5, 1 and 2 on trajectories 112 to 119
+STRENGTH, NOISE = 50.0, 1.5  # of DPS and of its SDE: best of 0.2 to 100 and of 1.5 and 10 on trajectories 112 to 119
 METHODS = ("scidiff", "kriging", "DPS", "interpolation", "unconditional", "climatology")
 
 
@@ -143,7 +143,7 @@ class Bench:
         guided = DPS(model.denoiser, model.processes, measurement, strength=STRENGTH)
         for index in case.noise.index.split(ensemble.TILE):
             layout = Layout.dense(len(index), {LEAF: case.layout.rows(LEAF).shape})
-            noise, rule = Noise(seed=case.noise.seed, index=index), ensemble.plan(model, self.calls)
+            noise, rule = Noise(seed=case.noise.seed, index=index), ensemble.plan(model, self.calls, noise=NOISE)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 parts.append(sample(guided, model.processes, {LEAF: rule}, layout, noise).state[LEAF].double())
         return torch.cat(parts)[:, 0]
@@ -286,8 +286,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--fields", type=int, help="of each trajectory; default 2")
-    parser.add_argument("--samples", type=int, help="of each field; default 39")
+    parser.add_argument("--fields", type=int, help="of each trajectory; default 1")
+    parser.add_argument("--samples", type=int, help="of each field; default 19")
     parser.add_argument("--calls", type=int, help=f"default {ensemble.CALLS}")
     parser.add_argument("--shares", default="0.1,0.03", help="of points with a sensor")
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -295,7 +295,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--model", type=Path, default=packaged(), metavar="FOLDER", help="default: the packaged weights"
     )
     chosen = parser.parse_args(arguments)
-    for name, (quick, full) in {"fields": (1, 2), "samples": (19, 39), "calls": (6, ensemble.CALLS)}.items():
+    for name, (quick, full) in {"fields": (1, 1), "samples": (19, 19), "calls": (6, ensemble.CALLS)}.items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, quick if chosen.quick else full)
     chosen.shares = [float(share) for share in chosen.shares.split(",")]

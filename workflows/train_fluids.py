@@ -11,6 +11,7 @@ checkpoints and, at the end, `model/`. The loss is in units of what Wiener's fil
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -100,6 +101,9 @@ def main(options: argparse.Namespace) -> None:
     model.denoiser.load_state_dict(result.denoiser.state_dict())
     card = {
         "data": "simulated Kolmogorov flow at Reynolds number 200 (datasets/kolmogorov.py), public domain",
+        "licence": "MIT",
+        "command": shlex.join(["python", *sys.argv]),
+        "seed": options.seed,
         "fields": len(fields),
         "training": config.model_dump(mode="json"),
         "times": {"mean": TIMES.mean, "std": TIMES.std},

@@ -54,6 +54,21 @@ Exit codes: 0 done; 2 the request cannot be carried out; 3 some fields do not ho
 130 Ctrl-C (nothing is written).
 """
 
+SUPERRESOLVE = f"""Refine a coarse flow field, as an ensemble whose means over the coarse cells are those given.
+
+COARSE is netCDF with any of vorticity, u, v over (y, x): each value the mean over its cell, the box divided evenly; NaN
+where nothing is known. A mean over the whole box that is mere rounding (1e-5 of the greatest value) is taken off.
+
+{_COMMON}
+\b
+Examples:
+  scidiff fluids superresolve coarse.nc --samples 16 --out fine.nc --report report.html
+
+\b
+Exit codes: 0 done; 2 the request cannot be carried out; 3 some fields do not hold what was asked for (they are named);
+130 Ctrl-C (nothing is written).
+"""
+
 GENERATE = f"""Generate flow fields that nobody has measured.
 
 {_COMMON}
@@ -68,6 +83,7 @@ Exit codes: 0 done; 2 the request cannot be carried out; 3 some fields do not ho
 """
 
 Sensors = Annotated[Path, typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of what was measured.")]
+Coarse = Annotated[Path, typer.Argument(metavar="COARSE", help="NetCDF (.nc) of means over coarse cells.")]
 Constraint = Annotated[
     list[str] | None, typer.Option("--constraint", metavar="WHAT", help="What must hold besides; repeat it for more.")
 ]
@@ -108,6 +124,30 @@ def reconstruct(
     _run(weights, asked, _Request(samples=samples, seed=seed, calls=calls), places, StatusLine(progress))
 
 
+def superresolve(
+    coarse: Coarse,
+    *,
+    constraint: Constraint = None,
+    samples: Samples = 16,
+    out: Out = None,
+    report: Report = None,
+    model: Model = None,
+    calls: Calls = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """See `SUPERRESOLVE`."""
+    places = _Places(out=out, report=report, as_json=as_json).check()
+    weights = _model(model, device)
+    from scidiff.fluids.asked import Asked
+    from scidiff.fluids.sensors import read_coarse
+
+    asked = Asked.of(read_coarse(coarse, weights.config), constraint or [])
+    _run(weights, asked, _Request(samples=samples, seed=seed, calls=calls), places, StatusLine(progress))
+
+
 def generate(
     *,
     constraint: Constraint = None,
@@ -131,6 +171,7 @@ def generate(
 
 
 app.command(help=RECONSTRUCT)(reconstruct)
+app.command(help=SUPERRESOLVE)(superresolve)
 app.command(help=GENERATE)(generate)
 
 

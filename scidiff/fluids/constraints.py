@@ -211,10 +211,6 @@ class Conserved(FieldConstraint):
         found = torch.fft.irfft2(torch.fft.rfft2(self.fields(x)) * self.multiplier.to(x), s=self.shape[1:])
         return found.flatten(1) / prod(self.shape[1:])
 
-    def off(self, x: Tensor) -> Tensor:
-        """The integral less its value: [N]."""
-        return (x * self.gradient(x)).sum(-1) / 2 - self.value
-
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         terms = x * self.gradient(x)
         return (terms.sum(-1) / 2 - self.value).abs(), terms.abs().sum(-1) + self.value

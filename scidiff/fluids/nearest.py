@@ -147,7 +147,8 @@ def _linearised(integrals: Sequence[Conserved], x: Tensor) -> tuple[Tensor, Tens
     """Gradients [N, J, D] and values [N, J] of integrals less what they are to be."""
     if not integrals:
         return x[:, None][:, :0], x[:, :0]
-    return torch.stack([q.gradient(x) for q in integrals], 1), torch.stack([q.off(x) for q in integrals], 1)
+    gradient = torch.stack([q.gradient(x) for q in integrals], 1)
+    return gradient, (gradient @ x[..., None])[..., 0] / 2 - x.new_tensor([q.value for q in integrals])
 
 
 def onto_bounds(

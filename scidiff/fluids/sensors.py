@@ -25,6 +25,7 @@ _PLACES = ("x", "y", "x_end", "y_end", "kind")
 _KINDS = ("point", "line", "area")
 _NETCDF = (".nc", ".nc4", ".cdf")
 _MOST = 4000
+ROUNDING = 1e-5
 
 
 def read_sensors(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
@@ -48,6 +49,47 @@ def read_sensors(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
         raise UserError(f"{path}: expected at most {_MOST:,} measured values, got {len(found):,}")
     _refuse_twins(found)
     return tuple(found)
+
+
+def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
+    """The cells of a coarse field, each the mean over its rectangle: netCDF over (y, x), NaN where nothing is known.
+
+    A mean over the whole box of no more than `ROUNDING` times the greatest value is taken off: a curl has none, nor has
+    a velocity without mean flow, and rounded numbers have.
+
+    Raises:
+        UserError: what is wrong with it, in one line.
+    """
+    if path.suffix.lower() not in _NETCDF:
+        raise UserError(f"expected netCDF ({', '.join(_NETCDF)}) with a coarse field over (y, x), got {str(path)!r}")
+    try:
+        held, names = _opened(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}") from None
+    if any(held[name].dims != ("y", "x") for name in names):
+        raise UserError(f"{path}: expected {names[0]} over (y, x), got {held[names[0]].dims}")
+    for name in names:
+        mean = float(held[name].mean())
+        if abs(mean) <= ROUNDING * float(abs(held[name]).max()) and not bool(held[name].isnull().any()):
+            held[name] = held[name].astype("float64") - held[name].astype("float64").mean()
+    shape = tuple(held[names[0]].shape)
+    if not all(2 <= coarse <= fine for coarse, fine in zip(shape, config.shape, strict=True)):
+        raise UserError(
+            f"{path}: expected from 2 x 2 cells to {config.shape[0]} x {config.shape[1]}, which the weights know, "
+            f"got {shape[0]} x {shape[1]}"
+        )
+    sides = [length / cells for length, cells in zip(config.lengths, shape, strict=True)]
+    centres = {
+        axis: (torch.arange(cells, dtype=torch.float64) + 0.5) * side
+        for axis, cells, side in zip("yx", shape, sides, strict=True)
+    }
+    _refuse_other_places(path, held, centres, "cell centres")
+    tools = []
+    for where, row in _cells(path, held, names, centres):
+        low = (row["y"] - sides[0] / 2, row["x"] - sides[1] / 2)
+        ends = {"y": max(low[0], 0.0), "x": max(low[1], 0.0), "y_end": low[0] + sides[0], "x_end": low[1] + sides[1]}
+        tools += _instruments(where, {**row, "kind": "area", **ends}, config.box)
+    return tuple(tools)
 
 
 def facts(instruments: Sequence[Instrument], config: FlowConfig) -> Measured:
@@ -95,7 +137,8 @@ def _csv(path: Path) -> list[Row]:
     return [(f"{path}, line {line}", row) for line, row in enumerate(table.to_dict("records"), 2)]
 
 
-def _netcdf(path: Path, config: FlowConfig) -> list[Row]:
+def _opened(path: Path) -> tuple[xr.Dataset, list[str]]:
+    """A netCDF file, and which quantities it has."""
     import xarray as xr
 
     try:
@@ -107,6 +150,11 @@ def _netcdf(path: Path, config: FlowConfig) -> list[Row]:
     names = [name for name in QUANTITIES if name in held]
     if not names:
         raise UserError(f"{path}: expected one of the variables {', '.join(QUANTITIES)}, got {_listed(held)}")
+    return held, names
+
+
+def _netcdf(path: Path, config: FlowConfig) -> list[Row]:
+    held, names = _opened(path)
     dims = held[names[0]].dims
     if dims == ("y", "x"):
         return _gridded(path, held, names, config)
@@ -127,13 +175,24 @@ def _gridded(path: Path, held: xr.Dataset, names: list[str], config: FlowConfig)
             f"got {shape[0]} x {shape[1]}"
         )
     places = dict(zip("yx", config.box.coordinates(), strict=True))
+    _refuse_other_places(path, held, places, "points")
+    return _cells(path, held, names, places)
+
+
+def _refuse_other_places(path: Path, held: xr.Dataset, places: Mapping[str, Tensor], what: str) -> None:
     for axis, known in places.items():
+        step = float(known[1] - known[0])
         if axis in held.coords and not bool(
-            (torch.tensor(held[axis].values, dtype=torch.float64) - known).abs().max() < 1e-4 * known[1]
+            (torch.tensor(held[axis].values, dtype=torch.float64) - known).abs().max() < 1e-4 * step
         ):
             raise UserError(
-                f"{path}: expected {axis} to be uniform from 0 in steps of {float(known[1]):.6g}, got other places"
+                f"{path}: expected {axis} of {what} to be uniform from {float(known[0]):.6g} in steps of {step:.6g}, "
+                "got other places"
             )
+
+
+def _cells(path: Path, held: xr.Dataset, names: list[str], places: Mapping[str, Tensor]) -> list[Row]:
+    """What is known at each place of a grid."""
     rows: list[Row] = []
     for j, y in enumerate(places["y"].tolist()):
         for i, x in enumerate(places["x"].tolist()):

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from scidiff.fluids import functionals
 from scidiff.fluids.conditioned import Conditioned
 from scidiff.fluids.constraints import Measured
 from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.ensemble import CALLS, plan
 from scidiff.fluids.joined import joined
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel
 from scidiff.fluids.spectral import Box
 from scidiff.noise import Noise
 from scidiff.processes.stationary import Stationary
 from scidiff.sampling import sample
-from scidiff.solvers import recommended
+from scidiff.solvers import Gaussian, moments, recommended
 from scidiff.state import Layout
 
 BOX = Box(shape=(12, 16))
@@ -103,3 +105,12 @@ def test_kriging_is_one_projection_of_draws_from_the_prior() -> None:
     expected = prior - prior @ rows.T @ torch.linalg.solve(rows @ prior @ rows.T, rows @ prior)
     standard = (draws.var(0) / expected.diagonal()).sqrt()
     assert (standard - 1).abs().max() < 5 / math.sqrt(2 * 4000)
+
+
+@pytest.mark.parametrize("std", [0.05, 0.2, 1.0, 4.0])
+def test_the_shipped_solver_is_known_to_be_wide(std) -> None:
+    """What the docstring and the README say of it, for a wave of any size of the data."""
+    model, _ = gaussian()
+    mean, found = moments(plan(model, CALLS), model.processes[LEAF].schedule, Gaussian(mean=0.5, std=std))
+    assert 1 < found / std < 1.185
+    assert abs(mean - 0.5) < 0.03 * std + 0.02

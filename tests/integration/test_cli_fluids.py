@@ -54,10 +54,10 @@ def test_fields_meet_their_sensors_whatever_is_drawn_beside_them(tmp_path, weigh
     told = json.loads(
         run(
             "reconstruct", table, "--model", weights, "--constraint", "divergence-free", "--constraint", "energy=0.9",
-            "--samples", 11, "--calls", 4, "--out", out, "--report", report, "--json", "--seed", 5,
+            "--samples", 18, "--calls", 4, "--out", out, "--report", report, "--json", "--seed", 5,
         )
     )  # fmt: skip
-    assert (told["samples"], told["certified"], told["refused"], told["sensors"]) == (11, 11, [], 5)
+    assert (told["samples"], told["certified"], told["refused"], told["sensors"]) == (18, 18, [], 5)
     assert max(told["worst"].values()) < 1e-11
     with xr.open_dataset(out) as found:
         assert found["vorticity"].dims == ("realization", "time", "y", "x")
@@ -70,7 +70,7 @@ def test_fields_meet_their_sensors_whatever_is_drawn_beside_them(tmp_path, weigh
     np.testing.assert_allclose((u**2 + v**2).mean((1, 2)) / 2, 0.9, rtol=1e-12)
     assert omega.std(0).max() > 0.1
     page = report.read_text()
-    assert "11 of 11" in page
+    assert "18 of 18" in page
     assert "http" not in page
     few = tmp_path / "few.nc"
     run(
@@ -96,6 +96,27 @@ def test_masked_fields_and_sensors_of_netcdf(tmp_path, weights) -> None:
     run("reconstruct", path, "--model", weights, "--samples", 2, "--calls", 3, "--out", out)
     with xr.open_dataset(out) as found:
         np.testing.assert_allclose(found["vorticity"].values[:, 0], omega, atol=1e-9)
+
+
+def test_refined_fields_have_the_means_of_the_coarse_one(tmp_path, weights) -> None:
+    path, out = tmp_path / "coarse.nc", tmp_path / "fine.nc"
+    cells = np.array([[1.0, -2.0, 0.5, 0.5], [0.0, 3.0, -1.0, -2.0]])
+    xr.Dataset({"vorticity": (("y", "x"), (cells + 1e-6).astype("float32"))}).to_netcdf(path)
+    told = json.loads(
+        run("superresolve", path, "--model", weights, "--samples", 2, "--calls", 4, "--out", out, "--json")
+    )
+    assert (told["certified"], told["sensors"]) == (2, 8)
+    with xr.open_dataset(out) as found:
+        omega = found["vorticity"].values[:, 0]
+    side = 2 * math.pi / np.array([2, 4])
+    place = {"start": (side[0], side[1]), "end": (2 * side[0], 2 * side[1]), "name": ""}
+    cell = oracle.Instrument(kind="area", quantity="vorticity", value=3.0, **place)
+    np.testing.assert_allclose(oracle.measured(omega, cell, BOX.lengths), 3.0, atol=1e-6)
+    xr.Dataset({"vorticity": (("y", "x"), np.ones((2, 2)))}).to_netcdf(path)
+    said = run("superresolve", path, "--model", weights, "--out", out, code=2)
+    assert "infeasible" in said  # the mean of a curl is 0
+    xr.Dataset({"vorticity": (("y", "x"), np.ones((32, 16)))}).to_netcdf(path)
+    assert "got 32 x 16" in run("superresolve", path, "--model", weights, "--out", out, code=2)
 
 
 def test_generated_fields_hold_what_is_asked(tmp_path, weights) -> None:
@@ -144,7 +165,7 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
     assert "expected vorticity without a unit ('1')" in refused(
         xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)), {"units": "s-1"})})
     )
-    assert "expected y to be uniform from 0" in refused(
+    assert "expected y of points to be uniform from 0" in refused(
         xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)))}, {"y": np.arange(16.0) ** 2})
     )
     assert "over one dimension, or over (y, x), got" in refused(xr.Dataset({"u": (("a", "b"), np.ones((2, 2)))}))
