@@ -68,7 +68,9 @@ def _line(runs: Sequence[Run], method: str) -> list[Any]:
     cells = [_cell(_values(runs, method, score)) for score in ("CRPS", "MASE", "energy", "in 80 %", "in 95 %")]
     seconds = [run["seconds"][method] for run in runs if method in run["seconds"]]
     fit, forecast = np.mean(seconds, axis=0) if seconds else (0.0, 0.0)
-    where = f"{first['data']}, {first['horizon']} steps, {first['origins']} origins"
+    seeds = len({run["seed"] for run in runs})
+    many = f"{seeds} seeds" if seeds > 1 else "1 seed"
+    where = f"{first['data']}, {first['horizon']} steps, {first['origins']} origins, {many}"
     return [where, method, *cells, _against(runs, method), f"{fit:.1f}", f"{forecast:.2f}"]
 
 

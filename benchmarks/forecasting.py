@@ -2,6 +2,7 @@
 
     python benchmarks/forecasting.py [--quick] [--seed N] [--json FILE] [--data NAME ...] [--traffic FILE] [--air FILE]
                                      [--seeds N] [--steps N] [--alone] [--merge FILE ...]
+                                     [--part quality|speed ...]
 
 Data sets are those of `_forecasting_data.py`. Every method learns from what came before the first origin; scidiff is
 trained for at most `--steps` steps, again on all windows, and calibrated on windows before the first origin. The last
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from _forecasting_data import NAMES, Data, data
 from _forecasting_peers import peers
+from _forecasting_speed import SERIES, speed
 from _forecasting_tables import OURS, missed, tables
 from imputation import say, show
 
@@ -37,6 +39,7 @@ from scidiff.timeseries.forecaster import DiffusionForecaster
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.panel import Panel
 
+PARTS = ("quality", "speed")
 COHERENT = "scidiff, coherent"
 
 
@@ -103,6 +106,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--air", type=Path, metavar="FILE")
     parser.add_argument("--steps", type=int, default=1500, metavar="N", help="of training; default 1500")
     parser.add_argument("--alone", action="store_true", help="scidiff and the naive methods only")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="documents of this benchmark: runs none")
     chosen = parser.parse_args(arguments)
     chosen.seeds = chosen.seeds or (1 if chosen.quick else 5)
@@ -129,11 +133,23 @@ def collect(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[s
     return runs, sorted(set(missing))
 
 
+def timed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Tables of the part `speed`, or those of the documents that are merged."""
+    if arguments.merge is not None:
+        documents = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.merge]
+        return [table for one in documents for table in one.get("timings", [])]
+    if "speed" not in arguments.part:
+        return []
+    return [speed(8 if arguments.quick else SERIES)]
+
+
 def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     began = time.perf_counter()
-    runs, missing = collect(arguments)
-    shown, misses = tables(runs), [] if arguments.quick else missed(runs)
+    runs, missing = collect(arguments) if "quality" in arguments.part else ([], [])
+    shown, misses = tables(runs) if runs else [], [] if arguments.quick else missed(runs)
+    timings = timed(arguments)
+    shown += timings
     for one in shown:
         show(one)
     for one in runs:
@@ -146,7 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         document = {"benchmark": "forecasting", "quick": arguments.quick, "seed": arguments.seed, "tables": shown,
                     "seconds": round(time.perf_counter() - began, 1), "missing": missing, "bars_missed": misses,
-                    "runs": runs, "versions": {"scidiff": scidiff.__version__}}  # fmt: skip
+                    "runs": runs, "timings": timings, "versions": {"scidiff": scidiff.__version__}}  # fmt: skip
         atomic.write_json(arguments.json, document)
     return 1 if misses else 0
 

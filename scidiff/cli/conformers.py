@@ -50,7 +50,7 @@ def conformers(
         typer.Option("--fix", metavar="SMARTS", help="Atoms that keep the coordinates they have in the .sdf."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    steps: Annotated[int, typer.Option(help="Network calls of a draw.")] = 20,
+    steps: Annotated[int, typer.Option(help="Network calls of a draw.")] = 10,
     refused: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Where refused records go. Default: OUT with the ending .refused.csv."),

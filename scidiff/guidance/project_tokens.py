@@ -47,7 +47,7 @@ class ProjectTokens(Denoiser):
         scores: Tensor,
         low: Tensor,
         high: Tensor,
-        rounds: int = 6,
+        rounds: int = 5,
         most: float = 6.0,
     ) -> None:
         super().__init__()
@@ -62,18 +62,16 @@ class ProjectTokens(Denoiser):
     def project(self, log_probs: Tensor) -> Tensor:
         """log q from log p: [B, L, K]. A p that meets the constraints is given back as it is."""
         scores = self.scores.to(log_probs.dtype)
-        multiplier, log_q = log_probs.new_zeros(len(log_probs), scores.shape[1]), log_probs
+        count, both = scores.shape[1], torch.cat([scores, scores.square()], 1)
+        multiplier, tilt = log_probs.new_zeros(len(log_probs), count), log_probs.new_zeros(len(log_probs), len(scores))
         for _ in range(self.rounds):
-            q = log_q.exp()
-            each = q @ scores
-            value = each.sum(1)
-            variance = (q @ scores.square() - each.square()).sum(1)
-            penalty = 1 / (scores.shape[1] * variance.clamp_min(_LEAST))
+            first, second = ((log_probs + tilt[:, None]).softmax(-1) @ both).split(count, -1)
+            value, variance = first.sum(1), (second - first.square()).sum(1)
+            penalty = 1 / (count * variance.clamp_min(_LEAST))
             lift = (multiplier + penalty * (self.low - value)).clamp_min(0)
             multiplier = lift + (multiplier + penalty * (self.high - value)).clamp_max(0)
             tilt = multiplier @ scores.T
             fits = (self.most / tilt.abs().amax(1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
             multiplier, tilt = multiplier * fits, tilt * fits
-            log_q = torch.log_softmax(log_probs + tilt[:, None], -1)
         changed = (multiplier != 0).any(1)[:, None, None] & (log_probs > LOG_ZERO / 2)
-        return torch.where(changed, log_q, log_probs)
+        return torch.where(changed, (log_probs + tilt[:, None]).log_softmax(-1), log_probs)

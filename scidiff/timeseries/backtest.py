@@ -97,13 +97,8 @@ def backtest(
     """
     horizon = forecaster.horizon
     stride = horizon if stride is None else stride
-    if count < 2 or stride < 1:
-        raise UserError(f"expected at least 2 origins and a stride of at least 1, got {count} and {stride}")
     told = forecaster.covariates()
-    ends = told.ends(panel) - horizon - stride * np.arange(count - 1, -1, -1)[:, None]  # [count, S]
-    if (ends[0] < 1).any():
-        rows = int(told.ends(panel).min())
-        raise UserError(f"expected more than {horizon + stride * (count - 1)} rows a series to hold out, got {rows}")
+    ends = _ends(told.ends(panel), horizon, count, stride)
     past, plain = before(panel, ends[0]), told.targets(panel)
     clock = _Clock()
     clock(MODEL, lambda: forecaster.fit_panel(past, show=show))
@@ -139,6 +134,17 @@ def backtest(
         against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in rest},
         seconds={name: (spent[0], sum(spent[1:]) / count) for name, spent in clock.spent.items()},
     )
+
+
+def _ends(counts: Ints, horizon: int, count: int, stride: int) -> Ints:
+    """How many rows of each series come before each origin: [count, S]; UserError if there are too few."""
+    if count < 2 or stride < 1:
+        raise UserError(f"expected at least 2 origins and a stride of at least 1, got {count} and {stride}")
+    ends = counts - horizon - stride * np.arange(count - 1, -1, -1)[:, None]
+    if (ends[0] < 1).any():
+        rows = int(counts.min())
+        raise UserError(f"expected more than {horizon + stride * (count - 1)} rows a series to hold out, got {rows}")
+    return np.asarray(ends)
 
 
 class _Clock:

@@ -13,6 +13,8 @@ from scidiff.errors import UserError
 from scidiff.timeseries import lags
 from scidiff.timeseries.base import Base, fit_base, naive, scaled
 from scidiff.timeseries.columns import Options
+from scidiff.timeseries.covariates import NONE
+from scidiff.timeseries.forecast_fit import learn, sizes
 from scidiff.timeseries.forecast_model import TILE, ForecastConfig, ForecastModel, draw
 from scidiff.timeseries.forecaster import DiffusionForecaster
 from scidiff.timeseries.frames import read_frame
@@ -130,6 +132,20 @@ def test_training_starts_from_a_saved_model(fitted: tuple[DiffusionForecaster, p
         DiffusionForecaster(horizon=7, **settings).fit(table)
     with pytest.raises(ValueError, match="init: expected a model of the same variables"):
         DiffusionForecaster(horizon=6, target="load", **settings).fit(table)
+
+
+def test_calibration_asks_a_model_that_has_not_seen_its_windows_and_the_other_learns_from_all() -> None:
+    table = hourly(rows=24 * 20, series=1)[["timestamp", "load"]]
+    late = table.assign(load=table["load"].where(table.index < 24 * 18, 1e3 * RNG.normal(size=len(table))))
+    found = []
+    for frame in (table, late):
+        panel = panel_of(frame)
+        config = sizes(panel, infer(panel), NONE, horizon=6, season=24, context=48)
+        found.append(learn(panel, infer(panel), config, seconds=60, max_steps=2))
+    before, after = found
+    np.testing.assert_array_equal(before.trial.base.spread, after.trial.base.spread)
+    assert (before.model.base.spread < 0.5 * after.model.base.spread).all()
+    assert before.model.card["training"]["windows"] == 24 * 20 - 48 - 6 + 1
 
 
 def test_draws_of_an_untrained_model_centre_on_the_base_and_spread_as_it_says() -> None:

@@ -80,15 +80,3 @@ def test_draws_depend_on_what_was_drawn_before_and_not_on_their_number(
     back = DiffusionForecaster.load(tmp_path / "model")
     np.testing.assert_array_equal(draw(back.model_, windows[:1], draws=2, seed=5), many[:2])
     assert back.network == "recurrent"
-
-
-@pytest.mark.slow
-def test_a_random_walk_spreads_as_the_root_of_the_steps() -> None:
-    table = walk(3000)[["time", "x"]]
-    settings = {"horizon": 8, "season": 1, "context": 24, "max_steps": 800, "seed": 1, "n_draws": 300}
-    forecaster = DiffusionForecaster(**settings, network="recurrent").fit(table)
-    draws = forecaster.sample(table)["value"].to_numpy()[0, :, :, 0]
-    spread = draws.std(0)
-    assert abs(draws.mean(0) - table["x"].iloc[-1]).max() < 1.0
-    np.testing.assert_allclose(spread, np.sqrt(np.arange(1, 9)), rtol=0.25)
-    assert np.corrcoef(draws[:, 3], draws[:, 7])[0, 1] == pytest.approx(0.5**0.5, abs=0.15)

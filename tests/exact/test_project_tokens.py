@@ -31,7 +31,7 @@ def product(batch: int = 3, length: int = 4) -> torch.Tensor:
     return torch.randn(batch, length, 5, generator=source, dtype=torch.float64).log_softmax(-1)
 
 
-def projected(log_p: torch.Tensor, *ends: tuple[float, float], rounds: int = 6) -> torch.Tensor:
+def projected(log_p: torch.Tensor, *ends: tuple[float, float], rounds: int = 8) -> torch.Tensor:
     """On ends of the first property, and maybe of the second."""
     low, high = torch.tensor(ends, dtype=torch.float64).T
     scores = torch.stack([SCORES, SECOND][: len(ends)], 1)

@@ -1,8 +1,8 @@
-"""Time series: PhysioNet 2012, and the shipped imputation model beside baselines and PyPOTS."""
+"""Time series: PhysioNet 2012, the shipped imputation model beside baselines and PyPOTS, and forecasts of public series."""
 
 from pathlib import Path
 
-BENCHMARKS += [name for name in ("imputation", "detection") if config["timeseries"][name]]
+BENCHMARKS += [name for name in ("imputation", "detection", "forecasting") if config["timeseries"][name]]
 
 
 # The data itself stays in the user's cache; here is its record, with the SHA-256 of every table.
@@ -42,3 +42,17 @@ rule detection:
         out=RESULTS + "/detection",
     shell:
         "{RUN} detection --out {params.out} || {ACCEPT}"
+
+
+rule forecasting:
+    input:
+        "benchmarks/forecasting.py",
+        sorted(str(path) for path in Path("benchmarks").glob("_forecasting_*.py")),
+        sorted(str(path) for path in Path("scidiff/timeseries").rglob("*.py")),
+    output:
+        RESULTS + "/forecasting/result.json",
+    params:
+        files=" ".join(f"--{name} {config['timeseries'][name]}" for name in ("traffic", "air") if config["timeseries"][name]),
+        quick="--quick" * QUICK,
+    shell:
+        "{PYTHON} {input[0]} --seed {config[seed]} {params.quick} {params.files} --json {output} || {ACCEPT}"

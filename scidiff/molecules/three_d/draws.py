@@ -20,7 +20,7 @@ from scidiff.sampling import sample
 from scidiff.solvers import Plan, recommended
 from scidiff.state import Layout
 
-STEPS = 20
+STEPS = 10
 
 
 def solver(process: GaussianProcess, steps: int) -> Plan:
