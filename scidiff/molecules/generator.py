@@ -143,11 +143,13 @@ class Generator:
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: torch.device | str = "cpu") -> Generator:
-        """A generator from a folder of weights, or from those shipped with the package."""
-        if folder is not None:
+        """A generator from a folder of weights, or from those shipped with the package: by their name, or `SHIPPED`."""
+        shipped = resources.files("scidiff.molecules") / "weights"
+        name = SHIPPED if folder is None else str(folder)
+        if folder is not None and (folder.exists() or not any(one.name == name for one in shipped.iterdir())):
             return cls(model=FragmentModel.load(folder, device=device))
-        with resources.as_file(resources.files("scidiff.molecules") / "weights" / SHIPPED) as shipped:
-            return cls(model=FragmentModel.load(shipped, device=device))
+        with resources.as_file(shipped / name) as here:
+            return cls(model=FragmentModel.load(here, device=device))
 
     @cached_property
     def automaton(self) -> Automaton:
