@@ -79,7 +79,7 @@ def _cell(values: Sequence[float]) -> str | None:
     if not values:
         return None
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return f"{mean:.4g}"
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return f"{mean:.4g} ± {half:.2g}"

@@ -11,9 +11,9 @@ Tables:
   processor second: `rate` leaves out the pilot of steering, stated beside it; `rate of 1,000` counts 1,000 molecules
   and the pilot that they share. `worth` counts the independent draws that they are worth by their weights instead.
   `share` is the share of the model's molecules that meet the set, by weights. Internal diversity of the certified,
-  without pairs of one. `auto` is what the planner chooses, and the bars are about it; where it chooses draws as they
-  come it is rejection. Rejection draws once, eight times as many, and is judged on each set. Mean ± half-width of the
-  95 % interval over seeds.
+  without pairs of one. The bars are about what the planner chooses for 1,000; draws as they come are rejection.
+  Rejection draws once, eight times as many, and is judged on each set. Mean ± half-width of the 95 % interval over
+  seeds.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def missed(generator: Generator, results: dict[str, list[dict[str, dict[str, flo
     """The bars that the planner's choice misses."""
     misses = []
     for name, (where, bar) in SETS.items():
-        choice = choose(generator.model, generator.given(parse_all(where)).enforcement, parse_all(where))
+        choice = choose(generator.model, generator.given(parse_all(where)).enforcement, parse_all(where), num=1000)
         method = "rejection" if choice.method == "exact" else choice.method
         if method not in results[name][0]:
             continue

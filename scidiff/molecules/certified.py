@@ -180,7 +180,7 @@ def generate(
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
-        method: `auto` takes `exact`, `guide` or `project` by how many training molecules meet the request
+        method: `auto` takes `exact`, `steer`, `guide` or `project` by how many training molecules meet the request
             (`scidiff.molecules.planning`); `exact` enforces what fragments decide and thins draws to the model given
             the conditions, but for the heaviest weights, which are clipped; `enforce` does not thin: it favours what
             looks likelier to one step than it is. Three lean towards the rest besides, and give each molecule its
@@ -206,7 +206,7 @@ def generate(
     _read_ahead(conditions)
     choice = Choice(method="exact" if method == "auto" else method, why="")
     if source is None:
-        source, choice = _conditioned(model, device, conditions, method)
+        source, choice = _conditioned(model, device, conditions, method, num)
     generation = Generation(
         requested=num,
         seed=seed,
@@ -216,7 +216,7 @@ def generate(
         method=choice.method,
         why=choice.why,
     )
-    if method == "steer" and conditions and isinstance(source, Steerable):
+    if choice.method == "steer" and conditions and isinstance(source, Steerable):
         source = _steer(generation, source, steps=steps, most=limit // 2, progress=progress)
     generation.effort.scale = getattr(source, "feasible", 1.0)
     stream = source.stream(seed=seed, start=start, steps=steps, batch_size=batch_size)
@@ -238,7 +238,7 @@ def _read_ahead(conditions: Sequence[Expression]) -> None:
 
 
 def _conditioned(
-    model: str | Path | None, device: str | None, conditions: Sequence[Expression], method: str
+    model: str | Path | None, device: str | None, conditions: Sequence[Expression], method: str, num: int
 ) -> tuple[Source, Choice]:
     """The model with these weights, doing what the method does towards the conditions, and the method it came to."""
     with held_back():  # threads that torch starts now never see Ctrl-C
@@ -247,7 +247,7 @@ def _conditioned(
             source = source.given(conditions, thin=method in ("auto", "exact", "steer"))
         if not isinstance(source, Guidable):
             return source, Choice(method="exact" if method == "auto" else method, why="")
-        choice = source.planned(conditions) if method == "auto" else Choice(method=method, why="")
+        choice = source.planned(conditions, num) if method == "auto" else Choice(method=method, why="")
         if choice.method in GUIDED:
             source = source.guided(conditions) if choice.method == "guide" else source.projected(conditions)
     return source, choice

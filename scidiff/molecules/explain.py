@@ -11,6 +11,7 @@ from scidiff.molecules.contradictions import alternatives, clash
 from scidiff.molecules.histograms import BINS, training_histograms
 from scidiff.molecules.language import Expression
 from scidiff.molecules.parsing import parse_all
+from scidiff.molecules.planning import PILOT
 from scidiff.molecules.where import Condition
 
 
@@ -43,7 +44,7 @@ class Explanation:
         feasible: about the share of the model's draws that meets what is enforced; 1 if nothing is.
         lengths: the smallest and largest number of fragments that can meet it.
         impossible: alternatives of `or` that contradict themselves.
-        method: what `--method auto` takes.
+        method: what `--method auto` takes for `planning.PILOT` molecules or more.
         why: in words.
     """
 
@@ -100,7 +101,7 @@ def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explana
     generator: Any = load(model, None)
     given = generator.given(terms)
     enforcement = given.enforcement
-    choice = given.planned(terms)
+    choice = given.planned(terms, PILOT)
     possible = given.length_probabilities.nonzero().flatten().tolist()
     return Explanation(
         terms=tuple(Term(text=t.text, enforced=enforcement.decides(t), training=_share(t)) for t in terms),

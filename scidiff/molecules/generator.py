@@ -202,9 +202,9 @@ class Generator:
         """This generator, its estimates projected on an expression: see `scidiff.molecules.guiding`."""
         return replace(self, guide=by_projection(self.model, terms), thin=False)
 
-    def planned(self, terms: Sequence[Expression]) -> Choice:
-        """The method that an expression gets: see `scidiff.molecules.planning`."""
-        return choose(self.model, self.enforcement, terms)
+    def planned(self, terms: Sequence[Expression], num: int) -> Choice:
+        """The method that so many molecules of an expression get: see `scidiff.molecules.planning`."""
+        return choose(self.model, self.enforcement, terms, num=num)
 
     @cached_property
     def pair(self) -> Pair | Runs | None:

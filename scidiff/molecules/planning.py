@@ -1,8 +1,9 @@
 """Which method a request gets. What fragments decide is enforced by any, so it is properties that choose.
 
-A census of the training molecules says, before anything is drawn, about how many of the model's meet the request. Where
-that is enough, draws as they come are cheapest and follow the model without weights. Where it is few, draws are guided:
-by facts if the model can be told of them, else by projection. A census that holds none of them says that they are rare.
+A census of the training molecules says, before anything is drawn, about how many of the model's meet the request.
+Where that is enough, draws as they come are cheapest and follow the model without weights. Where it is few, steered
+draws certify the most a second (`benchmarks/molecules_constraints.py`); a few molecules are not worth a pilot, and are
+guided by facts if the model can be told of them, else by projection.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.scores import SCORED
 
 RARE = 0.05
+PILOT = 30  # molecules from which on a pilot is worth its draws, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Choice:
     """A method, and why it is chosen.
 
     Attributes:
-        method: `exact`, `guide` or `project`.
+        method: `exact`, `steer`, `guide` or `project`.
         why: in words.
         share: about the share of the model's molecules that meet what fragments do not decide; None if nobody knows.
     """
@@ -34,13 +36,16 @@ class Choice:
     share: float | None = None
 
 
-def choose(model: FragmentModel, enforcement: Enforcement | None, terms: Sequence[Expression]) -> Choice:
+def choose(
+    model: FragmentModel, enforcement: Enforcement | None, terms: Sequence[Expression], *, num: int = PILOT
+) -> Choice:
     """The method for a request.
 
     Args:
         model: its census, what it can be told and its scores decide.
         enforcement: what fragments decide of the terms; None for nothing.
         terms: what must hold together.
+        num: how many molecules are wanted.
     """
     left = [term for term in terms if enforcement is None or enforcement.decides(term) != "exact"]
     low, high = ends(SCORED, left)
@@ -54,8 +59,11 @@ def choose(model: FragmentModel, enforcement: Enforcement | None, terms: Sequenc
         about = f"none of {len(model.census.lengths):,} training molecules meets the properties asked for"
     if share >= RARE:
         return Choice(method="exact", why=f"{about}: plain draws are cheaper", share=share)
+    if model.scores is not None and num >= PILOT:
+        return Choice(method="steer", why=f"{about}, and {PILOT} molecules or more are worth a pilot", share=share)
     if model.config.edges and model.edges.told(left).any():
         return Choice(method="guide", why=f"{about}, and the model can be told of them", share=share)
     if model.scores is not None:
-        return Choice(method="project", why=f"{about}, and fragments say something of them", share=share)
+        why = f"{about}, and fewer than {PILOT} molecules are not worth a pilot"
+        return Choice(method="project", why=why, share=share)
     return Choice(method="exact", why=f"{about}, but the model has nothing to lean on", share=share)

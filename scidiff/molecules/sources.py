@@ -65,5 +65,5 @@ class Guidable(Protocol):
     def projected(self, terms: Sequence[Expression]) -> Source:
         """The source with its estimates projected on them; UserError if they cannot be."""
 
-    def planned(self, terms: Sequence[Expression]) -> Choice:
-        """The method that a request gets."""
+    def planned(self, terms: Sequence[Expression], num: int) -> Choice:
+        """The method that a request of so many molecules gets."""

@@ -187,7 +187,7 @@ def test_a_census_is_kept(census: Census, tmp_path: Path) -> None:
     [
         (["qed >= 0.3"], "edges, scores", "exact", "plain draws are cheaper"),
         (["tpsa >= 120"], "edges, scores", "guide", "can be told"),
-        (["tpsa >= 120"], "scores", "project", "fragments say something"),
+        (["tpsa >= 120"], "scores", "project", "not worth a pilot"),
         (["tpsa >= 120"], "", "exact", "nothing to lean on"),
         (["logp >= 50"], "scores", "project", "none of 300 training molecules"),
         (["tpsa >= 120 or qed >= 0.9"], "edges, scores", "exact", "no property"),
@@ -201,8 +201,10 @@ def test_the_planner_goes_by_what_the_census_says(
     scores = Scores(table=torch.zeros(len(SMALL), len(SCORED)), intercept=torch.zeros(len(SCORED)), card={})
     config = replace(plain.config, edges={"tpsa": (60.0, 100.0)} if "edges" in has else {})
     able = replace(plain, config=config, census=census, scores=scores if "scores" in has else None)
-    choice = choose(able, None, parse_all(texts))
+    choice = choose(able, None, parse_all(texts), num=29)
     assert choice.method == method
     assert why in choice.why
+    many = choose(able, None, parse_all(texts), num=30).method
+    assert many == ("steer" if "scores" in has and method != "exact" else method)
     unknown = choose(replace(able, census=None), None, parse_all(["tpsa >= 120"]))
     assert unknown.method == "exact"
