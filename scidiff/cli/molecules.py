@@ -106,7 +106,10 @@ MaxDraws = Annotated[
 Properties = Annotated[
     str, typer.Option(metavar="NAMES", help="Properties to write, with commas; those of --where are always written.")
 ]
-Model = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder with weights, or the name of packaged ones. Default: moses.")]
+Model = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder with weights, or the name of packaged ones. Default: moses."),
+]
 Shown = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
 ]
