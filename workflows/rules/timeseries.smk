@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-BENCHMARKS += [name for name in ("imputation", "detection", "forecasting") if config["timeseries"][name]]
+BENCHMARKS += [name for name in ("imputation", "detection", "forecasting", "forecast_timegrad") if config["timeseries"][name]]
 
 
 # The data itself stays in the user's cache; here is its record, with the SHA-256 of every table.
@@ -56,3 +56,18 @@ rule forecasting:
         quick="--quick" * QUICK,
     shell:
         "{PYTHON} {input[0]} --seed {config[seed]} {params.quick} {params.files} --json {output} || {ACCEPT}"
+
+
+rule forecast_timegrad:
+    input:
+        "benchmarks/forecast_timegrad.py",
+        "benchmarks/_forecasting_data.py",
+        sorted(str(path) for path in Path("scidiff/timeseries").rglob("*.py")),
+    output:
+        RESULTS + "/forecast_timegrad/result.json",
+    params:
+        data="" if config["timeseries"]["traffic"] else "--data electricity ridership",
+        files=f"--traffic {config['timeseries']['traffic']}" if config["timeseries"]["traffic"] else "",
+        quick="--quick" * QUICK,
+    shell:
+        "{PYTHON} {input[0]} --seed {config[seed]} {params.quick} {params.data} {params.files} --json {output} || {ACCEPT}"
