@@ -62,7 +62,10 @@ class Observed:
     @property
     def lags(self) -> Tensor:
         """From the start to each value, [M], float64."""
-        lags = [torch.full((len(rows),), self.step * at, dtype=torch.float64) for at, rows in zip(self.steps, self.rows, strict=True)]
+        lags = [
+            torch.full((len(rows),), self.step * at, dtype=torch.float64)
+            for at, rows in zip(self.steps, self.rows, strict=True)
+        ]
         return torch.cat(lags)
 
     def seen(self, start: Tensor) -> Tensor:
