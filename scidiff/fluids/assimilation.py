@@ -49,6 +49,7 @@ class Assimilated(Denoiser):
         observed: what was seen.
         covariance: of the data.
         rounds: of the conjugate gradients.
+        turns: T in units of 1 / (the vorticity's standard deviation); infinity for a linear flow.
     """
 
     def __init__(
@@ -59,47 +60,36 @@ class Assimilated(Denoiser):
         covariance: Covariance,
         *,
         rounds: int = ROUNDS,
+        turns: float = TURNS,
     ) -> None:
         super().__init__()
         self.denoiser, self.process, self.observed = denoiser, process, observed
-        self.covariance, self.rounds = covariance, rounds
+        self.covariance, self.rounds, self.turns = covariance, rounds, turns
 
     def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
         """All samples are at one time, as in the loop."""
         torch._assert_async((t == t[0]).all(), "expected one time for all samples")
         alpha, sigma = self.process.schedule(t[0])
         left = self.covariance.posterior((sigma / alpha).square())
+        bent = left.variance.mean() * (self.observed.lags * self.observed.scale / self.turns).square()
         outputs = self.denoiser(x_t, t, layout, condition)
-        return outputs | {LEAF: moved(outputs[LEAF], self.observed, left, rounds=self.rounds)}
+        with torch.autocast(t.device.type, enabled=False):
+            found = self._moved(outputs[LEAF], left, self.observed.noise**2 + bent)
+        return outputs | {LEAF: found}
 
-
-def moved(
-    guess: Tensor, observed: Observed, covariance: Covariance, *, rounds: int, values: Tensor | None = None
-) -> Tensor:
-    """One step of Gauss and Newton from guesses of the start [B, 1, H, W], of whose errors the covariance is known.
-
-    Args:
-        guess: the starts.
-        observed: what was seen.
-        covariance: of the guesses' errors.
-        rounds: of the conjugate gradients.
-        values: what was seen, [M] or [B, M]; default: `observed.values`.
-    """
-    start = guess.float()
-    bent = covariance.variance.mean() * (observed.lags * observed.scale / TURNS).square()
-    variance = (observed.noise**2 + bent).to(start)
-    with torch.autocast(start.device.type, enabled=False):
-        predicted, pull = torch.func.vjp(observed.seen, start)
+    def _moved(self, start: Tensor, covariance: Covariance, variance: Tensor) -> Tensor:
+        """A step of Gauss and Newton from starts [B, 1, H, W] with errors of a covariance; of what is seen, [M]."""
+        predicted, pull = torch.func.vjp(self.observed.seen, start)
 
         def spread(weights: Tensor) -> Tensor:
             return covariance.spread(pull(weights)[0]).to(start)
 
         def matrix(weights: Tensor) -> Tensor:
-            return torch.func.jvp(observed.seen, (start,), (spread(weights),))[1] + variance * weights
+            tangent = torch.func.jvp(self.observed.seen, (start,), (spread(weights),))[1]
+            return tangent + variance.to(start) * weights
 
-        off = (observed.values if values is None else values).to(predicted) - predicted
-        found = start + spread(conjugate_gradients(matrix, off, iterations=rounds))
-    return found.to(guess.dtype)
+        off = self.observed.values.to(predicted) - predicted
+        return start + spread(conjugate_gradients(matrix, off, iterations=self.rounds))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

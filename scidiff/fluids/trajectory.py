@@ -70,10 +70,9 @@ class Observed:
 
     def seen(self, start: Tensor) -> Tensor:
         """What the sensors would see of flows that start at [B, 1, H, W]: [B, M]."""
-        found = trajectory(self.equation, self.scale * start[:, 0], self.steps, step=self.step)
-        return torch.cat(
-            [field.flatten(1) @ rows.to(field).T for field, rows in zip(found, self.rows, strict=True)], 1
-        ) / self.scale  # fmt: skip
+        fields = trajectory(self.equation, self.scale * start[:, 0], self.steps, step=self.step)
+        seen = [field.flatten(1) @ rows.to(field).T for field, rows in zip(fields, self.rows, strict=True)]
+        return torch.cat(seen, 1) / self.scale
 
 
 def trajectory(equation: NavierStokes, start: Tensor, steps: Sequence[int], *, step: float = STEP) -> Iterator[Tensor]:
