@@ -1,13 +1,23 @@
-r"""The base forecast that a diffusion forecaster starts from: the last season again, and how far that is usually off.
+r"""The base forecast that a diffusion forecaster starts from: exponential smoothing, and how far that is usually off.
 
-    z = (context - mean) / scale,   base = z one season back,   x = mean + scale * base
+    z = (context - mean) / scale,   base = W z,   x = mean + scale * base
 
-Mean and scale are those of the context alone, so nothing after the origin is ever known.
+Mean and scale are those of the context alone, so nothing after the origin is ever known. Smoothing with an additive
+season of m steps and a damped trend (Hyndman et al. 2008, table 2.1, in error-correction form; phi = 0.95),
+
+    e = z_t - l - phi b - s_{t-m},     l <- l + phi b + alpha e,   b <- phi b + beta e,   s_t = s_{t-m} + gamma e
+
+is linear in the context, and so is a mean of several. At step h smoother g has the weight  mse_gh^(-L/2)  of past
+windows: the likelihood of one context of L such errors. Short contexts so mean many smoothers, which forecasts better
+than the choice of one; long ones choose. The seasonal naive forecast (gamma = 1) and the mean are among them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import product
 
 import numpy as np
 
@@ -16,6 +26,10 @@ from scidiff.timeseries.panel import Floats
 
 _FAR = 10.0  # scales: an error farther out counts as if it stood there
 _FLAT = 1e-3  # a scale is at least so much of the size of what it scales
+_STILL = 1e-2  # scales: a season differs from the next at least so much
+_DAMPING = 0.95  # phi
+_WINDOWS = 600  # that smoothers are weighed on, at most
+_LEAST = 1e-2  # a smoother of less weight is left out
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,21 +75,96 @@ def scaled(context: Floats, season: int) -> Scaled:
     return Scaled(mean=mean, scale=scale, values=values, filled=filled)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Smoother:
+    """Exponential smoothing with a season of `season` steps: alpha of the level, beta of the trend, gamma of it."""
+
+    season: int
+    alpha: float
+    beta: float
+    gamma: float
+
+    def weights(self, context: int, horizon: int) -> Floats:
+        """The forecast as a function of the context: [H, L]."""
+        return _weights(self, context, horizon)
+
+
+@lru_cache(maxsize=256)
+def _weights(smoother: Smoother, context: int, horizon: int) -> Floats:
+    m, z = smoother.season, np.eye(context)
+    level, trend, season = z[:m].mean(0), np.zeros(context), z.copy()
+    season[:m] -= level
+    for t in range(m, context):
+        error = z[t] - level - _DAMPING * trend - season[t - m]
+        level = level + _DAMPING * trend + smoother.alpha * error
+        trend = _DAMPING * trend + smoother.beta * error
+        season[t] = season[t - m] + smoother.gamma * error
+    ahead = np.cumsum(_DAMPING ** np.arange(1, horizon + 1))[:, None]
+    return np.asarray(level + ahead * trend + season[context - m + np.arange(horizon) % m])
+
+
+def smoothers(context: int, seasons: Sequence[int]) -> tuple[Smoother, ...]:
+    """Those that are tried: without a season, and with each of the seasons."""
+    found = []
+    for season in sorted({1, *seasons}):
+        grid = product((0.0, 0.05, 0.1, 0.2, 0.4, 0.8), (0.0, 0.1), (0.0, 0.1, 0.3, 0.6, 1.0) if season > 1 else (0.0,))
+        found += [
+            Smoother(season=season, alpha=alpha, beta=trend * alpha, gamma=gamma)
+            for alpha, trend, gamma in grid
+            if season <= context and alpha + gamma <= 1 and (alpha or not trend)
+        ]
+    return tuple(found)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Base:
     """A base forecast.
 
     Attributes:
-        spread: [H, V], the usual size of its errors, in units of the context.
-        season: steps that it looks back.
+        share: [G, H, V], of each of the `smoothers`; they sum to 1 at each step.
+        spread: [H, V], the usual size of its errors, in units of `unit`.
+        context: L, steps that it looks back.
+        seasons: of which steps, ascending; the last is that of `unit`.
     """
 
+    share: Floats
     spread: Floats
-    season: int
+    context: int
+    seasons: tuple[int, ...]
+
+    @property
+    def season(self) -> int:
+        """Steps of the longest season."""
+        return self.seasons[-1]
 
     def __call__(self, context: Scaled) -> Floats:
         """The forecast in units of the context: [N, H, V]."""
-        return naive(context.filled, self.season, len(self.spread))
+        return np.asarray((self._weights @ context.filled.T).T)
+
+    def spreads(self, context: Scaled) -> Floats:
+        """The usual size of its errors in units of the context: [N, H, V]."""
+        return self.spread * unit(context, self.season)
+
+    @cached_property
+    def _weights(self) -> Floats:
+        """[V, H, L]."""
+        horizon, variables = self.spread.shape
+        found = np.zeros((variables, horizon, self.context))
+        for share, smoother in zip(self.share, smoothers(self.context, self.seasons), strict=True):
+            if share.any():
+                found += share.T[:, :, None] * smoother.weights(self.context, horizon)
+        return found
+
+
+def unit(context: Scaled, season: int) -> Floats:
+    """By which the errors of a context are large or small: [N, 1, V].
+
+    The root of the median change from season to season, between that (which a few odd days could hide) and 1.
+    """
+    change = np.abs(context.filled[:, season:] - context.filled[:, :-season])
+    if not change.shape[1]:
+        return np.ones_like(context.scale)
+    return np.asarray(np.sqrt(np.median(change, axis=1, keepdims=True) + _STILL))
 
 
 def naive(filled: Floats, season: int, horizon: int) -> Floats:
@@ -84,11 +173,33 @@ def naive(filled: Floats, season: int, horizon: int) -> Floats:
     return filled[:, length - season + np.arange(horizon) % season]
 
 
-def fit_base(windows: Horizons, *, season: int) -> Base:
-    """The base forecast for windows with targets; the season is at most the length of the context."""
+def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
+    """The base forecast for windows with targets; the last season is at most the length of the context."""
+    season, length, horizon = seasons[-1], windows.context.shape[1], windows.target.shape[1]
+    thin = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).round().astype(np.int64))
+    context, target = _target(windows[thin], season)
+    square = np.stack([
+        _mean_square(target - (smoother.weights(length, horizon) @ context.filled.T).T)
+        for smoother in smoothers(length, seasons)
+    ])  # fmt: skip
+    evidence = -length / 2 * np.log(np.maximum(square, 1e-12))
+    share = np.exp(evidence - evidence.max(0))
+    share = np.where(share < _LEAST, 0.0, share)
+    share /= share.sum(0)
+    base = Base(share=share, spread=np.ones(share.shape[1:]), context=length, seasons=tuple(seasons))
+    context, target = _target(windows, season)
+    spread = np.sqrt(_mean_square((target - base(context)) / unit(context, season)))
+    return replace(base, spread=np.maximum(spread, 1e-3))
+
+
+def _target(windows: Horizons, season: int) -> tuple[Scaled, Floats]:
+    """Contexts, and what followed in their units: [N, H, V]."""
     context = scaled(windows.context, season)
-    guess = naive(context.filled, season, windows.target.shape[1])
-    error = np.clip(context.standardise(windows.target) - guess, -_FAR, _FAR)
+    return context, context.standardise(windows.target)
+
+
+def _mean_square(error: Floats) -> Floats:
+    """Of errors [N, H, V], as far as they are known: [H, V]."""
+    error = np.clip(error, -_FAR, _FAR)
     seen = ~np.isnan(error)
-    spread = np.sqrt((np.where(seen, error, 0.0) ** 2).sum(0) / np.maximum(seen.sum(0), 1))
-    return Base(spread=np.maximum(spread, 1e-3), season=season)
+    return np.asarray((np.where(seen, error, 0.0) ** 2).sum(0) / np.maximum(seen.sum(0), 1))
