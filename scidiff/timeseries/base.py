@@ -7,7 +7,7 @@ season of m steps and a damped trend (Hyndman et al. 2008, table 2.1, in error-c
 
     e = z_t - l - phi b - s_{t-m},     l <- l + phi b + alpha e,   b <- phi b + beta e,   s_t = s_{t-m} + gamma e
 
-is linear in the context, and so is a mean of several. At step h smoother g has the weight  mse_gh^(-L/2)  of past
+from the means of the context, is linear in the context, and so is a mean of several. At step h smoother g has the weight  mse_gh^(-L/2)  of past
 windows: the likelihood of one context of L such errors. Short contexts so mean many smoothers, which forecasts better
 than the choice of one; long ones choose. The seasonal naive forecast (gamma = 1) and the mean are among them.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -28,8 +28,7 @@ _FAR = 10.0  # scales: an error farther out counts as if it stood there
 _FLAT = 1e-3  # a scale is at least so much of the size of what it scales
 _STILL = 1e-2  # scales: a season differs from the next at least so much
 _DAMPING = 0.95  # phi
-_WINDOWS = 600  # that smoothers are weighed on, at most
-_LEAST = 1e-2  # a smoother of less weight is left out
+_WINDOWS = 1500  # series of a variable that smoothers are weighed on, at most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,45 +74,37 @@ def scaled(context: Floats, season: int) -> Scaled:
     return Scaled(mean=mean, scale=scale, values=values, filled=filled)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Smoother:
-    """Exponential smoothing with a season of `season` steps: alpha of the level, beta of the trend, gamma of it."""
-
-    season: int
-    alpha: float
-    beta: float
-    gamma: float
-
-    def weights(self, context: int, horizon: int) -> Floats:
-        """The forecast as a function of the context: [H, L]."""
-        return _weights(self, context, horizon)
+def smoothers(season: int) -> tuple[Floats, Floats, Floats]:
+    """Those of a season that are tried: alpha of the level, beta of the trend, gamma of the season, each [G]."""
+    gammas = (0.0, 0.1, 0.3, 0.6, 1.0) if season > 1 else (0.0,)
+    found = [
+        (alpha, trend * alpha, gamma)
+        for alpha, trend, gamma in product((0.0, 0.05, 0.1, 0.2, 0.4, 0.8), (0.0, 0.1), gammas)
+        if alpha + gamma <= 1 and (alpha or not trend)
+    ]
+    alpha, beta, gamma = np.array(found).T
+    return alpha, beta, gamma
 
 
-@lru_cache(maxsize=256)
-def _weights(smoother: Smoother, context: int, horizon: int) -> Floats:
-    m, z = smoother.season, np.eye(context)
-    level, trend, season = z[:m].mean(0), np.zeros(context), z.copy()
-    season[:m] -= level
-    for t in range(m, context):
-        error = z[t] - level - _DAMPING * trend - season[t - m]
-        level = level + _DAMPING * trend + smoother.alpha * error
-        trend = _DAMPING * trend + smoother.beta * error
-        season[t] = season[t - m] + smoother.gamma * error
-    ahead = np.cumsum(_DAMPING ** np.arange(1, horizon + 1))[:, None]
-    return np.asarray(level + ahead * trend + season[context - m + np.arange(horizon) % m])
+def smoothing(context: int, horizon: int, season: int) -> Floats:
+    """What each of the `smoothers` of a season makes of a context: weights [G, H, L].
 
-
-def smoothers(context: int, seasons: Sequence[int]) -> tuple[Smoother, ...]:
-    """Those that are tried: without a season, and with each of the seasons."""
-    found = []
-    for season in sorted({1, *seasons}):
-        grid = product((0.0, 0.05, 0.1, 0.2, 0.4, 0.8), (0.0, 0.1), (0.0, 0.1, 0.3, 0.6, 1.0) if season > 1 else (0.0,))
-        found += [
-            Smoother(season=season, alpha=alpha, beta=trend * alpha, gamma=gamma)
-            for alpha, trend, gamma in grid
-            if season <= context and alpha + gamma <= 1 and (alpha or not trend)
-        ]
-    return tuple(found)
+    The recursion is run backwards on what the forecast is a function of: `level` l + `trend` b + sum_t season_t s_t.
+    """
+    m, (alpha, beta, gamma) = season, (one[:, None] for one in smoothers(season))
+    level = np.ones((len(alpha), horizon))
+    trend = np.cumsum(_DAMPING ** np.arange(1, horizon + 1)) * level
+    seasonal, found = np.zeros((2, context, len(alpha), horizon))
+    seasonal[context - m + np.arange(horizon) % m, :, np.arange(horizon)] = 1.0
+    for t in range(context - 1, m - 1, -1):
+        error = alpha * level + beta * trend + gamma * seasonal[t]
+        found[t] = error
+        level, trend = level - error, _DAMPING * (level + trend - error)
+        seasonal[t - m] += seasonal[t] - error
+    # it begins from the mean of the context, and of each place of the season
+    place = np.arange(context) % m
+    found += (level - seasonal[:m].sum(0)) / context + seasonal[place] / np.bincount(place)[place, None, None]
+    return np.moveaxis(found, 0, 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,10 +112,10 @@ class Base:
     """A base forecast.
 
     Attributes:
-        share: [G, H, V], of each of the `smoothers`; they sum to 1 at each step.
+        share: [G, H, V], of each of the `smoothers` of each season; they sum to 1 at each step.
         spread: [H, V], the usual size of its errors, in units of `unit`.
         context: L, steps that it looks back.
-        seasons: of which steps, ascending; the last is that of `unit`.
+        seasons: in steps, ascending; the last is that of `unit`.
     """
 
     share: Floats
@@ -148,12 +139,13 @@ class Base:
     @cached_property
     def _weights(self) -> Floats:
         """[V, H, L]."""
-        horizon, variables = self.spread.shape
-        found = np.zeros((variables, horizon, self.context))
-        for share, smoother in zip(self.share, smoothers(self.context, self.seasons), strict=True):
-            if share.any():
-                found += share.T[:, :, None] * smoother.weights(self.context, horizon)
-        return found
+        every = _smoothing(self.context, len(self.spread), self.seasons)
+        return np.asarray(np.einsum("ghv,ghl->vhl", self.share, every, optimize=True))
+
+
+def _smoothing(context: int, horizon: int, seasons: Sequence[int]) -> Floats:
+    """That of no season, and of each of the seasons: [G, H, L]."""
+    return np.concatenate([smoothing(context, horizon, season) for season in sorted({1, *seasons})])
 
 
 def unit(context: Scaled, season: int) -> Floats:
@@ -175,16 +167,13 @@ def naive(filled: Floats, season: int, horizon: int) -> Floats:
 
 def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
     """The base forecast for windows with targets; the last season is at most the length of the context."""
-    season, length, horizon = seasons[-1], windows.context.shape[1], windows.target.shape[1]
-    thin = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).round().astype(np.int64))
-    context, target = _target(windows[thin], season)
-    square = np.stack([
-        _mean_square(target - (smoother.weights(length, horizon) @ context.filled.T).T)
-        for smoother in smoothers(length, seasons)
-    ])  # fmt: skip
+    season, (length, variables), horizon = seasons[-1], windows.context.shape[1:], windows.target.shape[1]
+    most = min(len(windows), max(_WINDOWS // variables, 1))
+    context, target = _target(windows[np.linspace(0, len(windows) - 1, most).round().astype(np.int64)], season)
+    every = _smoothing(length, horizon, seasons)
+    square = np.stack([_mean_square(target - (weights @ context.filled.T).T) for weights in every])
     evidence = -length / 2 * np.log(np.maximum(square, 1e-12))
     share = np.exp(evidence - evidence.max(0))
-    share = np.where(share < _LEAST, 0.0, share)
     share /= share.sum(0)
     base = Base(share=share, spread=np.ones(share.shape[1:]), context=length, seasons=tuple(seasons))
     context, target = _target(windows, season)
