@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 FORECAST = """Forecast time series, as ensembles of coherent futures.
 
 FILE holds one row a time, of one series or of many: CSV, Parquet or netCDF; - reads standard input. The frequency is
-found out and said. Cells may be empty, but rows may not be missing. A diffusion model is trained on what the last
-season leaves unexplained, until it gets no better on the last part of the table or the time budget is over. The same
+found out and said. Cells may be empty, but rows may not be missing. A diffusion model is trained on what exponential
+smoothing leaves unexplained, until it gets no better on the last part of the table or the time budget is over. The same
 seed and model give the same futures of a series, alone or among others.
 
 Covariates are columns of the same table: those of --future-covariates go on over the horizon, in rows with empty

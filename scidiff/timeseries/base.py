@@ -7,9 +7,10 @@ season of m steps and a damped trend (Hyndman et al. 2008, table 2.1, in error-c
 
     e = z_t - l - phi b - s_{t-m},     l <- l + phi b + alpha e,   b <- phi b + beta e,   s_t = s_{t-m} + gamma e
 
-from the means of the context, is linear in the context, and so is a mean of several. At step h smoother g has the weight  mse_gh^(-L/2)  of past
-windows: the likelihood of one context of L such errors. Short contexts so mean many smoothers, which forecasts better
-than the choice of one; long ones choose. The seasonal naive forecast (gamma = 1) and the mean are among them.
+from the means of the context, is linear in the context, and so is a mean of several. At step h smoother g has the
+weight  mse_gh^-5  of past windows: one that is twice as bad counts a 32nd, and those that are about as good are
+averaged, which forecasts better than the choice of one. The seasonal naive forecast (gamma = 1) and the mean of all
+seasons are among them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _FAR = 10.0  # scales: an error farther out counts as if it stood there
 _FLAT = 1e-3  # a scale is at least so much of the size of what it scales
 _STILL = 1e-2  # scales: a season differs from the next at least so much
 _DAMPING = 0.95  # phi
+_POWER = 5.0  # of the mean squared error, in the weight of a smoother
 _WINDOWS = 1500  # series of a variable that smoothers are weighed on, at most
 
 
@@ -172,8 +174,7 @@ def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
     context, target = _target(windows[np.linspace(0, len(windows) - 1, most).round().astype(np.int64)], season)
     every = _smoothing(length, horizon, seasons)
     square = np.stack([_mean_square(target - (weights @ context.filled.T).T) for weights in every])
-    evidence = -length / 2 * np.log(np.maximum(square, 1e-12))
-    share = np.exp(evidence - evidence.max(0))
+    share = (np.maximum(square, 1e-12) / np.maximum(square.min(0), 1e-12)) ** -_POWER
     share /= share.sum(0)
     base = Base(share=share, spread=np.ones(share.shape[1:]), context=length, seasons=tuple(seasons))
     context, target = _target(windows, season)

@@ -63,7 +63,7 @@ def sizes(
     fitting = tuple(one for one in seasons if 2 * one <= room) or (1 if season is None else season,)
     longest = fitting[-1]
     if context is None:
-        most = max(longest, wanted(horizon, fitting), min(_LOOK_BACK, 4 * horizon))
+        most = max(longest, wanted(horizon, fitting), _LOOK_BACK)
         context = max(longest, min(most, room // 2, int(counts.min())))
     if longest > context:
         raise UserError(f"expected a context of at least one season ({longest} steps), got {context}")

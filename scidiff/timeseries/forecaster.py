@@ -45,7 +45,7 @@ class DiffusionForecaster:
         horizon: steps to forecast.
         context: steps that a forecast looks back. Default: four of the longest seasons and one of the shortest, if the
             histories are long enough.
-        season: steps of the season that the base forecast repeats. Default: the longest of day, week and year that the
+        season: steps of the longest season of the base forecast. Default: the longest of day, week and year that the
             frequency has and the history holds.
         id, time: columns (see `columns.Options`); found by their names if None.
         target: the variable to forecast, or several that are forecast together. Default: all.

@@ -19,7 +19,7 @@ from scidiff.timeseries.forecast_model import TILE, ForecastConfig, ForecastMode
 from scidiff.timeseries.forecaster import DiffusionForecaster
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.frequency import calendar, infer
-from scidiff.timeseries.horizons import horizons, origins
+from scidiff.timeseries.horizons import horizons
 from scidiff.timeseries.panel import Panel
 from scidiff.weights import WeightsError
 
