@@ -16,6 +16,7 @@ from scidiff.errors import UserError
 from scidiff.timeseries import filling
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.conditioning import keep_rules
+from scidiff.timeseries.coupling import coupled, error_correlation
 from scidiff.timeseries.covariates import Covariates, disjoint
 from scidiff.timeseries.estimator import value_errors
 from scidiff.timeseries.forecast import Forecast
@@ -246,7 +247,9 @@ class DiffusionForecaster:
         rules = self.check_rules(panel)
         widening = self.widening()
         moved = rules is not None or widening is not None
+        linked = rules is not None and rules.over_series(tuple(map(str, panel.ids)))
         drawn = max(count, PILOT) if moved else count  # a draw is the same, however many there are
+        drawn = -(-drawn // PILOT) * PILOT if linked else drawn
         found = []
         for s, identity in enumerate(panel.ids):
             seed = series_seed(self.seed, identity)
@@ -259,6 +262,9 @@ class DiffusionForecaster:
             draws = np.stack([widening(own, own[:PILOT]) for own in draws])
         if rules is None:
             return Forecast(panel=panel, time=time, draws=draws[:, :count])
+        if linked:
+            together = error_correlation(model.base, panel, frequency, ends)
+            draws = coupled(draws, together, seed=self.seed)
         future = Future(
             series=tuple(map(str, panel.ids)),
             variables=panel.variables,
