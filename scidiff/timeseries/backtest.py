@@ -105,8 +105,7 @@ def backtest(
     past = told.targets(past)
     config, frequency = forecaster.model_.config, infer(panel)
     others = peers or {}
-    for name, peer in others.items():
-        clock(name, partial(peer.fit, past, frequency, season=config.season, horizon=horizon))
+    _learn(others, clock, past, frequency, season=config.season, horizon=horizon)
     sizes: dict[str, Any] = {"context": min(2 * config.season, config.context), "horizon": horizon}
     series, origin = origins(past, **sizes, most=20_000)
     errors = _Errors.of(horizons(past, frequency, series, origin, **sizes), config.season)
@@ -123,7 +122,6 @@ def backtest(
         show(f"origin {n + 1} of {count}")
     crps = judge.crps()
     lags = min(-(-horizon // stride), count - 1)
-    rest = [name for name in crps if name != MODEL]
     return Backtest(
         table=judge.table(),
         origins=count,
@@ -131,7 +129,7 @@ def backtest(
         pit=np.concatenate([np.empty(0), *judge.pits]),
         last=forecast,
         truth=window.target,
-        against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in rest},
+        against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in crps if name != MODEL},
         seconds={name: (spent[0], sum(spent[1:]) / count) for name, spent in clock.spent.items()},
     )
 
@@ -158,6 +156,14 @@ class _Clock:
         found = call()
         self.spent.setdefault(name, []).append(time.process_time() - began)
         return found
+
+
+def _learn(
+    peers: Mapping[str, Peer], clock: _Clock, past: Panel, frequency: Frequency, *, season: int, horizon: int
+) -> None:
+    """Let each of the others learn, by the clock."""
+    for name, peer in peers.items():
+        clock(name, partial(peer.fit, past, frequency, season=season, horizon=horizon))
 
 
 def _naive(window: Horizons, season: int) -> Floats:
