@@ -27,25 +27,25 @@ _PERIODS, _ENDS = {"QS": "Q", "MS": "M"}, {"QS": "QE", "MS": "ME"}  # pandas' na
 LEVELS = np.arange(0.01, 1, 0.02)  # quantiles that a transformer learns, and that stand for its draws
 
 
-def gluonts_peers() -> tuple[Mapping[str, Peer], list[str]]:
+def gluonts_peers(seconds: float) -> tuple[Mapping[str, Peer], list[str]]:
     """Those that are installed, and what is missing."""
     if find_spec("gluonts") and find_spec("lightning"):
-        return {"DeepAR": GluonTS("DeepAR"), "TFT": GluonTS("TFT")}, []
+        return {name: GluonTS(name, seconds) for name in ("DeepAR", "TFT")}, []
     return {}, ["gluonts: DeepAR and TFT are left out (pip install --no-deps gluonts lightning and what they ask for)"]
 
 
 class GluonTS:
     """A model of GluonTS, by the name `DeepAR` or `TFT`."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, seconds: float) -> None:
+        self.kind, self.seconds = kind, seconds
 
     def fit(self, past: Panel, frequency: Frequency, *, season: int, horizon: int) -> None:
         from gluonts.torch import DeepAREstimator, TemporalFusionTransformerEstimator
 
         for name in ("lightning", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        trainer: dict[str, Any] = {"max_epochs": 10_000, "max_time": {"seconds": SECONDS}, "accelerator": "cpu"}
+        trainer: dict[str, Any] = {"max_epochs": 10_000, "max_time": {"seconds": self.seconds}, "accelerator": "cpu"}
         trainer |= dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
         length = min(max(2 * horizon, season), CONTEXT)
         sizes: dict[str, Any] = {"prediction_length": horizon, "context_length": length, "trainer_kwargs": trainer}

@@ -49,6 +49,7 @@ class Backtest:
         table: one row a method, one column a score, of all origins, series, steps and variables together.
         origins: number of origins.
         against: how the mean CRPS of each origin compares with that of the other methods, by their names.
+        each: the same of each origin: one row a method and origin.
         crps: their mean CRPS at each origin, by method: [origins].
         pit: [N] of all values among the draws of the model (see `metrics.pit`).
         last: its forecast from the last origin; its panel is that of the targets.
@@ -58,6 +59,7 @@ class Backtest:
 
     table: pd.DataFrame
     origins: int
+    each: pd.DataFrame
     crps: Mapping[str, Floats]
     pit: Floats
     last: Forecast
@@ -125,6 +127,7 @@ def backtest(
     return Backtest(
         table=judge.table(),
         origins=count,
+        each=judge.each(),
         crps=crps,
         pit=np.concatenate([np.empty(0), *judge.pits]),
         last=forecast,
@@ -247,10 +250,13 @@ class _Judge:
                     found.append(scores.mase(point[here], one[here], history[:, v], season=self._season))
         return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
+    def each(self) -> pd.DataFrame:
+        """Means over series, steps and variables, one row a method and origin."""
+        return pd.DataFrame(self._rows).drop(columns=["size", "wQL"])
+
     def crps(self) -> dict[str, Floats]:
         """The mean CRPS of each origin, by method."""
-        frame = pd.DataFrame(self._rows)
-        return {str(name): part["CRPS"].to_numpy() for name, part in frame.groupby("method", sort=False)}
+        return {str(name): part["CRPS"].to_numpy() for name, part in self.each().groupby("method", sort=False)}
 
     def table(self) -> pd.DataFrame:
         """Means over the origins, one row a method."""
