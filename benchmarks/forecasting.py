@@ -8,8 +8,8 @@ Data sets are those of `_forecasting_data.py`. Every method learns from what cam
 trained for at most `--steps` steps, again on all windows, and calibrated on windows before the first origin. The last
 origins are judged, a horizon apart. CRPS is the fair one; of methods that give quantiles these stand for draws. p is of
 the Diebold-Mariano test on the CRPS by origin, mean of the seeds. Coverage is of 80 and 95 % intervals. Holidays are
-told to scidiff and to the boosted trees. DeepAR and TFT train for a minute, about as long as scidiff does. A data set and a seed can be run alone, without the others' methods
-(`--alone`), and the documents put together with `--merge`.
+told to scidiff and to the boosted trees. DeepAR and TFT train for a minute, about as long as scidiff does. A data set
+and a seed can be run alone, without the others' methods (`--alone`), and the documents put together with `--merge`.
 `--quick` makes a short series of its own: its numbers say that it runs.
 """
 
@@ -28,7 +28,7 @@ from _forecasting_data import NAMES, Data, data
 from _forecasting_gluonts import SECONDS
 from _forecasting_peers import peers
 from _forecasting_speed import SERIES, speed
-from _forecasting_tables import OURS, missed, tables
+from _forecasting_tables import COHERENT, OURS, missed, tables
 from imputation import say, show
 
 import scidiff
@@ -41,7 +41,6 @@ from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.panel import Panel
 
 PARTS = ("quality", "speed")
-COHERENT = "scidiff, coherent"
 
 
 def judged(found: Data, seed: int, arguments: argparse.Namespace, missing: list[str]) -> list[dict[str, Any]]:
