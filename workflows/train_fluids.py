@@ -26,6 +26,7 @@ from kolmogorov import FLOW, fetch, read
 from scidiff.errors import UserError
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
 from scidiff.fluids.symmetries import FlowBatches
+from scidiff.fluids.winds import WindModel
 from scidiff.noise import Noise
 from scidiff.objective import NormalLogSigma
 from scidiff.objective import loss as objective_loss
@@ -39,18 +40,19 @@ TIMES = NormalLogSigma(schedule=Cosine(), mean=-0.7, std=1.6)
 LEVELS = (0.05, 0.2, 0.8, 3.0)  # sigma / alpha at which validation looks
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(told: str | None) -> argparse.ArgumentParser:
+    """The options of a training, with what is told of it."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--minutes", type=float, required=True, help="training time; the last 30 %% anneal")
     parser.add_argument("--batch", type=int, default=32, help="fields in a batch")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    return parser.parse_args()
+    return parser
 
 
-def validate(denoiser: nn.Module, *, model: FlowModel, fields: Tensor) -> dict[str, float]:
+def validate(denoiser: nn.Module, *, model: FlowModel | WindModel, fields: Tensor) -> dict[str, float]:
     """Squared error by level of noise, in units of what Wiener's filter leaves, of trajectories that are watched."""
     found, (leaf, process) = {}, next(iter(model.processes.items()))
     layout = Layout.dense(len(fields), {leaf: tuple(fields.shape[1:])})
@@ -117,7 +119,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    options = arguments()
+    options = parser_of(__doc__).parse_args()
     try:
         main(options)
     except KeyboardInterrupt:
