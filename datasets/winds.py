@@ -16,6 +16,7 @@ else `~/.cache/scidiff`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -54,10 +55,8 @@ def fetch(cache: Path | None = None, *, source: Path | None = None) -> Path:
 
 def _download(folder: Path) -> Path:
     print(f"downloading {PACKAGE} (28 MB) by apt-get; only this once", file=sys.stderr, flush=True)
-    try:
+    with contextlib.suppress(FileNotFoundError):
         subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, stdout=sys.stderr.fileno(), check=False)
-    except FileNotFoundError:
-        pass
     found = sorted(folder.glob(f"{PACKAGE}_*.deb"))
     if not found:
         raise DatasetError(f"apt-get could not download {PACKAGE}; with {NAME} at hand, pass it: --from {NAME}")
@@ -67,7 +66,8 @@ def _download(folder: Path) -> Path:
 def _unpacked(archive: Path, folder: Path) -> Path:
     if not archive.is_file():
         raise DatasetError(f"expected {NAME} or an archive with it, got {archive}: no such file")
-    done = subprocess.run(["dpkg-deb", "-x", str(archive), str(folder / "x")], capture_output=True, text=True)
+    command = ["dpkg-deb", "-x", str(archive), str(folder / "x")]
+    done = subprocess.run(command, capture_output=True, check=False)
     found = sorted((folder / "x").rglob(NAME))
     if done.returncode or not found:
         raise DatasetError(f"expected {NAME} in {archive}, found none")
@@ -116,7 +116,7 @@ def sample(path: Path, out: Path) -> None:
     }
     source = "Fleet Numerical Oceanography Center (U.S. Navy), by NOAA PMEL's Ferret data sets; public domain"
     found = xr.Dataset(variables, coordinates, {"Conventions": "CF-1.11", "source": source})
-    atomic.write(out, lambda file: found.to_netcdf(file, encoding={name: packed for name in told}))
+    atomic.write(out, lambda file: found.to_netcdf(file, encoding=dict.fromkeys(told, packed)))
 
 
 def main(arguments: list[str] | None = None) -> int:

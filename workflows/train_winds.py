@@ -105,7 +105,7 @@ def main(options: Namespace) -> None:
     )
     model.denoiser.load_state_dict(result.denoiser.state_dict())
     card = {
-        "data": "monthly winds of the Fleet Numerical Oceanography Center, 1982 to 1989 (datasets/winds.py), public domain",
+        "data": "monthly winds of the U.S. Navy (FNOC), 1982 to 1989 (datasets/winds.py), public domain",
         "licence": "MIT",
         "command": shlex.join(["python", *sys.argv]),
         "seed": options.seed,

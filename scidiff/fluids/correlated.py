@@ -2,7 +2,7 @@ r"""What a network's output stands for where data are, to second order, a field 
 
 As `scidiff.processes.stationary`, with the principal axes of a `Covariance` in place of waves: mode by mode
 
-    clean = W x_t + g output,    W = alpha_t v / (alpha_t^2 v + sigma_t^2),   g = sigma_t sqrt(v / (alpha_t^2 v + sigma_t^2)).
+    clean = W x_t + g output,   W = alpha_t v / r,   g = sigma_t sqrt(v / r),   r = alpha_t^2 v + sigma_t^2.
 """
 
 from __future__ import annotations

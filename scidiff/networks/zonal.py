@@ -1,7 +1,7 @@
 """A U-Net for vectors on a grid of latitudes and longitudes, which goes around along x and ends at both poles.
 
-The leaf is read and answered with its components one above the other, [B, ..., C H, W], as one field of C H rows. Beyond
-the poles stands what is there.
+The leaf is read and answered with its components one above the other, [B, 1, C H, W], as one field of C H rows. Rows
+at the poles are repeated beyond them.
 """
 
 from __future__ import annotations
