@@ -22,7 +22,8 @@ from scidiff.constraints.base import Infeasible, spread
 from scidiff.constraints.rounding import kept, worst
 from scidiff.fluids.constraints import Bounded, Conserved, Curl, FieldConstraint, Measured, Solenoidal, dependent
 from scidiff.fluids.covariance import Covariance
-from scidiff.fluids.nearest import Linear, onto_bounds, onto_integrals
+from scidiff.fluids.linear import Linear, Table
+from scidiff.fluids.nearest import onto_bounds, onto_integrals
 
 Part = TypeVar("Part", bound=FieldConstraint)
 
@@ -45,7 +46,6 @@ class Joined(FieldConstraint):
     parts: tuple[FieldConstraint, ...]
     _facts: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
     _plain: dict[str, Linear] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _tables: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({part.box for part in self.of(Solenoidal)}) > 1:
@@ -92,10 +92,15 @@ class Joined(FieldConstraint):
         """The linear facts in a metric; in the Euclidean one they are factorised once."""
         rows, values = (part.to(like) for part in self._facts)
         if metric is not None:
-            return Linear.of(rows, values, lambda x: self.free(_spread(metric, self.free(x), self.shape)))
+
+            def spread(x: Tensor) -> Tensor:
+                return self.free(_spread(metric, self.free(x), self.shape))
+
+            known = Table.of(spread, self.shape, like) if isinstance(metric, Covariance) else None
+            return Linear.of(rows, values, spread, known)
         key = str(like.device)
         if key not in self._plain:
-            self._plain[key] = Linear.of(rows, values, self.free)
+            self._plain[key] = Linear.of(rows, values, self.free, Table.of(self.free, self.shape, like))
         return self._plain[key]
 
     def nearest(self, x: Tensor, metric: Tensor | Covariance | None) -> Tensor:
@@ -104,28 +109,8 @@ class Joined(FieldConstraint):
             found = linear.onto(found)
             found = onto_integrals(integrals, linear, found) if integrals else found
         for bounds in self.of(Bounded):
-            found = onto_bounds(bounds, integrals, linear, found, self._between)
+            found = onto_bounds(bounds, integrals, linear, found)
         return kept(self, x, torch.where(found.isfinite().all(-1, keepdim=True), found, x))
-
-    def _between(self, at: Tensor) -> Tensor:
-        """P between entries [N, K]: [N, K, K]."""
-        if not self.spaces():
-            return (at[:, :, None] == at[:, None, :]).double()
-        width = self.shape[2]
-        key = str(at.device)
-        if key not in self._tables:
-            self._tables[key] = self._table(at.device)
-        line, x = at // width, at % width
-        apart = (x[:, None, :] - x[:, :, None]) % width
-        return self._tables[key][line[:, :, None], line[:, None, :], apart]
-
-    def _table(self, device: torch.device) -> Tensor:
-        """P between lines of the grid and at distances along x: [C H, C H, W]."""
-        channels, height, width = self.shape
-        lines = channels * height
-        impulses = torch.zeros(lines, lines, width, dtype=torch.float64, device=device)
-        impulses[:, :, 0] = torch.eye(lines, dtype=torch.float64, device=device)
-        return self.free(impulses.flatten(1)).reshape(lines, lines, width)
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         amounts, scales = zip(*(part.excess(x) for part in self.parts), strict=True)

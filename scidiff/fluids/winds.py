@@ -89,7 +89,7 @@ def covariance_of(fields: Tensor) -> tuple[Tensor, Tensor]:
     smooth = (around[:-2] + 2 * raw + around[2:]) / 4
     variance, axes = torch.linalg.eigh(smooth)
     rest, kept = variance[:, :-AXES], variance[:, -AXES:]
-    floor = rest.mean(1).clamp_min(1e-6 * float(variance.max()))
+    floor = (rest.sum(1) / max(rest.shape[1], 1)).clamp_min(1e-6 * float(variance.max()))
     return axes[:, :, -AXES:] * (kept - floor[:, None]).clamp_min(0).sqrt()[:, None], floor
 
 
