@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from winds import fetch, read
 
 from scidiff.errors import UserError
-from scidiff.fluids.winds import LEAF, WindConfig, WindModel, climatology_of, covariance_of, seasons, stacked
+from scidiff.fluids.winds import LEAF, WindConfig, WindModel, climatology_of, covariance_of, eofs_of, seasons, stacked
 from scidiff.noise import Noise
 from scidiff.objective import loss as objective_loss
 from scidiff.state import Layout
@@ -92,7 +92,7 @@ def main(options: Namespace) -> None:
         validate_every=150,
     )
     sizes = WindConfig(shape=(73, 144), west=20.0, scale=scale)
-    model = WindModel.create(sizes, climatology, covariance_of(fields), seed=options.seed)
+    model = WindModel.create(sizes, climatology, covariance_of(fields), eofs_of(fields), seed=options.seed)
     result = train(
         model.denoiser,
         model.processes,

@@ -30,9 +30,9 @@ app = typer.Typer(
 )
 
 _COMMON = """The weights, unless --model says others, know vorticity of Kolmogorov flow at Reynolds number 200 on 64
-x 64 points of a periodic box of 2 pi by 2 pi, without dimension. Every field is checked by an oracle that the sampler does
-not use; --out holds vorticity and velocity over (realization, time, y, x), float64, by the CF conventions. The same
-seed gives the same fields, however many are asked for.
+by 64 points of a periodic box of 2 pi by 2 pi, without dimension. Every field is checked by an oracle that the sampler
+does not use; --out holds vorticity and velocity over (realization, time, y, x), float64, by the CF conventions. The
+same seed gives the same fields, however many are asked for.
 
 Constraints (repeat the option): divergence-free, energy=VALUE, enstrophy=VALUE (means over the box of half the square
 of velocity and vorticity), vorticity=LOW:HIGH. A set that is empty is refused, with the two that contradict each other.

@@ -17,11 +17,12 @@ from torch import Tensor
 from scidiff.constraints.base import Constraint, Infeasible, Metric, RowConstraint, metric_of
 from scidiff.constraints.polyhedron import Polyhedron
 from scidiff.constraints.rounding import worst
+from scidiff.fluids.blended import Blended, FieldCovariance
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.spectral import Box
 from scidiff.state import Layout, State
 
-FieldMetric = Metric | Covariance
+FieldMetric = Metric | FieldCovariance
 """As `Metric`, or the covariance of a field, too large to write down."""
 
 
@@ -48,10 +49,10 @@ class FieldConstraint(RowConstraint):
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"expected fields {list(self.shape)} in {self.leaf!r}, got {list(x.shape[1:])}")
         flat = x.double().flatten(1)
-        known = metric.to(flat) if isinstance(metric, Covariance) else metric_of(self.leaf, metric, flat)
+        known = metric.to(flat) if isinstance(metric, Covariance | Blended) else metric_of(self.leaf, metric, flat)
         return clean | {self.leaf: self.nearest(flat, known).to(x.dtype).reshape(x.shape)}
 
-    def nearest(self, x: Tensor, metric: Tensor | Covariance | None) -> Tensor:
+    def nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:
         from scidiff.fluids.joined import joined
 
         return joined(self).nearest(x, metric)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
+from scidiff.fluids.blended import FieldCovariance
 from scidiff.fluids.conditioned import Conditioned
 from scidiff.fluids.constraints import Curl, FieldConstraint, Measured
-from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.joined import joined
 from scidiff.fluids.model import FlowModel
 from scidiff.grids import karras, to_data
@@ -44,7 +44,7 @@ class FieldModel(Protocol):
     def processes(self) -> Mapping[str, Process]: ...
 
     @property
-    def covariance(self) -> Covariance: ...
+    def covariance(self) -> FieldCovariance: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,8 +18,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from scidiff.constraints.base import Infeasible, spread
+from scidiff.constraints.base import Infeasible
+from scidiff.constraints.base import spread as plain
 from scidiff.constraints.rounding import kept, worst
+from scidiff.fluids.blended import Blended, FieldCovariance, homogeneous
 from scidiff.fluids.constraints import Bounded, Conserved, Curl, FieldConstraint, Measured, Solenoidal, dependent
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.linear import Linear, Table
@@ -88,22 +90,35 @@ class Joined(FieldConstraint):
             raise Infeasible(f"no field satisfies {parts}: {why}")
         return rows[found.independent], values[found.independent]
 
-    def linear(self, metric: Tensor | Covariance | None, like: Tensor) -> Linear:
+    def linear(self, metric: Tensor | FieldCovariance | None, like: Tensor) -> Linear:
         """The linear facts in a metric; in the Euclidean one they are factorised once."""
         rows, values = (part.to(like) for part in self._facts)
         if metric is not None:
-
-            def spread(x: Tensor) -> Tensor:
-                return self.free(_spread(metric, self.free(x), self.shape))
-
-            known = Table.of(spread, self.shape, like) if isinstance(metric, Covariance) else None
-            return Linear.of(rows, values, spread, known)
+            table = self._table(metric, like) if isinstance(metric, Covariance | Blended) else None
+            return Linear.of(rows, values, self._spread(metric), table)
         key = str(like.device)
         if key not in self._plain:
             self._plain[key] = Linear.of(rows, values, self.free, Table.of(self.free, self.shape, like))
         return self._plain[key]
 
-    def nearest(self, x: Tensor, metric: Tensor | Covariance | None) -> Tensor:
+    def _spread(self, metric: Tensor | FieldCovariance) -> Callable[[Tensor], Tensor]:
+        """P S P of a metric S."""
+
+        def spread(x: Tensor) -> Tensor:
+            if isinstance(metric, Tensor):
+                return self.free(plain(metric, self.free(x)))
+            return self.free(metric.spread(self.free(x).unflatten(-1, self.shape)).flatten(-3))
+
+        return spread
+
+    def _table(self, metric: FieldCovariance, like: Tensor) -> Table:
+        """Of P S P."""
+        base, patterns = homogeneous(metric)
+        if len(patterns) and self.shape[0] > 1:
+            raise ValueError(f"expected patterns of fields of one channel, got {self.shape[0]} channels")
+        return Table.of(self._spread(base), self.shape, like, patterns=self.free(patterns.flatten(1)))
+
+    def nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:
         integrals, found = self.of(Conserved), self.free(x)
         for linear in ([] if metric is None else [self.linear(metric, x)]) + [self.linear(None, x)]:
             found = linear.onto(found)
@@ -126,12 +141,6 @@ def joined(*parts: FieldConstraint) -> Joined:
     if len({(part.leaf, part.shape) for part in flat}) > 1:
         raise ValueError(f"expected fields of one shape, got {sorted({str(part.shape) for part in flat})}")
     return Joined(leaf=flat[0].leaf, shape=flat[0].shape, parts=flat)
-
-
-def _spread(metric: Tensor | Covariance, x: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    if isinstance(metric, Covariance):
-        return metric.spread(x.unflatten(-1, shape)).flatten(-3)
-    return spread(metric, x)
 
 
 def _refuse(a: FieldConstraint, b: FieldConstraint, free: Callable[[Tensor], Tensor]) -> None:

@@ -4,7 +4,7 @@ r"""Linear facts R x = y in a metric S, factorised once: the nearest point, and 
 
 R is kept on the places that it reads, which are few where instruments are points. Every S here is that of a flow which
 shifts along x leave alike (Leray's projection, covariances), so a table of it between lines of the grid, by distance
-along x, tells all its entries; only metrics written out as matrices have none.
+along x, tells all its entries, with those of a few patterns added; only metrics written out as matrices have none.
 """
 
 from __future__ import annotations
@@ -21,28 +21,41 @@ RIDGE = 1e-12  # of a Gram matrix's diagonal
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The entries of an S that shifts along x leave alike.
+    """The entries of an S that shifts along x leave alike, plus F^T F.
 
     Attributes:
         values: between lines and by distance along x, [C H, C H, W].
+        patterns: F, [E, D].
     """
 
     values: Tensor
+    patterns: Tensor
 
     @classmethod
-    def of(cls, spread: Callable[[Tensor], Tensor], shape: tuple[int, int, int], like: Tensor) -> Table:
-        """From what S does, [..., D] -> [..., D], on fields of a shape."""
+    def of(
+        cls,
+        spread: Callable[[Tensor], Tensor],
+        shape: tuple[int, int, int],
+        like: Tensor,
+        *,
+        patterns: Tensor | None = None,
+    ) -> Table:
+        """From what S does, [..., D] -> [..., D], on fields of a shape, and from F [E, D]."""
         channels, height, width = shape
         lines = channels * height
         impulses = torch.zeros(lines, lines, width, dtype=torch.float64, device=like.device)
         impulses[:, :, 0] = torch.eye(lines, dtype=torch.float64, device=like.device)
-        return cls(values=spread(impulses.flatten(1)).reshape(lines, lines, width))
+        values = spread(impulses.flatten(1)).reshape(lines, lines, width)
+        return cls(values=values, patterns=values.new_zeros(0, lines * width) if patterns is None else patterns)
 
     def between(self, a: Tensor, b: Tensor) -> Tensor:
         """S between places [..., A] and [..., B] of the flattened field: [..., A, B]."""
         width = self.values.shape[-1]
         apart = (b[..., None, :] - a[..., :, None]) % width
-        return self.values[(a // width)[..., :, None], (b // width)[..., None, :], apart]
+        found = self.values[(a // width)[..., :, None], (b // width)[..., None, :], apart]
+        if not len(self.patterns):
+            return found
+        return found + self.patterns.T[a] @ self.patterns.T[b].mT
 
 
 @dataclass(frozen=True, kw_only=True)

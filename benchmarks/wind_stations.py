@@ -1,14 +1,15 @@
 """Monthly winds from sparse stations: months of 1991 and 1992, which no weights have seen.
 
-    python benchmarks/winds.py [--quick] [--seed N] [--json FILE] [--split validation] [--fields N] [--samples N]
-                               [--calls N] [--shares 0.03,0.01] [--methods NAME,...] [--model FOLDER]
+    python benchmarks/wind_stations.py [--quick] [--seed N] [--json FILE] [--split validation] [--fields N]
+                                       [--samples N] [--calls N] [--shares 0.03,0.01] [--methods NAME,...]
+                                       [--model FOLDER]
 
 u and v are known at some of 73 x 144 points, drawn at random evenly over the Earth; an ensemble has to tell the rest.
 
 * `scidiff`: `scidiff.fluids.wind_fields`, as the command does it.
 * `kriging`: Gaussian process about the climatology with the covariance of the training data averaged over longitudes,
   u and v together (cokriging): posterior mean, and posterior samples by conditional simulation.
-* `kriging with EOFs`: the same, its covariance half that of the 96 training months as they are, which is not averaged.
+* `kriging with EOFs`: the same, a fifth of its covariance that of the first EOFs of the training months, not averaged.
 * `interpolation`: cubic on the map, of anomalies, nearest beyond the outermost stations; one field is the ensemble.
 * `climatology`: the month's mean with anomalies of training months. `unconditional`: the model without stations.
 
@@ -25,7 +26,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,17 @@ from winds import DatasetError, fetch, read
 from scidiff import atomic, runs
 from scidiff.errors import UserError
 from scidiff.fluids import ensemble
+from scidiff.fluids.blended import FieldCovariance
+from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.joined import Joined, joined
-from scidiff.fluids.linear import Table
 from scidiff.fluids.model import packaged
 from scidiff.fluids.stations import Station, facts, misfit
 from scidiff.fluids.wind_fields import unstacked
-from scidiff.fluids.winds import LEAF, WindModel, stacked
+from scidiff.fluids.winds import LEAF, SHARE, WindModel, stacked
 from scidiff.noise import Noise
 from scidiff.sampling import sample
 from scidiff.state import Layout
 
-SHARE_OF_EOFS = 0.5  # best of 0.2, 0.35 and 0.5 on 1990
 WAVES = slice(1, 37)
 METHODS = ("scidiff", "kriging", "kriging_with_EOFs", "interpolation", "unconditional", "climatology")
 SAMPLE = Path(__file__).parents[1] / "datasets" / "winds" / "sample.nc"
@@ -134,35 +135,31 @@ class Bench:
             done = sample(self.model.denoiser, self.model.processes, {LEAF: rule}, layout, case.noise)
         return done.state[LEAF].double()
 
-    def _prior(self, case: Case) -> Tensor:
-        white = case.noise.at(LEAF, 0, case.layout.rows(LEAF)).normal(dtype=torch.float64)
-        return self.model.covariance.root(white)
-
     def kriging(self, case: Case) -> Tensor:
         """Draws of the prior, moved onto the stations in the prior's metric; last its mean."""
-        draws = self._prior(case)
-        draws = torch.cat([draws, torch.zeros_like(draws[:1])])
-        layout = Layout.dense(len(draws), {LEAF: case.constraint.shape})
-        return case.constraint.project({LEAF: draws}, layout, self.model.covariance)[LEAF]
+        return self._moved(self._prior(case), self._averaged(), case)
 
     def kriging_with_EOFs(self, case: Case) -> Tensor:
-        """The same of a covariance that is partly the sample covariance of the training months."""
-        eofs = self.training.double().flatten(1) * (SHARE_OF_EOFS / len(self.training)) ** 0.5
-        rows = Layout.dense(self.samples, {"weights": (len(eofs),)}).rows("weights")
+        """The same of a covariance that is partly that of the EOFs."""
+        blended = self.model.covariance
+        rows = Layout.dense(self.samples, {"weights": (len(blended.patterns),)}).rows("weights")
         weights = case.noise.at("weights", 0, rows).normal(dtype=torch.float64)
-        draws = (1 - SHARE_OF_EOFS) ** 0.5 * self._prior(case).flatten(1) + weights @ eofs
-        draws = torch.cat([draws, torch.zeros_like(draws[:1])])
-        at, size = torch.cat([case.at, case.at + case.truth[0].numel()]), case.truth.numel()
-        table = Table.of(self._spread, case.constraint.shape, eofs)
-        reach = (1 - SHARE_OF_EOFS) * table.between(at, torch.arange(size)) + eofs[:, at].T @ eofs
-        gram = reach[:, at] + 1e-9 * torch.diag(reach[:, at].diagonal())
-        seen = ((case.truth - case.usual) / self.model.config.scale).flatten()[at]
-        moved = draws + torch.linalg.solve(gram, (seen - draws[:, at]).T).T @ reach
-        return moved.unflatten(1, case.constraint.shape)
+        draws = (1 - SHARE) ** 0.5 * self._prior(case) + torch.einsum("se,eyx->syx", weights, blended.patterns)[:, None]
+        return self._moved(draws, blended, case)
 
-    def _spread(self, x: Tensor) -> Tensor:
-        shape = (2 * self.model.config.shape[0], self.model.config.shape[1])
-        return self.model.covariance.spread(x.unflatten(-1, shape)).flatten(-2)
+    def _averaged(self) -> Covariance:
+        """The covariance averaged over longitudes."""
+        base = self.model.covariance.base
+        return replace(base, variance=base.variance / (1 - SHARE))
+
+    def _prior(self, case: Case) -> Tensor:
+        white = case.noise.at(LEAF, 0, case.layout.rows(LEAF)).normal(dtype=torch.float64)
+        return self._averaged().root(white)
+
+    def _moved(self, draws: Tensor, covariance: FieldCovariance, case: Case) -> Tensor:
+        draws = torch.cat([draws, torch.zeros_like(draws[:1])])
+        layout = Layout.dense(len(draws), {LEAF: case.constraint.shape})
+        return case.constraint.project({LEAF: draws}, layout, covariance)[LEAF]
 
     def interpolation(self, case: Case) -> Tensor:
         """Cubic, of anomalies, on three copies of the map side by side."""
@@ -284,7 +281,7 @@ def document(bench: Bench, truths: Tensor, months: Tensor, chosen: argparse.Name
         title = "How far scidiff lies below, paired by month; per cent"
         tables.append({"title": title, "columns": ["stations", "below", "RMSE", "CRPS"], "rows": body})
     return {
-        "benchmark": "winds",
+        "benchmark": "wind_stations",
         "quick": chosen.quick,
         "seed": chosen.seed,
         "tables": tables,
