@@ -10,7 +10,6 @@ to two columns along a parallel, drawn anew for every visit. The loss is in unit
 from __future__ import annotations
 
 import hashlib
-import shlex
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -19,17 +18,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from train_fluids import TIMES, parser_of, validate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+from _training import account, run
+from train_fluids import TIMES, arguments, validate
 from winds import fetch, read
 
-from scidiff.errors import UserError
 from scidiff.fluids.winds import LEAF, WindConfig, WindModel, climatology_of, covariance_of, eofs_of, seasons, stacked
 from scidiff.noise import Noise
 from scidiff.objective import loss as objective_loss
 from scidiff.state import Layout
-from scidiff.training import checkpoint
 from scidiff.training.batches import Batch, permutation
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
@@ -71,7 +69,6 @@ def anomalies(path: Path, split: str, climatology: Tensor) -> Tensor:
 
 
 def main(options: Namespace) -> None:
-    torch.set_num_threads(options.threads)
     path = fetch()
     climatology = climatology_of(*read(path, "train"))
     fields, watched = (anomalies(path, split, climatology) for split in ("train", "validation"))
@@ -107,27 +104,13 @@ def main(options: Namespace) -> None:
     card = {
         "data": "monthly winds of the U.S. Navy (FNOC), 1982 to 1989 (datasets/winds.py), public domain",
         "licence": "MIT",
-        "command": shlex.join(["python", *sys.argv]),
-        "seed": options.seed,
         "fields": len(fields),
-        "training": config.model_dump(mode="json"),
         "times": {"mean": TIMES.mean, "std": TIMES.std},
-        "torch": torch.__version__,
-        "held out": dict(result.validation),
-        "steps": result.steps,
-        "minutes": round(result.seconds / 60, 1),
+        **account(result, config),
     }
     replace(model, card=card).save(options.out / "model")
     print(options.out / "model")
 
 
 if __name__ == "__main__":
-    options = parser_of(__doc__).parse_args()
-    try:
-        main(options)
-    except KeyboardInterrupt:
-        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
-        sys.exit(130)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main, arguments(__doc__))
