@@ -89,6 +89,10 @@ class Solenoidal(FieldConstraint):
         """The nearest such velocities, Leray's projection: [..., 2, H, W]."""
         return self.box.solenoidal(x)
 
+    def free_waves(self, coefficients: Tensor) -> Tensor:
+        """The same of Fourier coefficients [..., 2, H, W // 2 + 1]."""
+        return self.box.leray(coefficients)
+
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         velocity = self.fields(x)
         size = self.box.forward(velocity).abs() * torch.stack(torch.broadcast_tensors(*self._speeds(x)))
@@ -122,8 +126,12 @@ class Curl(FieldConstraint):
 
     def free(self, x: Tensor) -> Tensor:
         """The nearest such vorticities: [..., 1, H, W]."""
-        s_y, s_x = self.box.symbols(like=x)
-        return self.box.multiply(x, (s_y.square() + s_x.square()) > 0)
+        return self.box.back(self.free_waves(self.box.forward(x)))
+
+    def free_waves(self, coefficients: Tensor) -> Tensor:
+        """The same of Fourier coefficients [..., 1, H, W // 2 + 1]."""
+        s_y, s_x = self.box.symbols(like=coefficients)
+        return coefficients * ((s_y.square() + s_x.square()) > 0)
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         vorticity = self.fields(x)
@@ -153,6 +161,7 @@ class Measured(FieldConstraint):
     values: Tensor = field(repr=False)
     names: tuple[str, ...] = field(default=(), repr=False)
     shape: tuple[int, int, int] = field(init=False, repr=False)
+    _places: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rows, values = self.rows.double(), self.values.double()
@@ -165,14 +174,16 @@ class Measured(FieldConstraint):
         for name, value in found.items():
             object.__setattr__(self, name, value)
         flat = rows.flatten(1)
+        object.__setattr__(self, "_places", (flat != 0).any(0).nonzero()[:, 0])
         spare = dependent(flat @ flat.T, values)
         if spare.contradiction is not None:
             a, b = (names[m] for m in spare.contradiction)
             raise Infeasible(f"{a} contradicts {b} on {self.leaf!r}")
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, values = self.rows.to(x).flatten(1), self.values.to(x)
-        return worst((x @ rows.T - values).abs(), x.abs() @ rows.abs().T + values.abs())
+        at, values = self._places.to(x.device), self.values.to(x)
+        weights, read = self.rows.flatten(1)[:, self._places].to(x), x[:, at]
+        return worst((read @ weights.T - values).abs(), read.abs() @ weights.abs().T + values.abs())
 
     def polyhedron(self, size: int) -> Polyhedron:
         return Polyhedron.of(size, equal=self.rows.flatten(1), target=self.values)

@@ -26,6 +26,7 @@ from scidiff.fluids.constraints import Bounded, Conserved, Curl, FieldConstraint
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.linear import Linear, Table
 from scidiff.fluids.nearest import onto_bounds, onto_integrals
+from scidiff.fluids.secular import Secular
 
 Part = TypeVar("Part", bound=FieldConstraint)
 
@@ -48,6 +49,7 @@ class Joined(FieldConstraint):
     parts: tuple[FieldConstraint, ...]
     _facts: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
     _plain: dict[str, Linear] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _searches: dict[str, Secular | None] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({part.box for part in self.of(Solenoidal)}) > 1:
@@ -101,6 +103,22 @@ class Joined(FieldConstraint):
             self._plain[key] = Linear.of(rows, values, self.free, Table.of(self.free, self.shape, like))
         return self._plain[key]
 
+    def _free_waves(self, coefficients: Tensor) -> Tensor:
+        """P of Fourier coefficients [..., C, H, W // 2 + 1]."""
+        for part in self.spaces():
+            coefficients = part.free_waves(coefficients)
+        return coefficients
+
+    def _secular(self, linear: Linear) -> Secular | None:
+        """The search by multipliers of the integrals, where what instruments see is values at as many places."""
+        key = str(linear.values.device)
+        if key not in self._searches:
+            alike = len(linear.places) == len(linear.values)
+            seen = torch.linalg.solve(linear.weights, linear.values) if alike else linear.values
+            found = Secular.of(self.of(Conserved), self._free_waves, linear.places, seen) if alike else None
+            self._searches[key] = found
+        return self._searches[key]
+
     def _spread(self, metric: Tensor | FieldCovariance) -> Callable[[Tensor], Tensor]:
         """P S P of a metric S."""
 
@@ -120,9 +138,13 @@ class Joined(FieldConstraint):
 
     def nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:
         integrals, found = self.of(Conserved), self.free(x)
-        for linear in ([] if metric is None else [self.linear(metric, x)]) + [self.linear(None, x)]:
+        if metric is not None:
+            linear = self.linear(metric, x)
             found = linear.onto(found)
             found = onto_integrals(integrals, linear, found) if integrals else found
+        linear = self.linear(None, x)
+        found = linear.onto(found)
+        found = onto_integrals(integrals, linear, found, self._secular(linear)) if integrals else found
         for bounds in self.of(Bounded):
             found = onto_bounds(bounds, integrals, linear, found)
         return kept(self, x, torch.where(found.isfinite().all(-1, keepdim=True), found, x))

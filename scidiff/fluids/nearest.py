@@ -17,6 +17,7 @@ from scidiff.constraints.interior import all_rest
 from scidiff.constraints.rounding import worst
 from scidiff.fluids.constraints import Bounded, Conserved
 from scidiff.fluids.linear import RIDGE, Linear
+from scidiff.fluids.secular import Secular
 
 STEPS = 24  # most need 3 to 6
 SHARES = (1.0, 0.7, 0.5, 0.25, 0.1, 0.03)  # of a step
@@ -26,16 +27,28 @@ ROUNDS = 30  # of the active set
 ALTERNATIONS = 200
 
 
-def onto_integrals(integrals: Sequence[Conserved], linear: Linear, c: Tensor) -> Tensor:
+def onto_integrals(integrals: Sequence[Conserved], linear: Linear, c: Tensor, search: Secular | None = None) -> Tensor:
     """The nearest point to c, which meets the linear facts, that meets the integrals too.
 
     Of the set, which is not convex, a point where the distance is stationary; the end of plain Gauss-Newton where the
-    search for that one fails.
+    search for that one fails. By the multipliers alone where that can be done, field by field else.
     """
-    plain = _gauss_newton(integrals, linear, c)
+    if search is None:
+        return _stationary(integrals, linear, c)
+    near, done = search.nearest(c)
+    near = linear.onto(near)
+    if all_rest(done):
+        return near
+    return near.masked_scatter(~done[:, None], _stationary(integrals, linear, c[~done]))
+
+
+def _stationary(integrals: Sequence[Conserved], linear: Linear, c: Tensor) -> Tensor:
     near = _gauss_newton(integrals, linear, linear.onto(_sequential(integrals, linear, c)))
     amount, scale = worst(*(torch.stack(part, 1) for part in zip(*(q.excess(near) for q in integrals), strict=True)))
-    return torch.where((amount <= ROUNDING * torch.finfo(c.dtype).eps * scale)[:, None], near, plain)
+    held = amount <= ROUNDING * torch.finfo(c.dtype).eps * scale
+    if all_rest(held):
+        return near
+    return near.masked_scatter(~held[:, None], _gauss_newton(integrals, linear, c[~held]))
 
 
 def _gauss_newton(integrals: Sequence[Conserved], linear: Linear, x: Tensor) -> Tensor:
