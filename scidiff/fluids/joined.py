@@ -132,7 +132,9 @@ class Joined(FieldConstraint):
     def _table(self, metric: FieldCovariance, like: Tensor) -> Table:
         """Of P S P."""
         base, patterns = homogeneous(metric)
-        if len(patterns) and self.shape[0] > 1:
+        if not len(patterns):
+            return Table.of(self._spread(base), self.shape, like)
+        if self.shape[0] > 1:
             raise ValueError(f"expected patterns of fields of one channel, got {self.shape[0]} channels")
         return Table.of(self._spread(base), self.shape, like, patterns=self.free(patterns.flatten(1)))
 
