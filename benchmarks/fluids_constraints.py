@@ -3,9 +3,9 @@
     python benchmarks/fluids_constraints.py [--quick] [--seed N] [--json FILE] [--part cost feasibility likeness]
 
 * `cost` and `feasibility`: velocities, a random flow of unit root mean square (vorticity of spectrum exp(-k / 2)) plus
-  white noise of a fifth of it. Sensors see u and v of the flow at 123 grid points, 3 % of 64 x 64; energy and enstrophy are the
-  flow's, bounds 0.95 of its extremes or what sensors saw, so that some points sit on them. Times are of one core, in
-  batches of 32 (fewer above 64 x 64), and do not count what is factorised once.
+  white noise of a fifth of it. Sensors see u and v of the flow at 123 grid points, 3 % of 64 x 64; energy and enstrophy
+  are the flow's, bounds 0.95 of its extremes or what sensors saw, so that some points sit on them. Times are of one
+  core, in batches of 32 (fewer above 64 x 64), and do not count what is factorised once.
 * `likeness`: one vorticity field each from the sensors (1 % of the points), the energy and the enstrophy of test
   fields, beside fields drawn without constraints. Averaged over what is measured, both follow the data if nothing
   collapses. Distance: Wasserstein's of order 2 to as many fields of other trajectories, by assignment. Tendency: the
