@@ -79,7 +79,7 @@ def conformers(
 
     def watch(done: int, total: int) -> None:
         if line.due():
-            line.show(f"molecule {done + 1} of {total}")
+            line.show(f"{done:,} of {total:,} molecules")
 
     try:
         found = run(records, num=num, model=known, seed=seed, steps=steps, progress=watch)
@@ -183,7 +183,7 @@ def geometries(
             found = with_geometries(
                 generation,
                 known,
-                progress=lambda done, total: line.show(f"geometry {done + 1} of {total}") if line.due() else None,
+                progress=lambda done, total: line.show(f"{done:,} of {total:,} geometries") if line.due() else None,
             )
         finally:
             line.clear()
