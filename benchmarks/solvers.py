@@ -14,7 +14,7 @@ square over coordinates less so. Both are given.
 Every solver of ours and of the peers has the best of the grids that its library offers, chosen for each problem and
 number of calls by the root mean square on starts of its own; `recommended` has no choice, and was fitted to other
 problems. Each repeat has fresh starts, the same for all; tables give the mean of the repeats and the half-width of its
-95 % interval (Student's t). Printed are all solvers; the README shows ours and the best of each other library.
+95 % interval (Student's t). Printed are all solvers; RESULTS.md shows ours and the best of each other library.
 
 **Time.** The bare loop on float32 [256, 64] with a denoiser that returns its input, one thread: processor time of 40
 steps less that of 10, over 30; all contestants by turns, each warm from a run that does not count; median and

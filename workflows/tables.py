@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Tables of benchmarks as Markdown, and into the README.
+"""Tables of benchmarks as Markdown, and into benchmarks/RESULTS.md.
 
     python workflows/tables.py render results/solvers/result.json results/tables/solvers.md
-    python workflows/tables.py insert README.md results/tables/solvers.md ...
+    python workflows/tables.py insert benchmarks/RESULTS.md results/tables/solvers.md ...
 
-A table goes between `<!-- table: NAME -->` and `<!-- end -->`, NAME being its file's; a README without those markers is
+A table goes between `<!-- table: NAME -->` and `<!-- end -->`, NAME being its file's; a text without those markers is
 an error, so that no table is lost silently.
 """
 
@@ -46,7 +46,7 @@ def render(document: dict[str, Any]) -> str:
 
 
 def insert(text: str, name: str, table: str) -> str:
-    """The README with a table in its place."""
+    """The text with a table in its place."""
     pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     if len(pattern.findall(text)) != 1:
         raise ValueError(f"expected the markers of table {name!r} once, got {len(pattern.findall(text))}")
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("result", type=Path)
     one.add_argument("out", type=Path)
     other = commands.add_parser("insert", help="put tables between their markers")
-    other.add_argument("readme", type=Path)
+    other.add_argument("text", type=Path)
     other.add_argument("tables", type=Path, nargs="+")
     chosen = parser.parse_args(arguments)
     try:
@@ -69,10 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
             chosen.out.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_text(chosen.out, render(json.loads(chosen.result.read_text(encoding="utf-8"))))
         else:
-            text = chosen.readme.read_text(encoding="utf-8")
+            text = chosen.text.read_text(encoding="utf-8")
             for path in chosen.tables:
                 text = insert(text, path.stem, path.read_text(encoding="utf-8"))
-            atomic.write_text(chosen.readme, text)
+            atomic.write_text(chosen.text, text)
     except (OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,6 @@ checkpoints and, at the end, `model/`. The loss is in units of what Wiener's fil
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -21,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+from _training import account, parser, run
 from kolmogorov import FLOW, fetch, read
 
-from scidiff.errors import UserError
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
 from scidiff.fluids.symmetries import FlowBatches
 from scidiff.noise import Noise
@@ -31,7 +30,6 @@ from scidiff.objective import NormalLogSigma
 from scidiff.objective import loss as objective_loss
 from scidiff.schedules import Cosine
 from scidiff.state import Layout
-from scidiff.training import checkpoint
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
@@ -40,14 +38,9 @@ LEVELS = (0.05, 0.2, 0.8, 3.0)  # sigma / alpha at which validation looks
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--minutes", type=float, required=True, help="training time; the last 30 %% anneal")
-    parser.add_argument("--batch", type=int, default=32, help="fields in a batch")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    return parser.parse_args()
+    found = parser(__doc__)
+    found.add_argument("--batch", type=int, default=32, help="fields in a batch")
+    return found.parse_args()
 
 
 def validate(denoiser: nn.Module, *, model: FlowModel, fields: Tensor) -> dict[str, float]:
@@ -64,7 +57,6 @@ def validate(denoiser: nn.Module, *, model: FlowModel, fields: Tensor) -> dict[s
 
 
 def main(options: argparse.Namespace) -> None:
-    torch.set_num_threads(options.threads)
     folder = fetch()
     fields = read(folder, "train").flatten(0, 1)
     scale = float(fields.std())
@@ -102,27 +94,13 @@ def main(options: argparse.Namespace) -> None:
     card = {
         "data": "simulated Kolmogorov flow at Reynolds number 200 (datasets/kolmogorov.py), public domain",
         "licence": "MIT",
-        "command": shlex.join(["python", *sys.argv]),
-        "seed": options.seed,
         "fields": len(fields),
-        "training": config.model_dump(mode="json"),
         "times": {"mean": TIMES.mean, "std": TIMES.std},
-        "torch": torch.__version__,
-        "held out": dict(result.validation),
-        "steps": result.steps,
-        "minutes": round(result.seconds / 60, 1),
+        **account(result, config),
     }
     replace(model, card=card).save(options.out / "model")
     print(options.out / "model")
 
 
 if __name__ == "__main__":
-    options = arguments()
-    try:
-        main(options)
-    except KeyboardInterrupt:
-        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
-        sys.exit(130)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main, arguments())

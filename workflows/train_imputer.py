@@ -25,14 +25,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from _imputation_data import Stays, Units, folder_of, read_set
 from _imputation_methods import standardise
+from _training import account, parser, run
 
 from scidiff.denoiser import Denoiser
-from scidiff.errors import UserError
 from scidiff.noise import Noise
 from scidiff.timeseries.batches import PanelBatches, Standardised, series
 from scidiff.timeseries.model import ImputerConfig, ImputerModel, crps_normal, imputation_loss
 from scidiff.timeseries.warm import warm_start
-from scidiff.training import checkpoint
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
@@ -48,20 +47,15 @@ PLAIN = {  # matrices that Muon leaves to AdamW: embeddings, read-outs and what 
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--minutes", type=float, required=True, help="training time; the last 40 %% anneal")
-    parser.add_argument("--network", choices=sorted(SIZES), default="panel")
-    parser.add_argument("--data", type=Path, help="folder with PhysioNet 2012 (default: the cache, else a download)")
-    parser.add_argument("--batch", type=int, default=16, help="stays in a batch")
-    parser.add_argument("--copies", type=int, help="noisy copies of each stay in a step; default 4, for csdi 1")
-    parser.add_argument("--stays", type=int, help="learn from so many stays (default: all but those held out)")
-    parser.add_argument("--init", type=Path, metavar="FOLDER", help="begin with these weights, variable by variable")
-    parser.add_argument("--rate", type=float, default=1.0, help="part of the usual learning rates, to go on gently")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    return parser.parse_args()
+    found = parser(__doc__)
+    found.add_argument("--network", choices=sorted(SIZES), default="panel")
+    found.add_argument("--data", type=Path, help="folder with PhysioNet 2012 (default: the cache, else a download)")
+    found.add_argument("--batch", type=int, default=16, help="stays in a batch")
+    found.add_argument("--copies", type=int, help="noisy copies of each stay in a step; default 4, for csdi 1")
+    found.add_argument("--stays", type=int, help="learn from so many stays (default: all but those held out)")
+    found.add_argument("--init", type=Path, metavar="FOLDER", help="begin with these weights, variable by variable")
+    found.add_argument("--rate", type=float, default=1.0, help="part of the usual learning rates, to go on gently")
+    return found.parse_args()
 
 
 def configuration(stays: Stays, network: str) -> ImputerConfig:
@@ -108,7 +102,6 @@ def validate(denoiser: nn.Module, *, model: ImputerModel, data: Standardised, co
 
 
 def main(options: argparse.Namespace) -> None:
-    torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     stays = read_set(folder_of(options.data), "a", left_out=())
     held_out = np.zeros(len(stays), dtype=bool)
@@ -136,8 +129,6 @@ def main(options: argparse.Namespace) -> None:
         "stays": len(learned),
         "step_seconds": 60 * MINUTES,
         "init": str(options.init or "fresh weights"),
-        "training": config.model_dump(mode="json"),
-        "torch": torch.__version__,
     }
     model = ImputerModel.create(configuration(learned, options.network))
     if options.init is not None:
@@ -154,18 +145,10 @@ def main(options: argparse.Namespace) -> None:
         description=model.description(),
     )
     model.denoiser.load_state_dict(result.denoiser.state_dict())
-    card |= {"held out": dict(result.validation), "steps": result.steps, "minutes": round(result.seconds / 60, 1)}
+    card |= account(result, config)
     ImputerModel(config=model.config, denoiser=model.denoiser, card=card).save(options.out / "model")
     print(options.out / "model")
 
 
 if __name__ == "__main__":
-    options = arguments()
-    try:
-        main(options)
-    except KeyboardInterrupt:
-        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
-        sys.exit(130)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main, arguments())

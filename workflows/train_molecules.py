@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from _training import parser, run
 
 from scidiff.molecules.fit import TOKENS, beginning, bounds, encode_cached, fit, recipe
 from scidiff.molecules.model import FragmentModel
@@ -31,7 +31,6 @@ from scidiff.molecules.readers import read_smiles
 from scidiff.molecules.reference import locate
 from scidiff.molecules.telling import measured
 from scidiff.molecules.vocabulary import Vocabulary
-from scidiff.training import checkpoint
 
 COUNTED = 200_000  # training molecules whose tokens are counted for the vocabulary
 HELD_OUT = 8000
@@ -39,17 +38,13 @@ RATES = ("learning_rate", "muon_learning_rate")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--minutes", type=float, required=True, help="training time; the last 30 %% anneal")
-    parser.add_argument("--molecules", type=int, default=None, help="train on so many random molecules (default: all)")
-    parser.add_argument("--init", type=Path, default=None, help="start from the weights of this folder")
-    parser.add_argument("--told", action="store_true", help="learn to be told of properties; kept if --init can be")
-    parser.add_argument("--rate", type=float, default=1.0, help="peak learning rates, in units of the recipe's")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="processes that encode molecules")
-    return parser.parse_args()
+    found = parser(__doc__)
+    found.add_argument("--molecules", type=int, default=None, help="train on so many random molecules (default: all)")
+    found.add_argument("--init", type=Path, default=None, help="start from the weights of this folder")
+    found.add_argument("--told", action="store_true", help="learn to be told of properties; kept if --init can be")
+    found.add_argument("--rate", type=float, default=1.0, help="peak learning rates, in units of the recipe's")
+    found.add_argument("--workers", type=int, default=2, help="processes that encode molecules")
+    return found.parse_args()
 
 
 def main(options: argparse.Namespace) -> None:
@@ -75,9 +70,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    options = arguments()
-    try:
-        main(options)
-    except KeyboardInterrupt:
-        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
-        sys.exit(130)
+    run(main, arguments())

@@ -21,16 +21,15 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+from _training import account, parser, run
 from qm9 import fetch
 
-from scidiff.errors import UserError
 from scidiff.molecules.three_d.batches import LEAF, ConformerBatches, Conformers, Encoded, condition_of, encode_cached
 from scidiff.molecules.three_d.draws import positions
 from scidiff.molecules.three_d.graphs import bonded
 from scidiff.molecules.three_d.model import TIMES, ConformerConfig, ConformerModel, conformer_loss
 from scidiff.noise import Noise
 from scidiff.state import Layout
-from scidiff.training import checkpoint
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
@@ -40,13 +39,7 @@ LEVELS = (0.03, 0.1, 0.3, 0.7)  # times at which validation looks
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--minutes", type=float, required=True, help="training time; the last 30 %% anneal")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    return parser.parse_args()
+    return parser(__doc__).parse_args()
 
 
 def recipe(*, minutes: float, seed: int) -> TrainingConfig:
@@ -103,7 +96,6 @@ def validate(denoiser: nn.Module, *, model: ConformerModel, parts: list[Conforme
 
 
 def main(options: argparse.Namespace) -> None:
-    torch.set_num_threads(options.threads)
     folder = fetch()
     data = encode_cached(folder / "train.npz", options.out.parent / "encoded-three_d")
     held_out = encode_cached(folder / "valid.npz", options.out.parent / "encoded-three_d")
@@ -127,25 +119,12 @@ def main(options: argparse.Namespace) -> None:
         "data": "QM9 (Ramakrishnan et al. 2014), training split of datasets/qm9.py, MIT",
         "molecules": len(data),
         "refused": dict(data.refused),
-        "training": config.model_dump(mode="json"),
         "times": {"mean": TIMES.mean, "std": TIMES.std},
-        "torch": torch.__version__,
-        "held out": dict(result.validation),
-        "steps": result.steps,
-        "samples": result.samples,
-        "minutes": round(result.seconds / 60, 1),
+        **account(result, config),
     }
     replace(model, card=card).save(options.out / "model")
     print(options.out / "model")
 
 
 if __name__ == "__main__":
-    options = arguments()
-    try:
-        main(options)
-    except KeyboardInterrupt:
-        print(checkpoint.where_to_resume(options.out / "checkpoints"), file=sys.stderr)
-        sys.exit(130)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main, arguments())

@@ -1,4 +1,4 @@
-"""`scidiff benchmark`: the measurements behind the README's tables, run from a checkout."""
+"""`scidiff benchmark`: the measurements behind the tables of benchmarks/RESULTS.md, run from a checkout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Examples:
 Exit codes: 0 done; 1 a bar that the benchmark checks was missed; 2 it could not run; 130 Ctrl-C.
 """
 
-_TABLES = """Make the README's tables from raw data: every benchmark that is out of date, by Snakemake.
+_TABLES = """Make the tables of benchmarks/RESULTS.md from raw data: every benchmark that is out of date, by Snakemake.
 
 Needs the extra [workflows] (pip install '.[workflows]'). Settings: workflows/config.yaml.
 
@@ -123,11 +123,11 @@ def run(
 @app.command(help=_TABLES)
 def tables(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Quick benchmarks; the README is left alone.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Quick benchmarks; benchmarks/RESULTS.md is left alone.")] = False,
     cores: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
-    """Run the workflow that makes the README's tables."""
+    """Run the workflow that makes the tables of benchmarks/RESULTS.md."""
     root = checkout()
     if find_spec("snakemake") is None:
         raise UserError("expected the package snakemake, got none: pip install '.[workflows]' in the checkout")

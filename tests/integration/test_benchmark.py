@@ -88,7 +88,7 @@ def test_outside_a_checkout(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_workflow_goes_from_raw_data_to_the_readme(checkout):
+def test_the_workflow_goes_from_raw_data_to_the_results(checkout):
     pytest.importorskip("snakemake")
     (checkout / "workflows").symlink_to(ROOT / "workflows")
     real = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -103,10 +103,10 @@ def test_the_workflow_goes_from_raw_data_to_the_readme(checkout):
             "from pathlib import Path\nPath('manifest.json').write_text('{}')\nprint('.')\n"
         )
     places = "\n".join(f"<!-- table: {name} -->\nold\n<!-- end -->" for name in names)
-    (checkout / "README.md").write_text(f"# Title\n{places}\nrest\n")
+    (checkout / "benchmarks/RESULTS.md").write_text(f"# Title\n{places}\nrest\n")
     code, _, err = call("benchmark", "tables")
     assert code == 0, err
-    text = (checkout / "README.md").read_text()
+    text = (checkout / "benchmarks/RESULTS.md").read_text()
     assert text.count("| ours | 0.0123 |") == len(names) >= 4
     assert "old" not in text
     assert text.endswith("rest\n")
@@ -115,7 +115,7 @@ def test_the_workflow_goes_from_raw_data_to_the_readme(checkout):
     (checkout / "benchmarks/solvers.py").write_text(TOY.replace("CODE", "0").replace("0.012345", "0.5"))
     code, _, err = call("benchmark", "tables")
     assert code == 0, err
-    assert (checkout / "README.md").read_text().count("| ours | 0.5 |") == 1
+    assert (checkout / "benchmarks/RESULTS.md").read_text().count("| ours | 0.5 |") == 1
     bad = subprocess.run(
         [sys.executable, "-m", "snakemake", "-s", "workflows/Snakefile", "--cores", "1", "-n", "--config", "seed=-1"],
         capture_output=True, text=True, check=False,
