@@ -28,8 +28,8 @@ def _windows() -> Standardised:
 
 def test_units_are_the_errors_of_the_line() -> None:
     found = sharpened(ImputerModel.create(configuration()), _windows()).config.units
-    # the line between the neighbours of a zigzag is 2 off, 4 at most is told; both ends of the straight line miss by 0.1,
-    # with one neighbour, as if in a gap twice as wide
+    # the line between the neighbours of a zigzag is 2 off, 4 at most is told; both ends of the straight line miss by
+    # 0.1, with one neighbour, as if in a gap twice as wide
     torch.testing.assert_close(found, (4 * 0.2 / 2**0.75 / 12, 4.0, 1.0, 1.0), rtol=1e-5, atol=0)
 
 
