@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 FEATURES = 10
-_DECAYS = (1.5, 8.0)  # time constants, in steps
-_GROWTH = 0.75
-_FAR = 1e3
+_REACH = (1.5, 8.0)  # time constants of the decays, in steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +19,11 @@ class Neighbours:
         between: [S, L, V], the line through the nearest known values before and after; the nearest one where there is
             one alone; 0 where there is none.
         fresh: [S, L, V] in [0, 1), how near the nearest one is: 0 where there is none.
-        reach: [S, L, V] >= 1, how much wider the errors of the line are than next to both neighbours; `_FAR` where
-            there is none. With gaps g and h they are taken to grow as (2 g h / (g + h))^(3/4), between those of a walk
-            (1/2) and those of a smooth curve.
         features: [S, L, V, FEATURES], all within about [-3, 3].
     """
 
     between: Tensor
     fresh: Tensor
-    reach: Tensor
     features: Tensor
 
 
@@ -52,15 +46,12 @@ def neighbours(values: Tensor, visible: Tensor, times: Tensor) -> Neighbours:
     between = weight * left + (1 - weight) * right * has_right
     count = visible.sum(1, keepdim=True)
     mean = values.sum(1, keepdim=True) / count.clamp_min(1)
-    fresh = torch.maximum(torch.exp(-left_gap / _DECAYS[1]) * has_left, torch.exp(-right_gap / _DECAYS[1]) * has_right)
+    fresh = torch.maximum(torch.exp(-left_gap / _REACH[1]) * has_left, torch.exp(-right_gap / _REACH[1]) * has_right)
     features = [left.asinh(), right.asinh(), between.asinh(), mean.asinh().expand_as(values)]
-    features += [torch.exp(-left_gap / reach) * has_left for reach in _DECAYS]
-    features += [torch.exp(-right_gap / reach) * has_right for reach in _DECAYS]
+    features += [torch.exp(-left_gap / reach) * has_left for reach in _REACH]
+    features += [torch.exp(-right_gap / reach) * has_right for reach in _REACH]
     features += [torch.log1p(count.to(values.dtype)).expand_as(values) / 2, (has_left & has_right).to(values.dtype)]
-    both = 2 * left_gap * right_gap / (left_gap + right_gap).clamp_min(1e-6)
-    gap = torch.where(has_left & has_right, both, 2 * torch.maximum(left_gap, right_gap))
-    reach = torch.where(has_left | has_right, gap.clamp_min(1) ** _GROWTH, _FAR)
-    return Neighbours(between=between, fresh=fresh, reach=reach, features=torch.stack(features, dim=-1))
+    return Neighbours(between=between, fresh=fresh, features=torch.stack(features, dim=-1))
 
 
 def _last(visible: Tensor) -> Tensor:

@@ -122,8 +122,8 @@ class PanelEncoder(nn.Module):
         width: features of a token.
         depth: number of layers.
         heads: attention heads.
-        units: of each variable's guess next to known neighbours; farther off they grow to 1. Of smooth ones the line
-            between neighbours says more than little trained weights do.
+        units: of each variable's guess: of smooth ones the line between known neighbours says more than little trained
+            weights do.
     """
 
     def __init__(
@@ -169,9 +169,8 @@ class PanelEncoder(nn.Module):
             x = layer(x, known, cos, sin)
         x = F.rms_norm(x[:, 1:], x.shape[-1:])
         shift, spread = self.guess(x).float().unbind(-1)
-        between, reach = _pick(torch.stack([around.between, around.reach], -1), cells).unbind(-1)
+        between = _pick(around.between[..., None], cells)[..., 0]
         unit = self.unit[cells % values.shape[2]]
-        unit = torch.minimum(unit * reach, unit.clamp_min(1))
         return x, between + unit * shift, unit * (1e-3 + F.softplus(spread - 1))
 
 

@@ -34,12 +34,9 @@ def sharpened(model: ImputerModel, data: Standardised, *, trained: ImputerModel 
 
 
 def errors_of_the_line(data: Standardised) -> tuple[float, ...]:
-    """`_UNIT` mean absolute errors of each variable, every observed value left out in turn; 1 where there are none.
-
-    Next to known neighbours: errors at larger gaps are divided by how far they reach (`neighbours`).
-    """
+    """`_UNIT` mean absolute errors of each variable, every observed value left out in turn; 1 where there are none."""
     around = neighbours(data.values, data.observed, data.times)
     judged = data.observed & (around.fresh > 0)
-    error = torch.where(judged, (data.values - around.between).abs() / around.reach, 0).double().sum((0, 1))
+    error = torch.where(judged, (data.values - around.between).abs(), 0).double().sum((0, 1))
     mean = _UNIT * error / judged.sum((0, 1)).clamp_min(1)
     return tuple(torch.where(judged.any(0).any(0), mean.clamp(_LEAST, _UNIT), 1.0).tolist())
