@@ -346,9 +346,11 @@ def evaluate(
 
 def _table(found: Evaluation) -> str:
     """The metrics as lines, those against references with the size of the reference."""
+    from scidiff.molecules.fcd import available
+
     lines = [f"{name:<28}{value:>10.4f}" for name, value in found.as_dict().items() if name != "samples"]
     sizes = ", ".join(f"{c.reference} of {c.size:,}" for c in found.comparisons)
-    without = [] if any("FCD" in line for line in lines) else ["FCD needs the package fcd_torch"]
+    without = [] if available() else ["FCD needs the package fcd_torch"]
     return "\n".join([f"{found.samples:,} samples; references: {sizes}", *lines, *without])
 
 
