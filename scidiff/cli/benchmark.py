@@ -123,7 +123,9 @@ def run(
 @app.command(help=_TABLES)
 def tables(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Quick benchmarks; benchmarks/RESULTS.md is left alone.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Quick benchmarks; benchmarks/RESULTS.md is left alone.")
+    ] = False,
     cores: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:

@@ -69,6 +69,7 @@ Examples:
   scidiff molecules evaluate molecules.smi
   scidiff molecules evaluate molecules.csv --reference held_out.smi --train train.smi --json
   scidiff molecules evaluate conf.sdf --three-d                  (stability, bonds, clashes, strain; as they are)
+  scidiff molecules evaluate conf.sdf --three-d --reference held_out.sdf         (lengths, angles, torsions as well)
 """
 
 
@@ -316,7 +317,11 @@ def evaluate(
     if three_d:
         from scidiff.cli.conformers import judge
 
-        judge(file, None if train == "train" else Path(train), limit=limit, as_json=as_json, progress=progress)
+        if reference is not None and len(reference) != 1:
+            raise UserError(f"--three-d: expected one --reference FILE.sdf, got {len(reference)}")
+        shape = Path(reference[0]) if reference else None
+        learned = None if train == "train" else Path(train)
+        judge(file, learned, shape, limit=limit, as_json=as_json, progress=progress)
         return
     from scidiff.molecules.evaluation import evaluate as run
     from scidiff.molecules.readers import read_smiles
