@@ -199,7 +199,7 @@ def table(title: str, results: dict[str, list[dict[str, float]]]) -> dict[str, A
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    there = [value for value in values if value is not None]
+    there = [value for value in values if value is not None and not math.isnan(value)]
     if len(there) < len(values):
         return "-"
     mean, half = interval(there)

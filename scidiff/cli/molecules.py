@@ -272,8 +272,10 @@ def _finish(generation: Generation, out: str | None, kind: str, report: str | No
         files = {"out": out, "report": report} if generation.molecules else {"out": None, "report": None}
         typer.echo(json.dumps({**generation.as_dict(), **files}, indent=1))
     _say(generation.summary())
-    if generation.why and generation.weighted:
-        _say(f"--method {generation.method}, for {generation.why}; molecules have weights (log_weight)")
+    if generation.weighted and generation.molecules:
+        chosen = f"--method {generation.method}, for {generation.why}; " if generation.why else ""
+        worth = f"worth {generation.effort.effective:.2g} independent draws"
+        _say(f"{chosen}molecules have weights (log_weight) and are {worth}")
     if generation.steering is not None:
         _say(_steering(generation.steering))
     if generation.stopped:
@@ -351,9 +353,11 @@ def evaluate(
 
 def _table(found: Evaluation) -> str:
     """The metrics as lines, those against references with the size of the reference."""
+    from scidiff.molecules.fcd import available
+
     lines = [f"{name:<28}{value:>10.4f}" for name, value in found.as_dict().items() if name != "samples"]
     sizes = ", ".join(f"{c.reference} of {c.size:,}" for c in found.comparisons)
-    without = [] if any("FCD" in line for line in lines) else ["FCD needs the package fcd_torch"]
+    without = [] if available() else ["FCD needs the package fcd_torch"]
     return "\n".join([f"{found.samples:,} samples; references: {sizes}", *lines, *without])
 
 

@@ -35,6 +35,7 @@ from scidiff.molecules.vocabulary import Vocabulary
 from scidiff.molecules.where import Condition, Interval, Members, empty, meet
 
 MAX_STATES = 200_000  # of the product with the grammar
+ONLY = "certification only"  # what is said of terms that no automaton and no part decides
 _MOST_VECTORS = 5_000  # looked at while the automaton is made
 
 OTHERS = "others"  # heavy atoms of elements that no formula names
@@ -203,7 +204,7 @@ def decided(term: Expression, features: Features) -> str:
         found[unsure].add(truth(term, features.known(counts)))
     if None not in found[False]:
         return "exact without ring labels" if None in found[True] else "exact"
-    return "in part" if False in found[False] else "certification only"
+    return "in part" if False in found[False] else ONLY
 
 
 def enforce(terms: Sequence[Expression], vocabulary: Vocabulary, *, grammar_states: int) -> Enforcement:
@@ -234,7 +235,7 @@ def _counts(term: Expression, vocabulary: Vocabulary) -> bool:
     """Whether counters can refuse anything on account of a term; taken for granted where they would be very many."""
     features = _features([term], vocabulary)
     size = math.prod(cap + 1 for cap in features.caps.values())
-    return size > _MOST_VECTORS or decided(term, features) != "certification only"
+    return size > _MOST_VECTORS or decided(term, features) != ONLY
 
 
 def _features(terms: Sequence[Expression], vocabulary: Vocabulary) -> Features:

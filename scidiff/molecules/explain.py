@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from scidiff.molecules.contradictions import alternatives, clash
+from scidiff.molecules.edges import ends
+from scidiff.molecules.enforcement import ONLY, Enforcement
 from scidiff.molecules.histograms import BINS, training_histograms
 from scidiff.molecules.language import Expression
 from scidiff.molecules.parsing import parse_all
-from scidiff.molecules.planning import PILOT
+from scidiff.molecules.planning import PILOT, Choice
+from scidiff.molecules.scores import SCORED
 from scidiff.molecules.where import Condition
 
 
@@ -21,7 +24,8 @@ class Term:
 
     Attributes:
         text: its spelling.
-        enforced: `exact`, `exact without ring labels`, `exact as whole fragments`, `in part` or `certification only`.
+        enforced: `exact`, `exact without ring labels`, `exact as whole fragments`, `in part`, `certification, and draws
+            lean towards it (METHOD)` or `certification only`.
         training: about the share of MOSES training molecules that meet it, from the shipped histograms; None if there
             is none for it.
     """
@@ -104,7 +108,7 @@ def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explana
     choice = given.planned(terms, PILOT)
     possible = given.length_probabilities.nonzero().flatten().tolist()
     return Explanation(
-        terms=tuple(Term(text=t.text, enforced=enforcement.decides(t), training=_share(t)) for t in terms),
+        terms=tuple(Term(text=t.text, enforced=_enforced(t, enforcement, choice), training=_share(t)) for t in terms),
         counters=dict(enforcement.features.caps) if enforcement.counter is not None else {},
         dropped=enforcement.dropped,
         states=given.pair.states if enforcement.parts else enforcement.states,
@@ -115,6 +119,13 @@ def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explana
         why=choice.why,
         impossible=tuple(dict.fromkeys(one.text for one in clashes if one is not None)),
     )
+
+
+def _enforced(term: Expression, enforcement: Enforcement, choice: Choice) -> str:
+    decided = enforcement.decides(term)
+    low, high = ends(SCORED, [term])
+    leans = choice.method != "exact" and bool((low.isfinite() | high.isfinite()).any())
+    return f"certification, and draws lean towards it ({choice.method})" if leans and decided == ONLY else decided
 
 
 def _share(term: Expression) -> float | None:

@@ -93,6 +93,7 @@ def test_explain_says_how_each_term_is_enforced(folder: Path) -> None:
     rare = json.loads(run("explain", "tpsa >= 125 and logp <= 0", "--json").stdout)
     assert rare["method"] == "steer"
     assert "0.0007" in rare["why"]
+    assert {term["enforced"] for term in rare["terms"]} == {"certification, and draws lean towards it (steer)"}
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def test_steered_molecules_are_certified_and_the_pilot_counts(folder: Path) -> N
     assert pilot % 256 == 0
     assert found["oracle_calls_per_certified"] == pytest.approx((pilot + found["drawn"]) / 5)
     assert f"a pilot of {pilot} draws" in done.stderr
+    worth = f"{found['effective_sample_size']:.2g}"
+    assert f"molecules have weights (log_weight) and are worth {worth} independent draws" in done.stderr
 
 
 def test_the_pilot_is_within_max_draws_and_shown(folder: Path) -> None:  # noqa: F811
