@@ -7,10 +7,11 @@ season of m steps and a damped trend (Hyndman et al. 2008, table 2.1, in error-c
 
     e = z_t - l - phi b - s_{t-m},     l <- l + phi b + alpha e,   b <- phi b + beta e,   s_t = s_{t-m} + gamma e
 
-from the means of the context, is linear in the context, and so is a mean of several. At step h smoother g has the
-weight  mse_gh^-5  of past windows: one that is twice as bad counts a 32nd, and those that are about as good are
-averaged, which forecasts better than the choice of one. The seasonal naive forecast (gamma = 1) and the mean of all
-seasons are among them.
+from the means of the context, is linear in the context. Theta of the line through it, theta = 0, 1/2 or 1, can be taken
+off first and continued beside it, as in the theta method (Hyndman & Billah 2003). All this is linear, and so is a mean
+of several. At step h smoother g has the weight  mse_gh^-10  of past windows: one that is a fifth worse counts a sixth,
+and those that are about as good are averaged, which forecasts better than the choice of one. The seasonal naive
+forecast (gamma = 1) and the mean of all seasons are among them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _FAR = 10.0  # scales: an error farther out counts as if it stood there
 _FLAT = 1e-3  # a scale is at least so much of the size of what it scales
 _STILL = 1e-2  # scales: a season differs from the next at least so much
 _DAMPING = 0.95  # phi
-_POWER = 5.0  # of the mean squared error, in the weight of a smoother
+_THETAS = np.array([0.0, 0.5, 1.0])[:, None, None]  # of the line
+_POWER = 10.0  # of the mean squared error, in the weight of a smoother
 _WINDOWS = 1500  # series of a variable that smoothers are weighed on, at most
 
 
@@ -78,10 +80,10 @@ def scaled(context: Floats, season: int) -> Scaled:
 
 def smoothers(season: int) -> tuple[Floats, Floats, Floats]:
     """Those of a season that are tried: alpha of the level, beta of the trend, gamma of the season, each [G]."""
-    gammas = (0.0, 0.1, 0.3, 0.6, 1.0) if season > 1 else (0.0,)
+    gammas = (0.0, 0.1, 0.3, 1.0) if season > 1 else (0.0,)
     found = [
         (alpha, trend * alpha, gamma)
-        for alpha, trend, gamma in product((0.0, 0.05, 0.1, 0.2, 0.4, 0.8), (0.0, 0.1), gammas)
+        for alpha, trend, gamma in product((0.0, 0.05, 0.15, 0.4, 0.8), (0.0, 0.1), gammas)
         if alpha + gamma <= 1 and (alpha or not trend)
     ]
     alpha, beta, gamma = np.array(found).T
@@ -114,7 +116,7 @@ class Base:
     """A base forecast.
 
     Attributes:
-        share: [G, H, V], of each of the `smoothers` of each season; they sum to 1 at each step.
+        share: [G, 3, H, V], of each of the `smoothers` of each season, and of theta; they sum to 1 at each step.
         spread: [H, V], the usual size of its errors, in units of `unit`.
         context: L, steps that it looks back.
         seasons: in steps, ascending; the last is that of `unit`.
@@ -142,12 +144,29 @@ class Base:
     def _weights(self) -> Floats:
         """[V, H, L]."""
         every = _smoothing(self.context, len(self.spread), self.seasons)
-        return np.asarray(np.einsum("ghv,ghl->vhl", self.share, every, optimize=True))
+        line = (self.share * _THETAS).sum(1) * _beyond(every)[:, :, None]
+        found = np.einsum("ghv,ghl->vhl", self.share.sum(1), every, optimize=True)
+        return np.asarray(found + line.sum(0).T[:, :, None] * slope(self.context, self.season))
 
 
 def _smoothing(context: int, horizon: int, seasons: Sequence[int]) -> Floats:
     """That of no season, and of each of the seasons: [G, H, L]."""
     return np.concatenate([smoothing(context, horizon, season) for season in sorted({1, *seasons})])
+
+
+def _beyond(every: Floats) -> Floats:
+    """How far a line of slope 1 that ends at 0 goes beyond what smoothing [G, H, L] makes of it: [G, H]."""
+    _, horizon, context = every.shape
+    return np.arange(1, horizon + 1) - every @ np.arange(1.0 - context, 1.0)
+
+
+def slope(context: int, season: int) -> Floats:
+    """The slope of a context, between the means of its first season and of its last, as weights [L]."""
+    found = np.zeros(context)
+    if context > season:
+        found[:season] -= 1 / (season * (context - season))
+        found[-season:] += 1 / (season * (context - season))
+    return found
 
 
 def unit(context: Scaled, season: int) -> Floats:
@@ -173,10 +192,16 @@ def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
     most = min(len(windows), max(_WINDOWS // variables, 1))
     context, target = _target(windows[np.linspace(0, len(windows) - 1, most).round().astype(np.int64)], season)
     every = _smoothing(length, horizon, seasons)
-    square = np.stack([_mean_square(target - (weights @ context.filled.T).T) for weights in every])
-    share = (np.maximum(square, 1e-12) / np.maximum(square.min(0), 1e-12)) ** -_POWER
-    share /= share.sum(0)
-    base = Base(share=share, spread=np.ones(share.shape[1:]), context=length, seasons=tuple(seasons))
+    rise = np.einsum("l,nlv->nv", slope(length, season), context.filled)
+    square = np.empty((len(every), len(_THETAS), horizon, variables))
+    for g, beyond in enumerate(_beyond(every)):
+        error = target - (every[g] @ context.filled.T).T
+        line = rise[:, None] * beyond[:, None]
+        square[g] = [_mean_square(error - theta * line) for theta in _THETAS]
+    square = np.maximum(square, 1e-12)
+    share = (square / square.min((0, 1))) ** -_POWER
+    share /= share.sum((0, 1))
+    base = Base(share=share, spread=np.ones((horizon, variables)), context=length, seasons=tuple(seasons))
     context, target = _target(windows, season)
     spread = np.sqrt(_mean_square((target - base(context)) / unit(context, season)))
     return replace(base, spread=np.maximum(spread, 1e-3))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scidiff.timeseries.base import fit_base, naive, scaled, smoothers, smoothing, unit
+from scidiff.timeseries.base import fit_base, naive, scaled, slope, smoothers, smoothing, unit
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.frequency import infer
@@ -73,6 +73,15 @@ def test_a_periodic_series_is_forecast_without_an_error() -> None:
     np.testing.assert_array_equal(base.spread, 1e-3)
 
 
+def test_a_line_with_a_season_goes_on() -> None:
+    x = 3.0 + 0.7 * np.arange(200) + np.tile([1.0, 5.0, 2.0, 0.0], 50)
+    own = windows(x, context=24, horizon=9)
+    context, base = scaled(own.context, 4), fit_base(own, seasons=(4,))
+    np.testing.assert_allclose(context.restore(base(context)), own.target, rtol=1e-6)
+    assert slope(24, 4) @ x[:24] == pytest.approx(0.7)
+    assert not slope(4, 4).any()
+
+
 @pytest.mark.parametrize("kind", ["noise", "walk", "seasonal"])
 def test_past_windows_choose_what_the_series_is(kind: str) -> None:
     noise = RNG.normal(size=1600)
@@ -83,7 +92,7 @@ def test_past_windows_choose_what_the_series_is(kind: str) -> None:
     # mean squared errors that cannot be beaten: of white noise, of a walk h, and of the noise around the season
     best = {"noise": np.ones(4), "walk": np.arange(1, 5), "seasonal": np.full(4, 0.25)}[kind]
     assert ((error[:, :, 0] ** 2).mean(0) / best).max() < 1.3
-    np.testing.assert_allclose(base.share.sum(0), 1.0)
+    np.testing.assert_allclose(base.share.sum((0, 1)), 1.0)
 
 
 def test_the_spread_of_the_base_is_that_of_its_errors_in_quiet_series_and_in_loud_ones() -> None:

@@ -41,7 +41,7 @@ def hourly(rows: int = 24 * 12, series: int = 3) -> pd.DataFrame:
 def still(*, spread: np.ndarray, context: int, season: int) -> Base:
     """A base forecast of the mean of all smoothers."""
     count = sum(len(smoothers(one)[0]) for one in (1, season))
-    share = np.full((count, *spread.shape), 1 / count)
+    share = np.full((count, 3, *spread.shape), 1 / count / 3)
     return Base(share=share, spread=spread, context=context, seasons=(season,))
 
 
