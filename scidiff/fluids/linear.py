@@ -103,11 +103,13 @@ class Linear:
 
     def onto(self, c: Tensor) -> Tensor:
         """The nearest points that meet the facts: [N, D] -> [N, D]."""
+        return self.closer(self.closer(c))
+
+    def closer(self, c: Tensor) -> Tensor:
+        """The same but for rounding, and without where c nearly meets the facts."""
         if not len(self.values):
             return c
-        for _ in range(2):
-            c = c - self.spread(self._lifted(self._solved(self._seen(c) - self.values)))
-        return c
+        return c - self.spread(self._lifted(self._solved(self._seen(c) - self.values)))
 
     def within(self, g: Tensor) -> Tensor:
         """S' g: [..., D] -> [..., D]."""
