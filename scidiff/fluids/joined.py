@@ -161,6 +161,8 @@ class Joined(FieldConstraint):
 
 def joined(*parts: FieldConstraint) -> Joined:
     """The intersection of constraints on one leaf; those of intersections are taken out of them."""
+    if len(parts) == 1 and isinstance(parts[0], Joined):
+        return parts[0]
     flat = tuple(inner for part in parts for inner in (part.parts if isinstance(part, Joined) else (part,)))
     if len({(part.leaf, part.shape) for part in flat}) > 1:
         raise ValueError(f"expected fields of one shape, got {sorted({str(part.shape) for part in flat})}")
