@@ -60,7 +60,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """Linear facts, factorised in one metric.
+    """Independent linear facts, factorised in one metric.
 
     Attributes:
         places: that R reads, int64 [P].
@@ -87,13 +87,6 @@ class Linear:
             gram = self.reach[:, self.places] @ self.weights.T
         gram = gram + torch.diag(RIDGE * gram.diagonal())
         object.__setattr__(self, "factor", torch.linalg.cholesky_ex(gram).L)
-
-    @classmethod
-    def of(cls, rows: Tensor, values: Tensor, spread: Callable[[Tensor], Tensor], table: Table | None) -> Linear:
-        """Facts of rows R [M, D], independent, in the metric S."""
-        places = (rows != 0).any(0).nonzero()[:, 0]
-        weights, size = rows[:, places], rows.shape[1]
-        return cls(places=places, weights=weights, values=values, spread=spread, size=size, table=table)
 
     @cached_property
     def reach(self) -> Tensor:

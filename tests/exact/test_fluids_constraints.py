@@ -136,6 +136,9 @@ def test_covariances_of_waves_are_those_of_fields() -> None:
     torch.testing.assert_close(
         covariance.spread(torch.eye(48).double().reshape(-1, 6, 8)).flatten(1), flat.T @ flat / 320
     )
+    dense = covariance.spread(torch.eye(48).double().reshape(-1, 6, 8)).reshape(6, 8, 6, 8)
+    for far in (0, 3, 7):  # from column 2 on
+        torch.testing.assert_close(covariance.table()[:, :, far], dense[:, 2, :, (2 + far) % 8])
     x = white(5, (6, 8), 3)
     torch.testing.assert_close(covariance.fields(covariance.coordinates(x)), x)
     torch.testing.assert_close(covariance.coordinates(x).square().sum((1, 2, 3)), x.square().sum((1, 2)))
