@@ -280,6 +280,8 @@ def test_the_multipliers_of_integrals_give_the_nearest_point() -> None:
     other = _stationary(integrals, linear, start)
     assert ((found - start).norm(dim=1) <= (other - start).norm(dim=1) * (1 + 1e-9)).all()
     assert projected(constraint, x).flatten(1).sub(found).abs().max() < 1e-6
+    alone = torch.cat([constraint._secular(linear).nearest(one)[0] for one in start.split(1)])
+    torch.testing.assert_close(alone, found, atol=1e-12, rtol=0)
 
 
 def test_fields_that_have_to_gain_energy_are_found_too() -> None:
