@@ -121,12 +121,8 @@ class Bench:
 
     def scidiff(self, case: Case) -> Tensor:
         """Of the model, told the stations."""
-        rule, parts = ensemble.plan(self.model, self.calls), []
-        for index in case.noise.index.split(ensemble.TILE):
-            layout = Layout.dense(len(index), {LEAF: case.constraint.shape})
-            noise = Noise(seed=case.noise.seed, index=index)
-            parts.append(ensemble.tile(self.model, case.constraint, layout, noise, rule))
-        return torch.cat(parts)
+        rule = ensemble.plan(self.model, self.calls)
+        return ensemble.tile(self.model, case.constraint, case.layout, case.noise, rule)
 
     def unconditional(self, case: Case) -> Tensor:
         """Of the model alone."""

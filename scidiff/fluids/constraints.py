@@ -94,15 +94,11 @@ class Solenoidal(FieldConstraint):
         return self.box.leray(coefficients)
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        velocity = self.fields(x)
-        size = self.box.forward(velocity).abs() * torch.stack(torch.broadcast_tensors(*self._speeds(x)))
-        amount = self.box.divergence(velocity).flatten(1).abs().amax(-1)
-        return amount, 2 * size.flatten(1).sum(-1) / prod(self.box.shape)
-
-    def _speeds(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """|s_x| and |s_y|, in the order of u and v."""
         s_y, s_x = self.box.symbols(like=x)
-        return s_x.abs(), s_y.abs()
+        u, v = self.box.forward(self.fields(x)).unbind(1)
+        along_x, along_y = s_x * u, s_y * v
+        amount = self.box.back(1j * (along_x + along_y)).flatten(1).abs().amax(-1)
+        return amount, 2 * (along_x.abs() + along_y.abs()).flatten(1).sum(-1) / prod(self.box.shape)
 
     def describe(self) -> str:
         return f"no divergence ({self.box.difference}) of {self.leaf!r}"

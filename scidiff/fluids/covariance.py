@@ -66,6 +66,10 @@ class Covariance:
         """The covariance over y of each wave along x: [W // 2 + 1, H, H]."""
         return (self.axes * self.variance[:, None]) @ self.axes.mH
 
+    def table(self) -> Tensor:
+        """C between two lines and by distance along x: [H, H, W]."""
+        return torch.fft.irfft(self.matrices(), n=self.width, dim=0).permute(2, 1, 0)
+
     def coordinates(self, x: Tensor) -> Tensor:
         """Fields along the axes, real: [..., H, W] -> [..., W // 2 + 1, H, 2]; inner products stay."""
         waves = torch.fft.rfft(x.to(self.variance.dtype), norm="ortho").flatten(0, -3).permute(2, 0, 1)

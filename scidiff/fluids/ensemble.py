@@ -103,7 +103,7 @@ def drawn(
 ) -> Tensor:
     """Fields that meet a constraint, in tiles, in units of the model's scale: float64 [samples, C, H, W]."""
     device = next(model.denoiser.parameters()).device
-    parts, rule = [], plan(model, calls)
+    parts, rule, constraint = [], plan(model, calls), joined(constraint)
     for first in range(0, samples, TILE):
         layout = Layout.dense(TILE, {constraint.leaf: constraint.shape}, device=device)
         noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
@@ -145,4 +145,6 @@ def told(model: FieldModel, constraint: FieldConstraint) -> Denoiser:
     facts = parts.of(Measured)
     if not facts or not isinstance(process, GaussianProcess):
         return model.denoiser
-    return Conditioned(model.denoiser, process, joined(*parts.of(Curl), *facts), model.covariance)
+    linear = [*parts.of(Curl), *facts]
+    told_of = parts if len(linear) == len(parts.parts) else joined(*linear)
+    return Conditioned(model.denoiser, process, told_of, model.covariance)

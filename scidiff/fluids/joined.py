@@ -47,7 +47,7 @@ class Joined(FieldConstraint):
     leaf: str
     shape: tuple[int, int, int]
     parts: tuple[FieldConstraint, ...]
-    _facts: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
+    _facts: tuple[Tensor, Tensor, Tensor] = field(init=False, repr=False, compare=False)
     _plain: dict[str, Linear] = field(init=False, repr=False, compare=False, default_factory=dict)
     _searches: dict[str, Secular | None] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -72,11 +72,12 @@ class Joined(FieldConstraint):
             x = part.free(x.unflatten(-1, self.shape)).flatten(-3)
         return x
 
-    def _independent(self) -> tuple[Tensor, Tensor]:
-        """Rows [M, D] and values [M] of the independent facts."""
+    def _independent(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the independent facts: the places that they read [P], their weights there [M, P] and their values [M]."""
         facts = self.of(Measured)
         if not facts:
-            return torch.zeros(0, prod(self.shape), dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+            none = torch.zeros(0, 0, dtype=torch.float64)
+            return torch.zeros(0, dtype=torch.int64), none, none.flatten()
         rows, values = torch.cat([part.rows for part in facts]).flatten(1), torch.cat([part.values for part in facts])
         names = [name for part in facts for name in part.names]
         found = dependent(rows @ rows.T, values)
@@ -90,18 +91,30 @@ class Joined(FieldConstraint):
             a, b = (names[m] for m in found.contradiction)
             why = f"{a} and {b} contradict each other" if a != b else f"{a} is 0 in all of them"
             raise Infeasible(f"no field satisfies {parts}: {why}")
-        return rows[found.independent], values[found.independent]
+        rows = rows[found.independent]
+        places = (rows != 0).any(0).nonzero()[:, 0]
+        return places, rows[:, places], values[found.independent]
 
     def linear(self, metric: Tensor | FieldCovariance | None, like: Tensor) -> Linear:
         """The linear facts in a metric; in the Euclidean one they are factorised once."""
-        rows, values = (part.to(like) for part in self._facts)
         if metric is not None:
             table = self._table(metric, like) if isinstance(metric, Covariance | Blended) else None
-            return Linear.of(rows, values, self._spread(metric), table)
+            return self._factorised(self._spread(metric), table, like)
         key = str(like.device)
         if key not in self._plain:
-            self._plain[key] = Linear.of(rows, values, self.free, Table.of(self.free, self.shape, like))
+            self._plain[key] = self._factorised(self.free, Table.of(self.free, self.shape, like), like)
         return self._plain[key]
+
+    def _factorised(self, spread: Callable[[Tensor], Tensor], table: Table | None, like: Tensor) -> Linear:
+        places, weights, values = self._facts
+        return Linear(
+            places=places.to(like.device),
+            weights=weights.to(like),
+            values=values.to(like),
+            spread=spread,
+            size=prod(self.shape),
+            table=table,
+        )
 
     def _free_waves(self, coefficients: Tensor) -> Tensor:
         """P of Fourier coefficients [..., C, H, W // 2 + 1]."""
@@ -132,6 +145,8 @@ class Joined(FieldConstraint):
     def _table(self, metric: FieldCovariance, like: Tensor) -> Table:
         """Of P S P."""
         base, patterns = homogeneous(metric)
+        if not self.spaces() and self.shape[0] == 1:
+            return Table(values=base.table(), patterns=patterns.flatten(1))
         if not len(patterns):
             return Table.of(self._spread(base), self.shape, like)
         if self.shape[0] > 1:
@@ -161,6 +176,8 @@ class Joined(FieldConstraint):
 
 def joined(*parts: FieldConstraint) -> Joined:
     """The intersection of constraints on one leaf; those of intersections are taken out of them."""
+    if len(parts) == 1 and isinstance(parts[0], Joined):
+        return parts[0]
     flat = tuple(inner for part in parts for inner in (part.parts if isinstance(part, Joined) else (part,)))
     if len({(part.leaf, part.shape) for part in flat}) > 1:
         raise ValueError(f"expected fields of one shape, got {sorted({str(part.shape) for part in flat})}")

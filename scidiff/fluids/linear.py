@@ -60,7 +60,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """Linear facts, factorised in one metric.
+    """Independent linear facts, factorised in one metric.
 
     Attributes:
         places: that R reads, int64 [P].
@@ -88,13 +88,6 @@ class Linear:
         gram = gram + torch.diag(RIDGE * gram.diagonal())
         object.__setattr__(self, "factor", torch.linalg.cholesky_ex(gram).L)
 
-    @classmethod
-    def of(cls, rows: Tensor, values: Tensor, spread: Callable[[Tensor], Tensor], table: Table | None) -> Linear:
-        """Facts of rows R [M, D], independent, in the metric S."""
-        places = (rows != 0).any(0).nonzero()[:, 0]
-        weights, size = rows[:, places], rows.shape[1]
-        return cls(places=places, weights=weights, values=values, spread=spread, size=size, table=table)
-
     @cached_property
     def reach(self) -> Tensor:
         """R S, [M, D]."""
@@ -103,11 +96,13 @@ class Linear:
 
     def onto(self, c: Tensor) -> Tensor:
         """The nearest points that meet the facts: [N, D] -> [N, D]."""
+        return self.closer(self.closer(c))
+
+    def closer(self, c: Tensor) -> Tensor:
+        """The same but for rounding, and without where c nearly meets the facts."""
         if not len(self.values):
             return c
-        for _ in range(2):
-            c = c - self.spread(self._lifted(self._solved(self._seen(c) - self.values)))
-        return c
+        return c - self.spread(self._lifted(self._solved(self._seen(c) - self.values)))
 
     def within(self, g: Tensor) -> Tensor:
         """S' g: [..., D] -> [..., D]."""

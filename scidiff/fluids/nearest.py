@@ -184,7 +184,7 @@ class _ActiveSet:
             share = _solved(matrix, torch.cat([goal, over], 1))
             more = torch.zeros_like(x).scatter_add(1, at, torch.where(sits, share[:, count:], 0))
             moved = moved - (share[:, None, :count] @ moves)[:, 0] - self.linear.within(more)
-            moved, push = self.linear.onto(moved), push + more
+            moved, push = self.linear.closer(moved), push + more
             _, goal = _linearised(self.integrals, moved)
         return moved, push
 

@@ -70,10 +70,10 @@ class Secular:
         share = self._without_facts(start)
         for _ in range(STEPS):
             point, pulls, amount, slope = self._at(start, share)
-            off = amount / self.values - 1
-            if all_rest(off.abs().amax(-1) <= CLOSE):
+            close = (amount / self.values - 1).abs().amax(-1) <= CLOSE
+            if all_rest(close):
                 break
-            share = self._moved(share, amount, slope)
+            share = torch.where(close[:, None], share, self._moved(share, amount, slope))  # whatever others still need
         for _ in range(LAST):
             step = prod(self.shape[1:]) * torch.linalg.solve_ex(slope, amount - self.values).result
             point = (

@@ -136,6 +136,9 @@ def test_covariances_of_waves_are_those_of_fields() -> None:
     torch.testing.assert_close(
         covariance.spread(torch.eye(48).double().reshape(-1, 6, 8)).flatten(1), flat.T @ flat / 320
     )
+    dense = covariance.spread(torch.eye(48).double().reshape(-1, 6, 8)).reshape(6, 8, 6, 8)
+    for far in (0, 3, 7):  # from column 2 on
+        torch.testing.assert_close(covariance.table()[:, :, far], dense[:, 2, :, (2 + far) % 8])
     x = white(5, (6, 8), 3)
     torch.testing.assert_close(covariance.fields(covariance.coordinates(x)), x)
     torch.testing.assert_close(covariance.coordinates(x).square().sum((1, 2, 3)), x.square().sum((1, 2)))
@@ -277,6 +280,8 @@ def test_the_multipliers_of_integrals_give_the_nearest_point() -> None:
     other = _stationary(integrals, linear, start)
     assert ((found - start).norm(dim=1) <= (other - start).norm(dim=1) * (1 + 1e-9)).all()
     assert projected(constraint, x).flatten(1).sub(found).abs().max() < 1e-6
+    alone = torch.cat([constraint._secular(linear).nearest(one)[0] for one in start.split(1)])
+    torch.testing.assert_close(alone, found, atol=1e-12, rtol=0)
 
 
 def test_fields_that_have_to_gain_energy_are_found_too() -> None:

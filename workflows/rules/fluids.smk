@@ -1,12 +1,17 @@
-"""Fluids: Kolmogorov flow, simulated, and the shipped model beside kriging and others."""
+"""Fluids: Kolmogorov flow, simulated, and winds, fetched; the shipped models beside kriging and others."""
 
 from pathlib import Path
 
 BENCHMARKS += ["fluids"] if config["fluids"]["reconstruction"] else []
+BENCHMARKS += ["wind_stations"] if config["fluids"]["winds"] else []
+BENCHMARKS += ["fluids_constraints"] if config["fluids"]["constraints"] else []
 BENCHMARKS += ["flow_equations"] if config["fluids"]["equations"] else []
 
 
-# The data stays in the user's cache; here is its record, with the SHA-256.
+FLUIDS = sorted(str(path) for path in Path("scidiff/fluids").rglob("*") if path.suffix in {".py", ".safetensors"})
+
+
+# The data stays in the user's cache; here are their records, with the SHA-256.
 rule kolmogorov:
     input:
         "datasets/kolmogorov.py",
@@ -20,13 +25,48 @@ rule fluids:
     input:
         "benchmarks/fluids.py",
         [] if QUICK else RESULTS + "/data/kolmogorov.json",
-        sorted(str(path) for path in Path("scidiff/fluids").rglob("*") if path.suffix in {".py", ".safetensors"}),
+        FLUIDS,
     output:
         RESULTS + "/fluids/result.json",
     params:
         out=RESULTS + "/fluids",
     shell:
         "{RUN} fluids --out {params.out} || {ACCEPT}"
+
+
+rule winds:
+    input:
+        "datasets/winds.py",
+    output:
+        RESULTS + "/data/winds.txt",
+    shell:
+        "sha256sum $({PYTHON} {input}) > {output}"
+
+
+rule wind_stations:
+    input:
+        "benchmarks/wind_stations.py",
+        [] if QUICK else RESULTS + "/data/winds.txt",
+        FLUIDS,
+    output:
+        RESULTS + "/wind_stations/result.json",
+    params:
+        out=RESULTS + "/wind_stations",
+    shell:
+        "{RUN} wind_stations --out {params.out} || {ACCEPT}"
+
+
+rule fluids_constraints:
+    input:
+        "benchmarks/fluids_constraints.py",
+        [] if QUICK else RESULTS + "/data/kolmogorov.json",
+        FLUIDS,
+    output:
+        RESULTS + "/fluids_constraints/result.json",
+    params:
+        out=RESULTS + "/fluids_constraints",
+    shell:
+        "{RUN} fluids_constraints --out {params.out} || {ACCEPT}"
 
 
 rule flow_equations:
