@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scidiff.cli.molecules import Model, Shown
+from scidiff.cli.molecules import Keep, Model, Shown
 from scidiff.cli.optimising import app
 from scidiff.errors import INTERRUPTED, SHORT, UserError
 from scidiff.interrupts import held_back
@@ -32,6 +32,7 @@ Examples:
   scidiff molecules conformers in.smi --num 20 --out conf.sdf
   scidiff molecules conformers ligands.sdf --num 5 --seed 7 --out conf.sdf --json
   scidiff molecules conformers posed.sdf --fix "c1ccoc1" --out grown.sdf     (the ring stays where it is)
+  scidiff molecules conformers in.smi --keep "distance([N:1]~*~*~[O:2]) <= 3" --keep "planar(aromatic) <= 0.05" ...
 
 \b
 Exit codes: 0 all certified; 3 records were refused, or a molecule has fewer conformers than asked for (the rest is
@@ -49,6 +50,7 @@ def conformers(
         str | None,
         typer.Option("--fix", metavar="SMARTS", help="Atoms that keep the coordinates they have in the .sdf."),
     ] = None,
+    keep: Keep = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     steps: Annotated[int, typer.Option(help="Network calls of a draw.")] = 10,
     refused: Annotated[
@@ -66,15 +68,21 @@ def conformers(
     with held_back():  # threads that torch starts now never see Ctrl-C
         from scidiff.molecules.three_d.conformers import conformers as run
         from scidiff.molecules.three_d.model import load
+        from scidiff.molecules.three_d.records import check_matched, read
         from scidiff.molecules.three_d.records import fix as fixing
-        from scidiff.molecules.three_d.records import read
+        from scidiff.molecules.three_d.records import keep as keeping
+        from scidiff.molecules.three_d.rules import parse
 
+        rules = parse(keep or ())
         known = load(model, device)
     refused = out.with_suffix(".refused.csv") if refused is None else refused
     _check(out, refused)
     records = read(file, known.config)
     if fix is not None:
         records = fixing(records, fix)
+    if rules:
+        records = keeping(records, rules)
+        check_matched(records, rules)
     line = StatusLine(progress)
 
     def watch(done: int, total: int) -> None:
@@ -172,7 +180,13 @@ def judge(
 
 
 def geometries(
-    out: str | None, report: str | None, model: Path | None, device: str, *, progress: bool | None
+    out: str | None,
+    report: str | None,
+    model: Path | None,
+    device: str,
+    *,
+    keep: list[str] | None,
+    progress: bool | None,
 ) -> tuple[Path, Callable[[Generation, bool], bool]]:
     """What `scidiff molecules generate --three-d` needs: its model of fragments, and what finishes a generation.
 
@@ -181,13 +195,14 @@ def geometries(
     from scidiff.cli.progress import StatusLine
     from scidiff.molecules.three_d.generated import fragments_of_small_molecules, with_geometries, write
     from scidiff.molecules.three_d.model import load
+    from scidiff.molecules.three_d.rules import parse
 
     if out is None or not out.lower().endswith(".sdf"):
         raise UserError(f"--three-d: expected --out FILE.sdf, got {out!r}")
     if report is not None:
         raise UserError("--three-d: expected no --report, which draws in two dimensions")
     fragments = fragments_of_small_molecules() if model is None else model
-    known = load(None, device)
+    rules, known = parse(keep or ()), load(None, device)
 
     def finish(generation: Generation, as_json: bool) -> bool:
         line = StatusLine(progress)
@@ -195,6 +210,7 @@ def geometries(
             found = with_geometries(
                 generation,
                 known,
+                rules=rules,
                 progress=lambda done, total: line.show(f"{done:,} of {total:,} geometries") if line.due() else None,
             )
         finally:

@@ -76,6 +76,16 @@ Examples:
 Where = Annotated[
     list[str] | None, typer.Option("--where", metavar="CONDITION", help="What must hold; may be given again.")
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        metavar="RULE",
+        help='On shapes: "distance(SMARTS) in [a, b]" (angstrom), "angle(SMARTS) <= a" (degrees), '
+        '"planar(SMARTS) <= a", "planar(aromatic) <= a" (angstrom), "clash >= a" (van der Waals radii). '
+        "May be given again.",
+    ),
+]
 Constraints = Annotated[
     Path | None, typer.Option("--constraints", metavar="FILE", help="YAML with more conditions, a list under `where`.")
 ]
@@ -135,6 +145,7 @@ def generate(
     max_draws: MaxDraws = None,
     properties: Properties = "all",
     three_d: ThreeD = False,
+    keep: Keep = None,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
@@ -146,7 +157,9 @@ def generate(
     if three_d:
         from scidiff.cli.conformers import geometries
 
-        model, give = geometries(out, report, model, device, progress=progress)
+        model, give = geometries(out, report, model, device, keep=keep, progress=progress)
+    elif keep:
+        raise UserError("--keep: expected --three-d beside it; conditions on molecules are given by --where")
     with held_back():
         from scidiff.molecules import certified
 

@@ -243,7 +243,7 @@ def test_python_takes_smiles_and_molecules(small, monkeypatch):
 def run(small, monkeypatch, tmp_path):
     """The command with a sampler that gives what RDKit embeds, every third draw mirrored."""
 
-    def embed(denoiser, processes, condition, *, seed, index, steps, part):
+    def embed(denoiser, processes, condition, *, seed, index, steps, held, start):
         found = []
         for k in index.tolist():
             mol = Chem.Mol(smallest[k // STRIDE])

@@ -34,7 +34,7 @@ class Source:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    def embed(denoiser, processes, condition, *, seed, index, steps, part):
+    def embed(denoiser, processes, condition, *, seed, index, steps, held, start):
         found = []
         for k in index.tolist():
             mol = Chem.AddHs(Chem.MolFromSmiles(SMILES[k // STRIDE]))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 BENCHMARKS += [f"molecules_{name}" for name in config["molecules"]["benchmarks"]]
-BENCHMARKS += ["molecules3d"] * config["molecules"]["conformers"]
+BENCHMARKS += ["molecules3d", "molecules3d_generation"] * config["molecules"]["conformers"]
 
 
 # The data itself stays in the user's cache; here is its record, with the SHA-256 of every file.
@@ -64,15 +64,17 @@ rule qm9:
 # Of the shipped weights.
 rule molecules3d:
     input:
-        "benchmarks/molecules3d.py",
+        "benchmarks/{name}.py",
         RESULTS + "/data/qm9.json",
         sorted(str(path) for path in Path("scidiff/molecules/three_d").rglob("*") if path.suffix in {".py", ".safetensors"}),
     output:
-        RESULTS + "/molecules3d/result.json",
+        RESULTS + "/{name}/result.json",
+    wildcard_constraints:
+        name="molecules3d(_generation)?",
     params:
-        out=RESULTS + "/molecules3d",
+        out=lambda wildcards: f"{RESULTS}/{wildcards.name}",
     shell:
-        "{RUN} molecules3d --out {params.out}"
+        "{RUN} {wildcards.name} --out {params.out}"
 
 
 # Of the shipped weights.

@@ -19,6 +19,7 @@ from scidiff.molecules.three_d.draws import STEPS
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import refusals, with_positions
 from scidiff.molecules.three_d.records import Record, Refused
+from scidiff.molecules.three_d.rule_oracle import broken
 from scidiff.molecules.three_d.tiles import STRIDE, Asked, draw
 
 TOGETHER = 4096  # draws of several molecules at a time, about
@@ -194,6 +195,7 @@ def _filled(ensembles: Sequence[Ensemble], num: int, *, model: ConformerModel, s
             one, number = places[place]
             with held_back():
                 reasons = refusals(one.record.mol, position, one.record.fixed)
+                reasons += broken(one.record.rules, one.record.mol, position)
             one.drawn += 1
             one.reasons.update(reasons)
             if not reasons:

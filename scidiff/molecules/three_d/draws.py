@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
-from scidiff.guidance.project import Project
+from scidiff.guidance.project import Project, Projection
 from scidiff.molecules.three_d.batches import LEAF
-from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
@@ -21,6 +20,17 @@ from scidiff.solvers import Plan, recommended
 from scidiff.state import Layout
 
 STEPS = 10
+
+
+class Held(Projection, Protocol):
+    """What shapes must be: see `fixed.RigidPart` and `ruled.Ruled`."""
+
+    @property
+    def root(self) -> Tensor:
+        """From harmonic coordinates to positions, float64 [n, n]."""
+
+    def placed(self, x: Tensor) -> Tensor:
+        """Positions [B, n, 3] where they are wanted."""
 
 
 def solver(process: GaussianProcess, steps: int) -> Plan:
@@ -36,9 +46,10 @@ def positions(
     seed: int,
     index: Tensor,
     steps: int = STEPS,
-    part: RigidPart | None = None,
+    held: Held | None = None,
+    start: float = 1.0,
 ) -> Tensor:
-    """Positions in angstrom, [B, n, 3]: centred, or with a part where it is given, which every estimate keeps.
+    """Positions in angstrom, [B, n, 3]: centred, or where a constraint places them, which estimates are projected on.
 
     Args:
         denoiser: of harmonic coordinates.
@@ -47,15 +58,16 @@ def positions(
         seed: of the noise.
         index: [B], the number of each draw, which keys its noise.
         steps: network calls.
-        part: of the B molecules, which then are of one graph; positions come in float64.
+        held: of the B molecules, which then are of one graph; positions come in float64.
+        start: the time from which on estimates are projected.
     """
     size = condition["atom"].shape[1]
     layout = Layout.ragged({LEAF: torch.full_like(index, size)}, {LEAF: (3,)})
     rules = {LEAF: solver(cast(GaussianProcess, processes[LEAF]), steps)}
     noise = Noise(seed=seed, index=index)
-    if part is None:
+    if held is None:
         y = sample(denoiser, processes, rules, layout, noise, condition=condition).state[LEAF]
         return condition["root"].to(y.dtype) @ y.unflatten(0, (-1, size))
-    state = sample(Project(denoiser, part), processes, rules, layout, noise, condition=condition).state
-    y = part.project({LEAF: state[LEAF].double()}, layout)[LEAF]  # once more, without the rounding of float32
-    return part.placed(part.root @ y.unflatten(0, (-1, size)))
+    state = sample(Project(denoiser, held, start=start), processes, rules, layout, noise, condition=condition).state
+    y = held.project({LEAF: state[LEAF].double()}, layout)[LEAF]  # once more, without the rounding of float32
+    return held.placed(held.root @ y.unflatten(0, (-1, size)))

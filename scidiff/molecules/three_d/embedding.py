@@ -11,8 +11,10 @@ from scidiff.molecules.three_d.conformers import ConformerRun
 from scidiff.molecules.three_d.conformers import conformers as drawn
 from scidiff.molecules.three_d.draws import STEPS
 from scidiff.molecules.three_d.model import load
+from scidiff.molecules.three_d.records import check_matched, record
 from scidiff.molecules.three_d.records import fix as fixed
-from scidiff.molecules.three_d.records import record
+from scidiff.molecules.three_d.records import keep as kept
+from scidiff.molecules.three_d.rules import parse
 
 
 def conformers(
@@ -22,6 +24,7 @@ def conformers(
     seed: int = 0,
     steps: int = STEPS,
     fix: str | None = None,
+    keep: Sequence[str] = (),
     model: str | Path | None = None,
     device: str = "cpu",
 ) -> ConformerRun:
@@ -33,13 +36,14 @@ def conformers(
         seed: in [0, 2^64).
         steps: network calls of a draw.
         fix: SMARTS of atoms that keep the coordinates that the molecules have.
+        keep: rules on shapes, as `angle(COC) in [105, 115]` (`rules`).
         model: a folder with weights; the packaged ones if None.
         device: `cpu`, `cuda`, ...
 
     Raises:
         UserError: an argument that cannot be met, or weights that cannot be read.
     """
-    known = load(model, device)
+    known, rules = load(model, device), parse(keep)
     records = []
     for number, one in enumerate(molecules, 1):
         text = one if isinstance(one, str) else ""
@@ -47,4 +51,8 @@ def conformers(
             mol = Chem.MolFromSmiles(one) if isinstance(one, str) else one
         told = mol if mol is not None and mol.GetNumAtoms() else "not a valid SMILES"
         records.append(record(told, known.config, number, str(number), text))
-    return drawn(fixed(records, fix) if fix is not None else records, num=num, model=known, seed=seed, steps=steps)
+    records = fixed(records, fix) if fix is not None else records
+    if rules:
+        records = kept(records, rules)
+        check_matched(records, rules)
+    return drawn(records, num=num, model=known, seed=seed, steps=steps)

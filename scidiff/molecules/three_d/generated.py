@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from scidiff.molecules.certified import Generation
 from scidiff.molecules.three_d.conformers import ConformerRun, conformers
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import with_positions
-from scidiff.molecules.three_d.records import record
+from scidiff.molecules.three_d.records import keep, record
+from scidiff.molecules.three_d.rules import Rule
 from scidiff.molecules.three_d.writing import ORACLE, replace
 from scidiff.molecules.writers import columns, name_of, row
 
@@ -32,11 +33,12 @@ def with_geometries(
     generation: Generation,
     model: ConformerModel,
     *,
+    rules: Sequence[Rule] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ConformerRun:
     """One certified conformer of every molecule of a run; it is keyed by the molecule's seed and index.
 
-    Molecules that the model does not know are refused records, numbered by their index.
+    Molecules that the model does not know, or that cannot keep the rules, are refused records, numbered by their index.
     """
     found = []
     for molecule in generation.molecules:
@@ -44,6 +46,7 @@ def with_geometries(
         if mol is None:
             raise ValueError(f"expected a certified molecule, got {molecule.smiles!r}")
         found.append(record(mol, model.config, molecule.index, name_of(molecule), molecule.smiles))
+    found = keep(found, rules) if rules else found
     return conformers(found, num=1, model=model, seed=generation.seed, progress=progress)
 
 

@@ -13,6 +13,7 @@ from scidiff.errors import UserError, one_line
 from scidiff.molecules.three_d.graphs import Graph, graph_of
 from scidiff.molecules.three_d.model import ConformerConfig
 from scidiff.molecules.three_d.oracle import connected
+from scidiff.molecules.three_d.rules import Rule, impossible
 
 LONGEST = 1000  # characters of a SMILES
 _SUFFIXES = (".smi", ".txt", ".sdf")
@@ -28,6 +29,7 @@ class Record:
         mol: with explicit hydrogens; the atoms of an SDF keep their order.
         graph: what the network is told.
         fixed: atoms that keep the positions that the molecule has.
+        rules: on its shape.
     """
 
     number: int
@@ -35,6 +37,7 @@ class Record:
     mol: Chem.Mol
     graph: Graph
     fixed: tuple[int, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,32 @@ def _fixed(one: Record, pattern: Chem.Mol) -> Record | Refused:
     if reason:
         return Refused(number=one.number, name=one.name, text=one.name, reason=reason)
     return replace(one, fixed=matches[0])
+
+
+def keep(records: Sequence[Record | Refused], rules: Sequence[Rule]) -> list[Record | Refused]:
+    """The records under rules of shape, each with those that have a match in it; refused where bonds forbid one.
+
+    Raises:
+        UserError: a record with fixed atoms.
+    """
+    return [_kept(one, rules) if isinstance(one, Record) else one for one in records]
+
+
+def check_matched(records: Sequence[Record | Refused], rules: Sequence[Rule]) -> None:
+    """UserError if a rule has a match in no record: it would say nothing."""
+    read = [one for one in records if isinstance(one, Record)]
+    for rule in rules:
+        if read and not any(rule in one.rules for one in read):
+            raise UserError(f"--keep: expected a molecule with a match of {rule.text!r}, found none")
+
+
+def _kept(one: Record, rules: Sequence[Rule]) -> Record | Refused:
+    if one.fixed:
+        raise UserError("--keep: expected no --fix beside it; a distance or an angle can be held by a rule")
+    reason = impossible(rules, one.mol)
+    if reason:
+        return Refused(number=one.number, name=one.name, text=one.name, reason=reason)
+    return replace(one, rules=tuple(rule for rule in rules if rule.places(one.mol)))
 
 
 def unsupported(mol: Chem.Mol, config: ConformerConfig) -> str:

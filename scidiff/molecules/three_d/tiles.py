@@ -13,13 +13,15 @@ import numpy as np
 import torch
 
 from scidiff.molecules.three_d.batches import condition_of, harmonic_of
-from scidiff.molecules.three_d.draws import positions
+from scidiff.molecules.three_d.draws import Held, positions
 from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.records import Record
+from scidiff.molecules.three_d.ruled import Ruled
 
 TILE = 16  # draws in a tile
 STRIDE = 4096  # draws of a molecule, at most; draw k of record number r is sample r * STRIDE + k of the run
+LATE = 0.9  # the time from which on rules of shape are met: early estimates are averages of many shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,8 @@ def draw(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: int
 
 
 def _kind(record: Record) -> Hashable:
-    """What the molecules of a tile have in common: their size, or a part that keeps its place."""
-    return ("fixed", record.number) if record.fixed else record.mol.GetNumAtoms()
+    """What the molecules of a tile have in common: their size, or one graph with a constraint on it."""
+    return ("held", record.number) if record.fixed or record.rules else record.mol.GetNumAtoms()
 
 
 def _tile(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: int) -> np.ndarray:
@@ -65,10 +67,19 @@ def _tile(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: in
     filled = [*asked, *[asked[-1]] * (TILE - len(asked))]
     condition = {name: x.to(device) for name, x in condition_of([one.record.graph for one in filled]).items()}
     index = torch.tensor([one.record.number * STRIDE + one.draw for one in filled], device=device)
-    first, part = asked[0].record, None
-    if first.fixed:
-        root = torch.as_tensor(harmonic_of(first.graph)[0], device=device)
-        part = RigidPart.of(first.fixed, first.mol.GetConformer().GetPositions(), root)
-    x = positions(model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps, part=part)
+    held, start = _held(asked[0].record, device)
+    x = positions(
+        model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps, held=held, start=start
+    )
     found: np.ndarray = x.double().cpu().numpy()
     return found
+
+
+def _held(record: Record, device: torch.device) -> tuple[Held | None, float]:
+    """The constraint on a molecule, and the time from which on it is met."""
+    if not record.fixed and not record.rules:
+        return None, 1.0
+    root = torch.as_tensor(harmonic_of(record.graph)[0], device=device)
+    if record.fixed:
+        return RigidPart.of(record.fixed, record.mol.GetConformer().GetPositions(), root), 1.0
+    return Ruled.of(record.rules, record.mol, root), LATE
