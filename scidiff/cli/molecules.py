@@ -152,17 +152,15 @@ def generate(
     progress: Shown = None,
 ) -> None:
     """See `_GENERATE`."""
-    from scidiff.cli.progress import StatusLine
-
+    if keep and not three_d:
+        raise UserError("--keep: expected --three-d beside it; conditions on molecules are given by --where")
     if three_d:
         from scidiff.cli.conformers import geometries
 
         model, give = geometries(out, report, model, device, keep=keep, progress=progress)
-    elif keep:
-        raise UserError("--keep: expected --three-d beside it; conditions on molecules are given by --where")
     with held_back():
+        from scidiff.cli.progress import StatusLine
         from scidiff.molecules import certified
-
     out = _destination(out, report, as_json)
     kind = _check_outputs(out, format_, report)
     line, interrupted = StatusLine(progress), False
