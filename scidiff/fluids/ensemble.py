@@ -30,7 +30,6 @@ from scidiff.state import Layout
 
 TILE = 16
 CALLS = 16
-NOISE = 10.0  # of the reverse SDE; 1 is the plain one, infinity noises each estimate afresh
 LEVELS = (0.005, 12.0)  # sigma / alpha between which the calls lie
 
 
@@ -45,6 +44,9 @@ class FieldModel(Protocol):
 
     @property
     def covariance(self) -> FieldCovariance: ...
+
+    @property
+    def noise(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,22 +115,22 @@ def drawn(
     return torch.cat(parts)[:samples]
 
 
-def plan(model: FieldModel, calls: int, *, noise: float = NOISE) -> Plan:
-    """The SDE with more noise than it needs, which forgets a network's errors: chosen on watched trajectories.
+def plan(model: FieldModel, calls: int, *, noise: float | None = None) -> Plan:
+    """The SDE with more noise than it needs, which forgets a network's errors.
 
     With the few calls that it is used with, it leaves an exact denoiser's fields up to 18 % too wide.
 
     Args:
         model: the weights.
         calls: of the network.
-        noise: of the SDE, 1 is the plain one.
+        noise: of the SDE, 1 is the plain one, infinity noises each estimate afresh; None: the model's.
     """
     (process,) = model.processes.values()
     if not isinstance(process, GaussianProcess):
         raise TypeError(f"expected a Gaussian process, got {type(process).__name__}")
     low, high = LEVELS
     grid = karras(process.schedule, max(calls - 1, 1), rho=5.0, sigma_min=low, sigma_max=high)
-    return dpmpp_sde_2m(process.schedule, to_data(grid), eta=noise)
+    return dpmpp_sde_2m(process.schedule, to_data(grid), eta=model.noise if noise is None else noise)
 
 
 def tile(model: FieldModel, constraint: FieldConstraint, layout: Layout, noise: Noise, rule: Plan) -> Tensor:

@@ -113,6 +113,14 @@ class Linear:
             return moved
         return moved - self.spread(self._lifted(self._solved(self._seen(moved))))
 
+    def within_entries(self, at: Tensor, weight: Tensor) -> Tensor:
+        """S' of fields with weights [N, K] at entries [N, K] and 0 elsewhere: [N, D]."""
+        field = weight.new_zeros(len(at), self.size).scatter_add(1, at, weight)
+        if not len(self.values):
+            return self.spread(field)
+        seen = (weight[:, None] @ self.reach.T[at])[:, 0]
+        return self.spread(field - self._lifted(self._solved(seen)))
+
     def entries(self, at: Tensor) -> Tensor:
         """S' between entries [N, K]: [N, K, K]."""
         if self.table is None:

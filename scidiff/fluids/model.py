@@ -35,6 +35,7 @@ class FlowConfig:
         scale: standard deviation of the vorticity, in its own unit: the denoiser sees vorticity / scale.
         waves: of the force along y, which the network is shown as cos(n y) and sin(n y).
         widths, blocks: of the network.
+        noise: of the reverse SDE that draws, chosen on trajectories that were watched.
     """
 
     shape: tuple[int, int]
@@ -43,6 +44,7 @@ class FlowConfig:
     waves: int
     widths: tuple[int, ...] = (64, 128, 128)
     blocks: int = 2
+    noise: float = 10.0
 
     @property
     def box(self) -> Box:
@@ -108,6 +110,11 @@ class FlowModel:
             denoiser=NetworkDenoiser(network, {LEAF: process}).eval(),
             card=card or {},
         )
+
+    @property
+    def noise(self) -> float:
+        """Of the reverse SDE."""
+        return self.config.noise
 
     @property
     def processes(self) -> Mapping[str, Process]:

@@ -179,14 +179,15 @@ class _ActiveSet:
         moves, count = self.linear.within(gradient), len(self.integrals)
         goal = off + (gradient @ (self.c - x)[..., None])[..., 0]
         matrix, moved, push = self._matrix(gradient, moves, at, sits), self.c, torch.zeros_like(x)
-        for _ in range(2):  # the second makes up for rounding
+        for last in (False, True):  # which makes up for rounding
             over = torch.where(sits, (moved - bound).gather(1, at), 0)
             share = _solved(matrix, torch.cat([goal, over], 1))
-            more = torch.zeros_like(x).scatter_add(1, at, torch.where(sits, share[:, count:], 0))
-            moved = moved - (share[:, None, :count] @ moves)[:, 0] - self.linear.within(more)
-            moved, push = self.linear.closer(moved), push + more
-            _, goal = _linearised(self.integrals, moved)
-        return moved, push
+            more = torch.where(sits, share[:, count:], 0)
+            moved = moved - (share[:, None, :count] @ moves)[:, 0] - self.linear.within_entries(at, more)
+            push = push.scatter_add(1, at, more)
+            if not last:
+                _, goal = _linearised(self.integrals, moved)
+        return self.linear.closer(moved), push
 
     def _matrix(self, gradient: Tensor, moves: Tensor, at: Tensor, sits: Tensor) -> Tensor:
         """S' between gradients and active entries: [N, J + K, J + K]."""

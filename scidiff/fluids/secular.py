@@ -22,8 +22,8 @@ from torch import Tensor
 from scidiff.constraints.interior import all_rest
 from scidiff.fluids.constraints import Conserved
 
-FIRST, STEPS, LAST = 8, 8, 4
-CLOSE = 1e-4  # relative, of an integral: the last steps go on from there without new factors
+FIRST, STEPS, LAST = 7, 8, 7
+CLOSE = 5e-3  # relative, of an integral: the last steps go on without new factors, the distance is least to about 1e-10
 FOUND = 1e-11
 KEPT = 0.2  # of the Hessian's least entry, at least, from one step to the next
 
@@ -86,7 +86,8 @@ class Secular:
 
     def _hessian(self, share: Tensor) -> Tensor:
         """H, [N, H, W // 2 + 1]."""
-        return 1 + prod(self.shape[1:]) * torch.einsum("nj,jhw->nhw", share, self.multipliers)
+        of = prod(self.shape[1:]) * self.multipliers
+        return 1 + (share @ of.flatten(1)).unflatten(1, of.shape[1:])
 
     def _twice(self) -> Tensor:
         """How many waves each coefficient stands for, [W // 2 + 1]."""
@@ -98,21 +99,22 @@ class Secular:
 
     def _amounts(self, point: Tensor) -> Tensor:
         """q_j of coefficients: [N, J]."""
-        return torch.einsum("nhw,jhw->nj", self._power(point), self.multipliers) / 2
+        return self._power(point).flatten(1) @ self.multipliers.flatten(1).T / 2
 
     def _power(self, point: Tensor) -> Tensor:
         return torch.view_as_real(point).square().sum((1, -1)) * self._twice()
 
     def _without_facts(self, start: Tensor) -> Tensor:
         """The multipliers where nothing was measured: sums over waves alone."""
-        power, size = self._power(start), prod(self.shape[1:])
-        share = power.new_zeros(len(start), len(self.values))
+        power, size = self._power(start).flatten(1), prod(self.shape[1:])
+        of, count = self.multipliers.flatten(1), len(self.values)
+        pairs = (of[:, None] * of).flatten(0, 1).T
+        share = power.new_zeros(len(start), count)
         for _ in range(FIRST):
-            hessian = self._hessian(share)
+            hessian = self._hessian(share).flatten(1)
             left = power / hessian.square()
-            amount = torch.einsum("nhw,jhw->nj", left, self.multipliers) / 2
-            slope = size * torch.einsum("nhw,jhw,khw->njk", left / hessian, self.multipliers, self.multipliers)
-            share = self._moved(share, amount, slope)
+            slope = size * ((left / hessian) @ pairs).unflatten(1, (count, count))
+            share = self._moved(share, left @ of.T / 2, slope)
         return share
 
     def _moved(self, share: Tensor, amount: Tensor, slope: Tensor) -> Tensor:
@@ -141,7 +143,9 @@ class Secular:
         if len(self.places):
             symbol, index = self._between
             table = torch.fft.irfft2(symbol / hessian[:, None], s=self.shape[1:])
-            factor = torch.linalg.cholesky_ex(table.flatten(1)[:, index]).L
+            factor = torch.linalg.cholesky_ex(
+                table.flatten(1).index_select(1, index.flatten()).unflatten(1, index.shape)
+            ).L
             point = point + self._lifted(torch.cholesky_solve(self._missing(point), factor)[..., 0], hessian)
         pulls = self.multipliers[:, None] * point[:, None]
         moves = pulls / hessian[:, None]

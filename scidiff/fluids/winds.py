@@ -48,6 +48,7 @@ class WindConfig:
         west: longitude of the first column, degrees east.
         scale: m/s that the denoiser sees as 1.
         widths, blocks: of the network.
+        noise: of the reverse SDE that draws, chosen on 1990.
     """
 
     shape: tuple[int, int]
@@ -55,6 +56,7 @@ class WindConfig:
     scale: float
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 2
+    noise: float = 10.0
 
     @property
     def latitudes(self) -> Tensor:
@@ -169,6 +171,11 @@ class WindModel:
             denoiser=NetworkDenoiser(network, {LEAF: process}).eval(),
             card=card or {},
         )
+
+    @property
+    def noise(self) -> float:
+        """Of the reverse SDE."""
+        return self.config.noise
 
     @property
     def processes(self) -> Mapping[str, Process]:

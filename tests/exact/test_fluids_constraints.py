@@ -276,7 +276,7 @@ def test_the_multipliers_of_integrals_give_the_nearest_point() -> None:
     pull = start - found  # along the facts nothing pulls but the integrals
     push = linear.within(torch.stack([q.gradient(found) for q in integrals], 1))
     share = torch.linalg.lstsq(push.mT, pull[..., None]).solution
-    assert (pull - (push.mT @ share)[..., 0]).norm() < 1e-6 * pull.norm()
+    assert (pull - (push.mT @ share)[..., 0]).norm() < 1e-4 * pull.norm()  # its square tells of the distance
     other = _stationary(integrals, linear, start)
     assert ((found - start).norm(dim=1) <= (other - start).norm(dim=1) * (1 + 1e-9)).all()
     assert projected(constraint, x).flatten(1).sub(found).abs().max() < 1e-6
