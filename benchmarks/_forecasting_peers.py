@@ -1,4 +1,5 @@
-"""Contestants of the forecasting benchmark: smoothing, ARIMA, vector autoregression, gradient boosting."""
+"""Contestants of the forecasting benchmark: smoothing, ARIMA, vector autoregression, gradient boosting,
+DeepAR and a transformer."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from _forecasting_gluonts import gluonts_peers
 from scipy import stats
 
 from scidiff.timeseries.backtest import Peer
@@ -23,8 +25,8 @@ LATE = 0.15  # the last part of them, whose errors are the spread of a point for
 SHORT = 24  # seasons up to which smoothing and ARIMA model themselves
 
 
-def peers(variables: int, country: str | None) -> tuple[Mapping[str, Peer], list[str]]:
-    """Those that are installed, and what is missing."""
+def peers(variables: int, country: str | None, seconds: float) -> tuple[Mapping[str, Peer], list[str]]:
+    """Those that are installed, and what is missing; networks learn for so many seconds."""
     found: dict[str, Peer] = {}
     missing = []
     if find_spec("statsforecast"):
@@ -39,7 +41,8 @@ def peers(variables: int, country: str | None) -> tuple[Mapping[str, Peer], list
         found |= {"boosted quantiles": BoostedQuantiles(country), "boosted median + normal errors": Boosted(country)}
     else:
         missing.append("scikit-learn: gradient boosting is left out (pip install scikit-learn)")
-    return found, missing
+    deep, lacking = gluonts_peers(seconds)
+    return found | deep, missing + lacking
 
 
 class Statistical:

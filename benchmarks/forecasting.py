@@ -8,8 +8,8 @@ Data sets are those of `_forecasting_data.py`. Every method learns from what cam
 trained for at most `--steps` steps, again on all windows, and calibrated on windows before the first origin. The last
 origins are judged, a horizon apart. CRPS is the fair one; of methods that give quantiles these stand for draws. p is of
 the Diebold-Mariano test on the CRPS by origin, mean of the seeds. Coverage is of 80 and 95 % intervals. Holidays are
-told to scidiff and to the boosted trees. A data set and a seed can be run alone, without the others' methods
-(`--alone`), and the documents put together with `--merge`.
+told to scidiff and to the boosted trees. DeepAR and TFT train for a minute, about as long as scidiff does. A data set
+and a seed can be run alone, without the others' methods (`--alone`), and the documents put together with `--merge`.
 `--quick` makes a short series of its own: its numbers say that it runs.
 """
 
@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from _forecasting_data import NAMES, Data, data
+from _forecasting_gluonts import SECONDS
 from _forecasting_peers import peers
 from _forecasting_speed import SERIES, speed
-from _forecasting_tables import OURS, missed, tables
+from _forecasting_tables import COHERENT, OURS, missed, tables
 from imputation import say, show
 
 import scidiff
@@ -40,14 +41,14 @@ from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.panel import Panel
 
 PARTS = ("quality", "speed")
-COHERENT = "scidiff, coherent"
 
 
 def judged(found: Data, seed: int, arguments: argparse.Namespace, missing: list[str]) -> list[dict[str, Any]]:
     """One data set and one seed; those that are no matter of chance are judged with the first."""
     panel = read_frame(found.table, Options(time="timestamp", variables=found.targets, duplicates="mean"))
     with_peers = seed == arguments.seed and not arguments.alone
-    others, lacking = peers(len(found.targets), found.country) if with_peers else ({}, [])
+    seconds = 3 if arguments.quick else SECONDS
+    others, lacking = peers(len(found.targets), found.country, seconds) if with_peers else ({}, [])
     missing += lacking
     settings: dict[str, Any] = {"horizon": found.horizon, "time": "timestamp", "target": found.targets}
     settings |= {"holidays": found.country, "n_draws": 100, "calibrate": True, "seed": seed}
@@ -82,8 +83,14 @@ def record(found: Data, seed: int, done: Backtest, ours: str) -> dict[str, Any]:
         "lags": min(-(-found.horizon // stride), done.origins - 1),
         "scores": table,
         "crps": {name.get(method, method): values.tolist() for method, values in done.crps.items()},
+        "inside": {level: ours_by_origin(done, f"in {level} %") for level in ("80", "95")},
         "seconds": {name.get(method, method): list(spent) for method, spent in done.seconds.items()},
     }
+
+
+def ours_by_origin(done: Backtest, score: str) -> list[float]:
+    """A score of scidiff at each origin."""
+    return [float(value) for value in done.each.loc[done.each["method"] == MODEL, score]]
 
 
 def incoherence(forecaster: DiffusionForecaster, panel: Panel, found: Data) -> float:

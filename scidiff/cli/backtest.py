@@ -53,6 +53,8 @@ from scidiff.errors import UserError
 
 if TYPE_CHECKING:
     from scidiff.timeseries.backtest import Backtest
+    from scidiff.timeseries.forecaster import DiffusionForecaster
+    from scidiff.timeseries.panel import Panel
 
 BACKTEST = """Forecast the past from several origins, and judge the forecasts beside naive ones.
 
@@ -113,42 +115,51 @@ def backtest(
     progress: Progress = None,
 ) -> None:
     """See `BACKTEST`."""
-    from scidiff.atomic import check_writable
-    from scidiff.timeseries.backtest import backtest as judge
-    from scidiff.timeseries.writers import ARRAYS, format_of, write_table
-
     began = time.monotonic()
-    if out is not None:
-        if format_of(out) in ARRAYS:
-            raise UserError(f"--out: expected a file name ending in .csv or .parquet, got {out!r}")
-        check_writable(out)
+    _check(out)
     check_report(report)
     forecaster = forecaster_of(context)
     forecaster.constraints = rules_of(constraints, None)
-    line = StatusLine(progress)
-    try:
-        panel = panel_of(context, forecaster)
-        forecaster.check_rules(panel)
-        found = judge(
-            forecaster,
-            panel,
-            count=origins,
-            stride=stride,
-            show=lambda text: line.show(text) if line.due() else None,
-        )
-    finally:
-        line.clear()
+    panel, found = _judged(context, forecaster)
     if out is not None:
+        from scidiff.timeseries.writers import write_table
+
         write_table(found.table.reset_index(), out)
     seconds = time.monotonic() - began
     if report is not None:
         from scidiff.timeseries.forecast_report import write_backtest_report
 
-        command = shlex.join(["scidiff", *sys.argv[1:]])
         facts = facts_of(forecaster, samples, seconds)
+        command = shlex.join(["scidiff", *sys.argv[1:]])
         write_backtest_report(found, report, facts=facts, notes=notes_of(forecaster), command=command)
     typer.echo(json.dumps(_record(found, seconds), indent=1) if as_json else _shown(found))
     typer.echo(f"{len(panel)} series, {found.origins} origins, {forecaster.horizon} steps: {seconds:.1f} s", err=True)
+
+
+def _check(out: str | None) -> None:
+    """UserError if the scores cannot be written there."""
+    from scidiff.atomic import check_writable
+    from scidiff.timeseries.writers import ARRAYS, format_of
+
+    if out is not None:
+        if format_of(out) in ARRAYS:
+            raise UserError(f"--out: expected a file name ending in .csv or .parquet, got {out!r}")
+        check_writable(out)
+
+
+def _judged(context: typer.Context, forecaster: DiffusionForecaster) -> tuple[Panel, Backtest]:
+    """The series, and what became of forecasting them."""
+    from scidiff.timeseries.backtest import backtest as judge
+
+    given = context.params
+    line = StatusLine(given["progress"])
+    try:
+        panel = panel_of(context, forecaster)
+        forecaster.check_rules(panel)
+        how = {"count": given["origins"], "stride": given["stride"]}
+        return panel, judge(forecaster, panel, show=lambda text: line.show(text) if line.due() else None, **how)
+    finally:
+        line.clear()
 
 
 def _shown(found: Backtest) -> str:

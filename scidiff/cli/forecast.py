@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 FORECAST = """Forecast time series, as ensembles of coherent futures.
 
 FILE holds one row a time, of one series or of many: CSV, Parquet or netCDF; - reads standard input. The frequency is
-found out and said. Cells may be empty, but rows may not be missing. A diffusion model is trained on what the last
-season leaves unexplained, until it gets no better on the last part of the table or the time budget is over. The same
+found out and said. Cells may be empty, but rows may not be missing. A diffusion model is trained on what exponential
+smoothing leaves unexplained, until it gets no better on the last part of the table or the time budget is over. The same
 seed and model give the same futures of a series, alone or among others.
 
 Covariates are columns of the same table: those of --future-covariates go on over the horizon, in rows with empty
@@ -158,20 +158,8 @@ def forecast(
     levels = filling.levels(quantiles)
     forecaster = forecaster_of(context)
     forecaster.constraints = rules_of(constraints, scenario)
-    line = StatusLine(progress)
-    try:
-        panel = panel_of(context, forecaster)
-        forecaster.check_rules(panel)
-        trained = not hasattr(forecaster, "model_")
-        if trained:
-            forecaster.fit_panel(panel, show=lambda text: line.show(text) if line.due() else None)
-        if save is not None:
-            forecaster.save(save)
-        found = forecaster.forecast_panel(
-            panel, progress=lambda done, total: line.show(f"series {done} of {total}") if line.due() else None
-        )
-    finally:
-        line.clear()
+    trained = not hasattr(forecaster, "model_")
+    found = _forecast(context, forecaster)
     _write(found, out, levels, seed)
     seconds = time.monotonic() - began
     if report is not None:
@@ -180,6 +168,24 @@ def forecast(
         run = {"samples": samples, "seed": seed, "seconds": round(seconds, 2), "out": out}
         typer.echo(json.dumps(_record(forecaster, found, trained=trained) | run, indent=1))
     _tell(forecaster, found, samples, seconds)
+
+
+def _forecast(context: typer.Context, forecaster: DiffusionForecaster) -> Forecast:
+    """What follows the series of the file; the model learns from them if it has not, and is kept if asked for."""
+    given = context.params
+    line = StatusLine(given["progress"])
+    try:
+        panel = panel_of(context, forecaster)
+        forecaster.check_rules(panel)
+        if not hasattr(forecaster, "model_"):
+            forecaster.fit_panel(panel, show=lambda text: line.show(text) if line.due() else None)
+        if given["save"] is not None:
+            forecaster.save(given["save"])
+        return forecaster.forecast_panel(
+            panel, progress=lambda done, total: line.show(f"series {done} of {total}") if line.due() else None
+        )
+    finally:
+        line.clear()
 
 
 def _record(forecaster: DiffusionForecaster, found: Forecast, *, trained: bool) -> dict[str, Any]:

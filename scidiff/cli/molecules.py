@@ -121,6 +121,7 @@ Model = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Folder with weights, or the name of packaged ones. Default: moses."),
 ]
+ThreeD = Annotated[bool, typer.Option("--three-d", help="Give each molecule a certified geometry; --out ends in .sdf.")]
 Shown = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
 ]
@@ -143,9 +144,7 @@ def generate(
     unique: Annotated[bool, typer.Option("--unique/--no-unique", help="Refuse duplicates.")] = True,
     max_draws: MaxDraws = None,
     properties: Properties = "all",
-    three_d: Annotated[
-        bool, typer.Option("--three-d", help="Give each molecule a certified geometry; --out ends in .sdf.")
-    ] = False,
+    three_d: ThreeD = False,
     keep: Keep = None,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -155,24 +154,19 @@ def generate(
     """See `_GENERATE`."""
     from scidiff.cli.progress import StatusLine
 
-    if three_d:
+    if three_d := three_d or bool(keep):
         from scidiff.cli.conformers import geometries
 
         model, give = geometries(out, report, model, device, keep=keep, progress=progress)
-    elif keep:
-        raise UserError("--keep: expected --three-d beside it; conditions on molecules are given by --where")
-
     with held_back():
-        from scidiff.molecules.certified import Interrupted
-        from scidiff.molecules.certified import generate as run
+        from scidiff.molecules import certified
 
     out = _destination(out, report, as_json)
     kind = _check_outputs(out, format_, report)
     line, interrupted = StatusLine(progress), False
     try:
-        if line.due(now=True):
-            line.show("loading the model")
-        generation = run(
+        line.begin("loading the model")
+        generation = certified.generate(
             num=num,
             where=_wanted(where, constraints),
             method=method,
@@ -187,7 +181,7 @@ def generate(
             device=device,
             progress=lambda account: line.show(_status(account)) if line.due() else None,
         )
-    except Interrupted as stop:
+    except certified.Interrupted as stop:
         generation, interrupted = stop.generation, True
     finally:
         line.clear()

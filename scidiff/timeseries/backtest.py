@@ -49,6 +49,7 @@ class Backtest:
         table: one row a method, one column a score, of all origins, series, steps and variables together.
         origins: number of origins.
         against: how the mean CRPS of each origin compares with that of the other methods, by their names.
+        each: the same of each origin: one row a method and origin.
         crps: their mean CRPS at each origin, by method: [origins].
         pit: [N] of all values among the draws of the model (see `metrics.pit`).
         last: its forecast from the last origin; its panel is that of the targets.
@@ -58,6 +59,7 @@ class Backtest:
 
     table: pd.DataFrame
     origins: int
+    each: pd.DataFrame
     crps: Mapping[str, Floats]
     pit: Floats
     last: Forecast
@@ -105,8 +107,7 @@ def backtest(
     past = told.targets(past)
     config, frequency = forecaster.model_.config, infer(panel)
     others = peers or {}
-    for name, peer in others.items():
-        clock(name, partial(peer.fit, past, frequency, season=config.season, horizon=horizon))
+    _learn(others, clock, past, frequency, season=config.season, horizon=horizon)
     sizes: dict[str, Any] = {"context": min(2 * config.season, config.context), "horizon": horizon}
     series, origin = origins(past, **sizes, most=20_000)
     errors = _Errors.of(horizons(past, frequency, series, origin, **sizes), config.season)
@@ -123,15 +124,15 @@ def backtest(
         show(f"origin {n + 1} of {count}")
     crps = judge.crps()
     lags = min(-(-horizon // stride), count - 1)
-    rest = [name for name in crps if name != MODEL]
     return Backtest(
         table=judge.table(),
         origins=count,
+        each=judge.each(),
         crps=crps,
         pit=np.concatenate([np.empty(0), *judge.pits]),
         last=forecast,
         truth=window.target,
-        against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in rest},
+        against={name: scores.diebold_mariano(crps[MODEL], crps[name], horizon=lags) for name in crps if name != MODEL},
         seconds={name: (spent[0], sum(spent[1:]) / count) for name, spent in clock.spent.items()},
     )
 
@@ -158,6 +159,14 @@ class _Clock:
         found = call()
         self.spent.setdefault(name, []).append(time.process_time() - began)
         return found
+
+
+def _learn(
+    peers: Mapping[str, Peer], clock: _Clock, past: Panel, frequency: Frequency, *, season: int, horizon: int
+) -> None:
+    """Let each of the others learn, by the clock."""
+    for name, peer in peers.items():
+        clock(name, partial(peer.fit, past, frequency, season=season, horizon=horizon))
 
 
 def _naive(window: Horizons, season: int) -> Floats:
@@ -241,10 +250,13 @@ class _Judge:
                     found.append(scores.mase(point[here], one[here], history[:, v], season=self._season))
         return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
+    def each(self) -> pd.DataFrame:
+        """Means over series, steps and variables, one row a method and origin."""
+        return pd.DataFrame(self._rows).drop(columns=["size", "wQL"])
+
     def crps(self) -> dict[str, Floats]:
         """The mean CRPS of each origin, by method."""
-        frame = pd.DataFrame(self._rows)
-        return {str(name): part["CRPS"].to_numpy() for name, part in frame.groupby("method", sort=False)}
+        return {str(name): part["CRPS"].to_numpy() for name, part in self.each().groupby("method", sort=False)}
 
     def table(self) -> pd.DataFrame:
         """Means over the origins, one row a method."""

@@ -1,13 +1,24 @@
-r"""The base forecast that a diffusion forecaster starts from: the last season again, and how far that is usually off.
+r"""The base forecast that a diffusion forecaster starts from: exponential smoothing, and how far that is usually off.
 
-    z = (context - mean) / scale,   base = z one season back,   x = mean + scale * base
+    z = (context - mean) / scale,   base = W z,   x = mean + scale * base
 
-Mean and scale are those of the context alone, so nothing after the origin is ever known.
+Mean and scale are those of the context alone, so nothing after the origin is ever known. Smoothing with an additive
+season of m steps and a damped trend (Hyndman et al. 2008, table 2.1, in error-correction form; phi = 0.95),
+
+    e = z_t - l - phi b - s_{t-m},     l <- l + phi b + alpha e,   b <- phi b + beta e,   s_t = s_{t-m} + gamma e
+
+from the means of the context, is linear in the context, and so is a mean of several. At step h smoother g has the
+weight  mse_gh^-5  of past windows: one that is twice as bad counts a 32nd, and those that are about as good are
+averaged, which forecasts better than the choice of one. The seasonal naive forecast (gamma = 1) and the mean of all
+seasons are among them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -16,6 +27,10 @@ from scidiff.timeseries.panel import Floats
 
 _FAR = 10.0  # scales: an error farther out counts as if it stood there
 _FLAT = 1e-3  # a scale is at least so much of the size of what it scales
+_STILL = 1e-2  # scales: a season differs from the next at least so much
+_DAMPING = 0.95  # phi
+_POWER = 5.0  # of the mean squared error, in the weight of a smoother
+_WINDOWS = 1500  # series of a variable that smoothers are weighed on, at most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,21 +76,89 @@ def scaled(context: Floats, season: int) -> Scaled:
     return Scaled(mean=mean, scale=scale, values=values, filled=filled)
 
 
+def smoothers(season: int) -> tuple[Floats, Floats, Floats]:
+    """Those of a season that are tried: alpha of the level, beta of the trend, gamma of the season, each [G]."""
+    gammas = (0.0, 0.1, 0.3, 0.6, 1.0) if season > 1 else (0.0,)
+    found = [
+        (alpha, trend * alpha, gamma)
+        for alpha, trend, gamma in product((0.0, 0.05, 0.1, 0.2, 0.4, 0.8), (0.0, 0.1), gammas)
+        if alpha + gamma <= 1 and (alpha or not trend)
+    ]
+    alpha, beta, gamma = np.array(found).T
+    return alpha, beta, gamma
+
+
+def smoothing(context: int, horizon: int, season: int) -> Floats:
+    """What each of the `smoothers` of a season makes of a context: weights [G, H, L].
+
+    The recursion is run backwards on what the forecast is a function of: `level` l + `trend` b + sum_t season_t s_t.
+    """
+    m, (alpha, beta, gamma) = season, (one[:, None] for one in smoothers(season))
+    level = np.ones((len(alpha), horizon))
+    trend = np.cumsum(_DAMPING ** np.arange(1, horizon + 1)) * level
+    seasonal, found = np.zeros((2, context, len(alpha), horizon))
+    seasonal[context - m + np.arange(horizon) % m, :, np.arange(horizon)] = 1.0
+    for t in range(context - 1, m - 1, -1):
+        error = alpha * level + beta * trend + gamma * seasonal[t]
+        found[t] = error
+        level, trend = level - error, _DAMPING * (level + trend - error)
+        seasonal[t - m] += seasonal[t] - error
+    # it begins from the mean of the context, and of each place of the season
+    place = np.arange(context) % m
+    found += (level - seasonal[:m].sum(0)) / context + seasonal[place] / np.bincount(place)[place, None, None]
+    return np.moveaxis(found, 0, 2)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Base:
     """A base forecast.
 
     Attributes:
-        spread: [H, V], the usual size of its errors, in units of the context.
-        season: steps that it looks back.
+        share: [G, H, V], of each of the `smoothers` of each season; they sum to 1 at each step.
+        spread: [H, V], the usual size of its errors, in units of `unit`.
+        context: L, steps that it looks back.
+        seasons: in steps, ascending; the last is that of `unit`.
     """
 
+    share: Floats
     spread: Floats
-    season: int
+    context: int
+    seasons: tuple[int, ...]
+
+    @property
+    def season(self) -> int:
+        """Steps of the longest season."""
+        return self.seasons[-1]
 
     def __call__(self, context: Scaled) -> Floats:
         """The forecast in units of the context: [N, H, V]."""
-        return naive(context.filled, self.season, len(self.spread))
+        return np.asarray((self._weights @ context.filled.T).T)
+
+    def spreads(self, context: Scaled) -> Floats:
+        """The usual size of its errors in units of the context: [N, H, V]."""
+        return self.spread * unit(context, self.season)
+
+    @cached_property
+    def _weights(self) -> Floats:
+        """[V, H, L]."""
+        every = _smoothing(self.context, len(self.spread), self.seasons)
+        return np.asarray(np.einsum("ghv,ghl->vhl", self.share, every, optimize=True))
+
+
+def _smoothing(context: int, horizon: int, seasons: Sequence[int]) -> Floats:
+    """That of no season, and of each of the seasons: [G, H, L]."""
+    return np.concatenate([smoothing(context, horizon, season) for season in sorted({1, *seasons})])
+
+
+def unit(context: Scaled, season: int) -> Floats:
+    """By which the errors of a context are large or small: [N, 1, V].
+
+    The root of the median change from season to season, between that (which a few odd days could hide) and 1.
+    """
+    change = np.abs(context.filled[:, season:] - context.filled[:, :-season])
+    if not change.shape[1]:
+        return np.ones_like(context.scale)
+    return np.asarray(np.sqrt(np.median(change, axis=1, keepdims=True) + _STILL))
 
 
 def naive(filled: Floats, season: int, horizon: int) -> Floats:
@@ -84,11 +167,29 @@ def naive(filled: Floats, season: int, horizon: int) -> Floats:
     return filled[:, length - season + np.arange(horizon) % season]
 
 
-def fit_base(windows: Horizons, *, season: int) -> Base:
-    """The base forecast for windows with targets; the season is at most the length of the context."""
+def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
+    """The base forecast for windows with targets; the last season is at most the length of the context."""
+    season, (length, variables), horizon = seasons[-1], windows.context.shape[1:], windows.target.shape[1]
+    most = min(len(windows), max(_WINDOWS // variables, 1))
+    context, target = _target(windows[np.linspace(0, len(windows) - 1, most).round().astype(np.int64)], season)
+    every = _smoothing(length, horizon, seasons)
+    square = np.stack([_mean_square(target - (weights @ context.filled.T).T) for weights in every])
+    share = (np.maximum(square, 1e-12) / np.maximum(square.min(0), 1e-12)) ** -_POWER
+    share /= share.sum(0)
+    base = Base(share=share, spread=np.ones(share.shape[1:]), context=length, seasons=tuple(seasons))
+    context, target = _target(windows, season)
+    spread = np.sqrt(_mean_square((target - base(context)) / unit(context, season)))
+    return replace(base, spread=np.maximum(spread, 1e-3))
+
+
+def _target(windows: Horizons, season: int) -> tuple[Scaled, Floats]:
+    """Contexts, and what followed in their units: [N, H, V]."""
     context = scaled(windows.context, season)
-    guess = naive(context.filled, season, windows.target.shape[1])
-    error = np.clip(context.standardise(windows.target) - guess, -_FAR, _FAR)
+    return context, context.standardise(windows.target)
+
+
+def _mean_square(error: Floats) -> Floats:
+    """Of errors [N, H, V], as far as they are known: [H, V]."""
+    error = np.clip(error, -_FAR, _FAR)
     seen = ~np.isnan(error)
-    spread = np.sqrt((np.where(seen, error, 0.0) ** 2).sum(0) / np.maximum(seen.sum(0), 1))
-    return Base(spread=np.maximum(spread, 1e-3), season=season)
+    return np.asarray((np.where(seen, error, 0.0) ** 2).sum(0) / np.maximum(seen.sum(0), 1))

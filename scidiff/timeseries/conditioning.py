@@ -7,7 +7,8 @@ Equalities A x = b move each draw by what is called Matheron's rule in geostatis
 with S the covariance of the draws themselves: draws of N(m, S) become draws of N(m, S) given A x = b. The nearest point
 in the Euclidean metric, S = I, would have neither the right mean nor the right spread. S is estimated from the same
 first draws whatever is asked for, so that a draw stays a function of (seed, series, draw); its correlations are shrunk
-(Schaefer & Strimmer 2005, table 1, target D), and series that are drawn apart have none. What then lies beyond an
+(Schaefer & Strimmer 2005, table 1, target D). Draws of series that a hierarchy links go together as their errors have
+(`coupling`). What then lies beyond an
 inequality goes to the nearest point that keeps all rules, in units of each cell's spread, and stays elsewhere to the
 bit. Whole numbers come last.
 """
@@ -68,14 +69,10 @@ def conditioned(draws: Floats, pilot: Floats, rules: ForecastRules, future: Futu
     unit = np.sqrt((std**2).mean(1)).ravel()
     unit = np.where(unit > 0, unit, 1.0)
     restriction = _restriction(rules, future, unit)
-    covariance = np.zeros((horizon, series, width, horizon, series, width))
-    for s in range(series):
-        own = shrunk_covariance(pilot[s].reshape(len(pilot[s]), -1))
-        covariance[:, s, :, :, s, :] = own.reshape(horizon, width, horizon, width)
     size = horizon * series * width
-    found = np.moveaxis(draws, 0, 2).reshape(count, size)
+    found, first = (np.moveaxis(one, 0, 2).reshape(-1, size) for one in (draws, pilot))
     least = 1e-12 * np.tile(unit**2, horizon)  # a cell that the draws know for sure can still be told otherwise
-    joint = covariance.reshape(size, size) + np.diag(least)
+    joint = shrunk_covariance(first) + np.diag(least)
     equal, target = _equalities(restriction, size)
     if len(equal):
         found = condition(found, joint, equal, target)

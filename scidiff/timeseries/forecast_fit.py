@@ -63,7 +63,7 @@ def sizes(
     fitting = tuple(one for one in seasons if 2 * one <= room) or (1 if season is None else season,)
     longest = fitting[-1]
     if context is None:
-        most = max(longest, wanted(horizon, fitting), min(_LOOK_BACK, 4 * horizon))
+        most = max(longest, wanted(horizon, fitting), _LOOK_BACK)
         context = max(longest, min(most, room // 2, int(counts.min())))
     if longest > context:
         raise UserError(f"expected a context of at least one season ({longest} steps), got {context}")
@@ -128,11 +128,11 @@ def learn(
     began = time.monotonic()
     windows = windows_of(panel, frequency, config)
     early, held = _split(windows)
-    first = ForecastModel.create(config, fit_base(windows, season=config.season), seed=seed)
+    first = ForecastModel.create(config, fit_base(windows, seasons=config.seasons), seed=seed)
     if start is not None:
         first.denoiser.load_state_dict(start.denoiser.state_dict())
     first.denoiser.to(device)
-    model = replace(first, base=fit_base(windows[early], season=config.season), denoiser=deepcopy(first.denoiser))
+    model = replace(first, base=fit_base(windows[early], seasons=config.seasons), denoiser=deepcopy(first.denoiser))
     batches = _batches(model, windows[early], seed)
     judge = _Judge(model=model, data=_data(model, windows[held]))
     judge(model.denoiser)

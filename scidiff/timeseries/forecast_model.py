@@ -132,7 +132,7 @@ class ForecastModel:
     def save(self, folder: Path) -> None:
         """Write the model to a folder of safetensors and JSON."""
         tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
-        tensors["base.spread"] = torch.from_numpy(self.base.spread)
+        tensors |= {f"base.{name}": torch.from_numpy(getattr(self.base, name)) for name in ("share", "spread")}
         files.save(folder, files.Weights(tensors=tensors, config={"forecaster": asdict(self.config)}, card=self.card))
 
     @classmethod
@@ -141,7 +141,8 @@ class ForecastModel:
         held = files.load(folder)
         try:
             config = ForecastConfig.read(held.config["forecaster"])
-            base = Base(spread=held.tensors["base.spread"].double().numpy(), season=config.season)
+            fitted = {name: held.tensors[f"base.{name}"].double().numpy() for name in ("share", "spread")}
+            base = Base(**fitted, context=config.context, seasons=config.seasons)
             model = cls.create(config, base, card=held.card)
             prefix = "denoiser."
             state = {n.removeprefix(prefix): v for n, v in held.tensors.items() if n.startswith(prefix)}
@@ -192,7 +193,7 @@ def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
         "recent": torch.from_numpy(recent.reshape(len(windows), -1)).float(),
         "ahead": torch.from_numpy(np.concatenate(ahead, axis=2)).float(),
         "base": torch.from_numpy(guess).float(),
-        "spread": torch.from_numpy(np.broadcast_to(base.spread, guess.shape).copy()).float(),
+        "spread": torch.from_numpy(base.spreads(context)).float(),
     }
 
 

@@ -16,6 +16,7 @@ from scidiff.errors import UserError
 from scidiff.timeseries import filling
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.conditioning import keep_rules
+from scidiff.timeseries.coupling import coupled, error_correlation
 from scidiff.timeseries.covariates import Covariates, disjoint
 from scidiff.timeseries.estimator import value_errors
 from scidiff.timeseries.forecast import Forecast
@@ -24,9 +25,9 @@ from scidiff.timeseries.forecast_model import NETWORKS, STEPS, ForecastConfig, F
 from scidiff.timeseries.forecast_rules import ForecastRules, Future
 from scidiff.timeseries.forecast_verdicts import judge
 from scidiff.timeseries.frames import read_frame
-from scidiff.timeseries.frequency import infer
+from scidiff.timeseries.frequency import Frequency, infer
 from scidiff.timeseries.history import joined
-from scidiff.timeseries.horizons import horizons
+from scidiff.timeseries.horizons import Horizons, horizons
 from scidiff.timeseries.impute import series_seed
 from scidiff.timeseries.panel import Ints, Panel
 from scidiff.timeseries.static import with_static
@@ -45,7 +46,7 @@ class DiffusionForecaster:
         horizon: steps to forecast.
         context: steps that a forecast looks back. Default: four of the longest seasons and one of the shortest, if the
             histories are long enough.
-        season: steps of the season that the base forecast repeats. Default: the longest of day, week and year that the
+        season: steps of the longest season of the base forecast. Default: the longest of day, week and year that the
             frequency has and the history holds.
         id, time: columns (see `columns.Options`); found by their names if None.
         target: the variable to forecast, or several that are forecast together. Default: all.
@@ -229,41 +230,37 @@ class DiffusionForecaster:
             progress: takes how many of how many series are done.
         """
         model, count = self._fitted(), self.n_draws if samples is None else samples
-        config, told = model.config, model.config.covariates
         if count < 1:
             raise UserError(f"expected at least 1 sample, got {count}")
-        targets = told.targets(panel)
-        if targets.variables != config.variables:
-            raise UserError(f"expected the variables {', '.join(config.variables)}, got {', '.join(targets.variables)}")
-        frequency = infer(panel)
-        if frequency.name != config.frequency:
-            raise UserError(f"expected times every {config.frequency}, as learned, got every {frequency.name}")
-        ends = told.ends(panel) if origins is None else origins
-        told.check_ahead(panel, ends, config.horizon)
-        looks: dict[str, Any] = {"context": config.context, "horizon": config.horizon, "covariates": told}
-        windows = horizons(panel, frequency, np.arange(len(panel)), ends, **looks)
-        panel = targets
+        frequency, windows = self._windows(panel, origins)
+        horizon, panel = model.config.horizon, model.config.covariates.targets(panel)
         rules = self.check_rules(panel)
         widening = self.widening()
         moved = rules is not None or widening is not None
+        linked = rules is not None and rules.over_series(tuple(map(str, panel.ids)))
         drawn = max(count, PILOT) if moved else count  # a draw is the same, however many there are
+        drawn = -(-drawn // PILOT) * PILOT if linked else drawn
         found = []
         for s, identity in enumerate(panel.ids):
             seed = series_seed(self.seed, identity)
             found.append(draw(model, windows[s : s + 1], draws=drawn, seed=seed, steps=self.steps))
             progress(s + 1, len(panel))
-        last = panel.time[panel.offsets[:-1] + ends - 1]
-        time = np.stack([frequency.after(panel.clock, float(stamp), config.horizon) for stamp in last])
+        row = panel.offsets[:-1] + windows.origin - 1
+        last = panel.time[row]
+        time = np.stack([frequency.after(panel.clock, float(stamp), horizon) for stamp in last])
         draws = np.stack(found)
         if widening is not None:
             draws = np.stack([widening(own, own[:PILOT]) for own in draws])
         if rules is None:
             return Forecast(panel=panel, time=time, draws=draws[:, :count])
+        if linked:
+            together = error_correlation(model.base, panel, frequency, windows.origin)
+            draws = coupled(draws, together, seed=self.seed)
         future = Future(
             series=tuple(map(str, panel.ids)),
             variables=panel.variables,
             times=np.concatenate([last[:, None], time], axis=1),
-            last=panel.value[panel.offsets[:-1] + ends - 1],
+            last=panel.value[row],
             expected=draws[:, :PILOT].mean(1),
         )
         kept = keep_rules(draws, rules, future)[:, :count]
@@ -306,6 +303,21 @@ class DiffusionForecaster:
         rules = stated if isinstance(stated, ForecastRules) else ForecastRules.parse(stated, "constraints")
         rules.check_future(self._targets() or panel.variables, [str(one) for one in panel.ids], self.horizon)
         return rules if rules.stated() else None
+
+    def _windows(self, panel: Panel, origins: Ints | None) -> tuple[Frequency, Horizons]:
+        """What the model is told of each series; UserError if the panel is not one that it has learned."""
+        config = self._fitted().config
+        told = config.covariates
+        targets = told.targets(panel)
+        if targets.variables != config.variables:
+            raise UserError(f"expected the variables {', '.join(config.variables)}, got {', '.join(targets.variables)}")
+        frequency = infer(panel)
+        if frequency.name != config.frequency:
+            raise UserError(f"expected times every {config.frequency}, as learned, got every {frequency.name}")
+        ends = told.ends(panel) if origins is None else origins
+        told.check_ahead(panel, ends, config.horizon)
+        looks: dict[str, Any] = {"context": config.context, "horizon": config.horizon, "covariates": told}
+        return frequency, horizons(panel, frequency, np.arange(len(panel)), ends, **looks)
 
     def _panel(self, table: pd.DataFrame) -> Panel:
         panel = read_frame(table, Options(id=self.id, time=self.time, variables=self.columns()))

@@ -23,7 +23,7 @@ from scidiff.timeseries.panel import Floats, Panel
 
 LEVELS = (0.5, 0.8, 0.95)
 PILOT = 200  # first draws, whatever is asked for, that tell medians and intervals
-_WINDOWS = 60  # at most, that are asked
+_WINDOWS = 240  # at most, that are asked: of 60, one that nothing holds would count 1.6 % of a level of 95
 
 
 @dataclass(frozen=True, kw_only=True)

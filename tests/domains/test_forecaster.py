@@ -11,7 +11,7 @@ import pytest
 
 from scidiff.errors import UserError
 from scidiff.timeseries import lags
-from scidiff.timeseries.base import Base, fit_base, naive, scaled
+from scidiff.timeseries.base import Base, scaled, smoothers
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.covariates import NONE
 from scidiff.timeseries.forecast_fit import learn, sizes
@@ -19,7 +19,7 @@ from scidiff.timeseries.forecast_model import TILE, ForecastConfig, ForecastMode
 from scidiff.timeseries.forecaster import DiffusionForecaster
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.frequency import calendar, infer
-from scidiff.timeseries.horizons import horizons, origins
+from scidiff.timeseries.horizons import horizons
 from scidiff.timeseries.panel import Panel
 from scidiff.weights import WeightsError
 
@@ -36,6 +36,13 @@ def hourly(rows: int = 24 * 12, series: int = 3) -> pd.DataFrame:
         stamps = pd.date_range("2024-01-01", periods=rows, freq="h")
         frames.append(pd.DataFrame({"id": f"s{k}", "timestamp": stamps, "load": load, "wind": RNG.normal(size=rows)}))
     return pd.concat(frames, ignore_index=True)
+
+
+def still(*, spread: np.ndarray, context: int, season: int) -> Base:
+    """A base forecast of the mean of all smoothers."""
+    count = sum(len(smoothers(one)[0]) for one in (1, season))
+    share = np.full((count, *spread.shape), 1 / count)
+    return Base(share=share, spread=spread, context=context, seasons=(season,))
 
 
 def panel_of(frame: pd.DataFrame) -> Panel:
@@ -149,7 +156,7 @@ def test_calibration_asks_a_model_that_has_not_seen_its_windows_and_the_other_le
 
 
 def test_draws_of_an_untrained_model_centre_on_the_base_and_spread_as_it_says() -> None:
-    base = Base(spread=np.linspace(0.5, 1.5, 5)[:, None], season=7)
+    base = still(spread=np.linspace(0.5, 1.5, 5)[:, None], context=30, season=7)
     config = ForecastConfig(variables=("x",), context=30, horizon=5, season=7, frequency="D")
     model = ForecastModel.create(config, base)
     panel = panel_of(pd.DataFrame({"time": pd.date_range("2024", periods=30), "x": 50 + 4 * RNG.normal(size=30)}))
@@ -157,36 +164,12 @@ def test_draws_of_an_untrained_model_centre_on_the_base_and_spread_as_it_says() 
     draws = draw(model, window, draws=2000, seed=1)[..., 0]
     own = scaled(window.context, 7)
     centre = own.restore(base(own))[0, :, 0]
-    unit = float(own.scale[0, 0, 0]) * base.spread[:, 0]
+    unit = float(own.scale[0, 0, 0]) * base.spreads(own)[0, :, 0]
     off = (draws.mean(0) - centre) / unit
     assert np.abs(off).max() < 4 * 1.3 / 2000**0.5  # y + y^3 / 6 has the deviation 1.3 where that of y is 0.9
     wide = draws.std(0) / unit
     assert np.ptp(wide) < 0.12
     assert 1.1 < wide.mean() < 1.45
-
-
-def test_the_seasonal_naive_forecast_repeats_the_last_season_and_gaps_take_that_before() -> None:
-    context = np.array([1.0, 2.0, 3.0, 4.0, np.nan, 6.0])[None, :, None]
-    filled = scaled(context, 3)
-    forecast = filled.restore(naive(filled.filled, 3, 7))[0, :, 0]
-    np.testing.assert_allclose(forecast, [4, 2, 6, 4, 2, 6, 4])
-    flat = scaled(np.full((1, 4, 1), 7.0), 1)
-    np.testing.assert_allclose(flat.restore(flat.filled), 7.0)
-    empty = scaled(np.full((1, 4, 1), np.nan), 2)
-    np.testing.assert_array_equal(empty.filled, 0.0)
-
-
-def test_the_spread_of_the_base_is_that_of_its_errors() -> None:
-    # its own numbers, whatever other tests have drawn
-    frame = pd.DataFrame({"time": np.arange(2400.0), "x": np.random.default_rng(0).normal(size=2400)})
-    panel = panel_of(frame)
-    windows = horizons(panel, infer(panel), *origins(panel, context=60, horizon=3, most=10_000), context=60, horizon=3)
-    assert fit_base(windows, season=1).spread == pytest.approx(np.full((3, 1), 2**0.5), rel=0.1)
-    pure = panel_of(pd.DataFrame({"time": np.arange(200.0), "x": np.tile([1.0, 5.0, 2.0, 0.0], 50)}))
-    windows = horizons(pure, infer(pure), *origins(pure, context=8, horizon=6, most=500), context=8, horizon=6)
-    context, base = scaled(windows.context, 4), fit_base(windows, season=4)
-    np.testing.assert_allclose(context.restore(base(context)), windows.target, atol=1e-12)
-    np.testing.assert_array_equal(base.spread, 1e-3)
 
 
 def test_lags_stand_whole_seasons_before_each_step_and_forget_one_odd_season() -> None:
