@@ -167,8 +167,9 @@ def judge(
 
     if limit is not None and limit < 1:
         raise UserError(f"--limit: expected at least 1, got {limit}")
-    if file.suffix.lower() != ".sdf":
-        raise UserError(f"--three-d: expected a file ending in .sdf, got {str(file)!r}")
+    for path in (file, file if reference is None else reference):
+        if not path.name.lower().endswith((".sdf", ".sdf.gz")):
+            raise UserError(f"--three-d: expected a file ending in .sdf or .sdf.gz, got {str(path)!r}")
     line = StatusLine(progress)
     training = None if train is None else read_smiles(train)
     try:

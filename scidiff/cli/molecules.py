@@ -69,7 +69,7 @@ Examples:
   scidiff molecules evaluate molecules.smi
   scidiff molecules evaluate molecules.csv --reference held_out.smi --train train.smi --json
   scidiff molecules evaluate conf.sdf --three-d                  (stability, bonds, clashes, strain; as they are)
-  scidiff molecules evaluate conf.sdf --three-d --reference held_out.sdf         (lengths, angles, torsions as well)
+  scidiff molecules evaluate conf.sdf --three-d --reference datasets/qm9/sample.sdf.gz    (lengths, angles as well)
 """
 
 
