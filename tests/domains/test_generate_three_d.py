@@ -77,7 +77,7 @@ def test_conditions_hold_of_what_gets_a_geometry(run):
     [
         (["--out", "o.smi"], "expected --out FILE.sdf"),
         ([], "expected --out"),
-        (["--out", "o.sdf", "--report", "r.html"], "no --report"),
+        (["--out", "o.sdf", "--report", "none/r.html"], "none"),
     ],
 )
 def test_what_cannot_be_written_is_said_first(run, arguments, said):

@@ -184,4 +184,4 @@ def test_the_command_keeps_rules(tmp_path, monkeypatch):
     assert "expected a molecule with a match of" in done.output
     done = CliRunner().invoke(app, ["molecules", "generate", "--num", "1", "--keep", "clash >= 0.7"])
     assert done.exit_code == 2
-    assert "expected --three-d" in done.output
+    assert "--three-d: expected --out FILE.sdf" in done.output  # which it asks for

@@ -1,6 +1,8 @@
 """Geometries judged: EDM's rule on known molecules, and each measure moved by what it is about."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,3 +169,14 @@ def test_the_command_measures_shapes_against_a_file(tmp_path):
     assert account["midi_molecules"] == account["revisited_molecules"] == account["valid_by_distance"] == 1
     assert (account["posebusters"] is None) == (not busting.available())
     assert "cannot read" in CliRunner().invoke(app, [*arguments, "--reference", "none.sdf"]).output
+
+
+def test_the_vendored_sample_is_what_its_checksum_says_and_what_the_rules_know():
+    folder = Path(__file__).parents[2] / "datasets" / "qm9"
+    digest, name = (folder / "SHA256SUMS").read_text().split()
+    assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    found = evaluate(folder / name, limit=50)
+    assert (found.records, found.refused) == (50, ())
+    assert found.valid == found.bonds == found.revisited_molecules == 1
+    assert found.stable_molecules > 0.85  # EDM's rule fails some aromatic rings
+    assert "Permission is hereby granted" in (folder / "LICENSE").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ def evaluate(
     """Judge an SDF file with coordinates and explicit hydrogens.
 
     Args:
-        path: the file.
+        path: the file, .sdf or .sdf.gz.
         training: SMILES of what was learned from, for novelty.
         reference: an SDF of molecules whose shapes are those wanted.
         limit: judge only the first so many records.
@@ -114,9 +115,10 @@ def evaluate(
 def _read(path: Path, limit: int | None) -> tuple[list[Chem.Mol], list[tuple[int, str]]]:
     """The molecules that can be judged, and number and reason of the others."""
     try:
-        with path.open("rb") as stream, rdBase.BlockLogs():
+        opened = gzip.open if path.suffix.lower() == ".gz" else open
+        with opened(path, "rb") as stream, rdBase.BlockLogs():
             mols = list(Chem.ForwardSDMolSupplier(stream, removeHs=False))[:limit]
-    except OSError as error:
+    except (OSError, EOFError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
     reasons = [_unjudged(mol) for mol in mols]
     refused = [(number, reason) for number, reason in enumerate(reasons, 1) if reason]

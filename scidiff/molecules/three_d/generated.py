@@ -50,6 +50,14 @@ def with_geometries(
     return conformers(found, num=1, model=model, seed=generation.seed, progress=progress)
 
 
+def numbers(generation: Generation) -> dict[int, dict[str, float]]:
+    """The properties of the molecules of a run that are numbers, by the index of each."""
+    return {
+        one.index: {name: float(value) for name, value in one.values.items() if not isinstance(value, str)}
+        for one in generation.molecules
+    }
+
+
 def write(generation: Generation, run: ConformerRun, path: Path) -> None:
     """Write the molecules that have a geometry as SDF, with the items of `writers` and those of the conformer."""
     names, molecules = columns(generation), {one.index: one for one in generation.molecules}
