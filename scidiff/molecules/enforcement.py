@@ -29,13 +29,14 @@ from scidiff.constraints.base import Infeasible
 from scidiff.constraints.languages import trimmed
 from scidiff.molecules.fragments import RING_LABELS, skeleton
 from scidiff.molecules.language import RULES, And, Expression, Holds, Not, Or, leaves, rule
-from scidiff.molecules.parts import PARTS
-from scidiff.molecules.properties import parse_formula
+from scidiff.molecules.parts import PARTS, spelled
+from scidiff.molecules.properties import PROPERTIES, parse_formula
 from scidiff.molecules.vocabulary import Vocabulary
-from scidiff.molecules.where import Condition, Interval, Members, empty, meet
+from scidiff.molecules.where import Condition, Interval, Members, empty, meet, parse
 
 MAX_STATES = 200_000  # of the product with the grammar
 ONLY = "certification only"  # what is said of terms that no automaton and no part decides
+_PARTS_STATES = 20  # how much larger parts make the product of grammar and counters, about
 _MOST_VECTORS = 5_000  # looked at while the automaton is made
 
 OTHERS = "others"  # heavy atoms of elements that no formula names
@@ -183,15 +184,32 @@ class Enforcement:
 
     @cached_property
     def parts(self) -> tuple[Holds, ...]:
-        """The terms that ask for parts."""
-        return tuple(term for term in self.terms if isinstance(term, Holds) and term.name in PARTS)
+        """The parts that the terms ask for."""
+        return tuple(term for term in spelled_out(self.terms) if isinstance(term, Holds) and term.name in PARTS)
 
     def decides(self, term: Expression) -> str:
         """How a term is enforced.
 
         `exact`, `exact without ring labels`, `exact as whole fragments`, `in part` or `certification only`.
         """
-        return "exact as whole fragments" if term in self.parts else decided(term, self.features)
+        said = spelled_out([term])
+        if not any(one in self.parts for one in said):
+            return decided(term, self.features)
+        whole = all(one in self.parts or decided(one, self.features).startswith("exact") for one in said)
+        return "exact as whole fragments" if whole else "in part"
+
+
+def spelled_out(terms: Sequence[Expression]) -> tuple[Expression, ...]:
+    """Terms as fragments see them: a molecule has the scaffold X exactly if it extends X and has no more rings."""
+    said: list[Expression] = []
+    for term in terms:
+        try:
+            part = spelled(term.argument) if isinstance(term, Holds) and term.name == "scaffold" else ""
+        except ValueError:  # stereochemistry, say: certification judges it
+            part = ""
+        rings = PROPERTIES["rings"].compute(Chem.MolFromSmiles(part)) if part else 0
+        said += [Holds(name="extends", argument=part), parse(f"rings == {rings}")] if part else [term]
+    return tuple(said)
 
 
 def decided(term: Expression, features: Features) -> str:
@@ -210,20 +228,21 @@ def decided(term: Expression, features: Features) -> str:
 def enforce(terms: Sequence[Expression], vocabulary: Vocabulary, *, grammar_states: int) -> Enforcement:
     """The counters that an expression needs, and their automaton.
 
-    If it were larger than `MAX_STATES` together with the grammar, counters are left out, those that count furthest
-    first, and certification judges what they would have decided.
+    If it were larger than `MAX_STATES` together with the grammar and parts, counters are left out, those that count
+    furthest first, and certification judges what they would have decided.
 
     Raises:
         Infeasible: no sequence of tokens meets the expression.
     """
-    terms = tuple(terms)
-    features = _features([term for term in terms if _counts(term, vocabulary)], vocabulary)
+    said = spelled_out(terms)
+    beside = grammar_states * (_PARTS_STATES if any(isinstance(x, Holds) and x.name in PARTS for x in said) else 1)
+    features = _features([term for term in said if _counts(term, vocabulary)], vocabulary)
     dropped: list[str] = []
     while True:
         if math.prod(cap + 1 for cap in features.caps.values()) <= _MOST_VECTORS:
-            counter = _automaton(terms, features, vocabulary)
-            if counter is None or counter.states * grammar_states <= MAX_STATES:
-                return Enforcement(terms=terms, features=features, counter=counter, dropped=tuple(dropped))
+            counter = _automaton(said, features, vocabulary)
+            if counter is None or counter.states * beside <= MAX_STATES:
+                return Enforcement(terms=tuple(terms), features=features, counter=counter, dropped=tuple(dropped))
         worst = max((name for name in features.caps if name != LABELS), key=features.caps.__getitem__)
         dropped.append(worst)
         gone = {worst, LABELS} if worst == RINGS else {worst}

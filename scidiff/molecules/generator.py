@@ -34,10 +34,10 @@ from scidiff.molecules.conditioned import Conditioned
 from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.guiding import Guide, Guided, by_facts, by_projection
-from scidiff.molecules.language import Expression, Holds
+from scidiff.molecules.language import Expression
 from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.molecules.motifs import Unwritable, motifs_of, with_parts
-from scidiff.molecules.parts import PARTS, parts_of
+from scidiff.molecules.parts import parts_of
 from scidiff.molecules.planning import Choice, choose
 from scidiff.molecules.tilting import Steered, steer
 from scidiff.noise import Noise
@@ -76,7 +76,6 @@ _Sequences = tuple[list[list[int]], list[float]]  # classes [B][L] and log-weigh
 _Tile = list[tuple[Tensor, int, "Future[_Sequences]"]]  # of each length: samples, network calls, sequences
 
 
-_PARTS_STATES = 20  # how much larger parts make the product of grammar and counters, about
 _HEAVIEST = 0.05  # share of the samples whose weights are clipped
 
 
@@ -84,10 +83,6 @@ def _ceiling(pilot: list[Drawn]) -> float:
     """log c, of a tile."""
     weights = torch.tensor([drawn.log_weight for drawn in pilot], dtype=torch.float64)
     return float(weights.quantile(1 - _HEAVIEST))
-
-
-def _parts(terms: Sequence[Expression]) -> bool:
-    return any(isinstance(term, Holds) and term.name in PARTS for term in terms)
 
 
 def _alone() -> None:
@@ -167,10 +162,7 @@ class Generator:
             UserError: no sequence of fragments meets it.
         """
         try:
-            size = self.automaton.states
-            found = enforce(
-                terms, self.model.vocabulary, grammar_states=size * _PARTS_STATES if _parts(terms) else size
-            )
+            found = enforce(terms, self.model.vocabulary, grammar_states=self.automaton.states)
             given = replace(self, enforcement=found)
             given = replace(given, thin=thin and given.pair is not None)
             if given.pair is not None:

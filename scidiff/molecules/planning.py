@@ -1,9 +1,10 @@
 """Which method a request gets. What fragments decide is enforced by any, so it is properties that choose.
 
 A census of the training molecules says, before anything is drawn, about how many of the model's meet the request.
-Where that is enough, draws as they come are cheapest and follow the model without weights. Where it is few, steered
-draws certify the most a second (`benchmarks/molecules_constraints.py`); a few molecules are not worth a pilot, and are
-guided by facts if the model can be told of them, else by projection.
+Where that is enough, or so few are wanted that plain draws find them about as soon as a tile of guided ones is drawn,
+draws as they come are cheapest and follow the model without weights. Elsewhere steered draws certify the most a second
+(`benchmarks/molecules_constraints.py`); a few molecules are not worth a pilot, and are guided by facts if the model can
+be told of them, else by projection.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.scores import SCORED
 
 RARE = 0.05
+TILE = 512  # plain draws that cost what a tile of guided ones does
 PILOT = 30  # molecules from which on a pilot is worth its draws, about
 
 
@@ -57,7 +59,7 @@ def choose(
     about = f"about {share:.2g} of the training molecules meet the properties asked for"
     if not share:
         about = f"none of {len(model.census.lengths):,} training molecules meets the properties asked for"
-    if share >= RARE:
+    if share >= RARE or num <= TILE * share:
         return Choice(method="exact", why=f"{about}: plain draws are cheaper", share=share)
     if model.scores is not None and num >= PILOT:
         return Choice(method="steer", why=f"{about}, and {PILOT} molecules or more are worth a pilot", share=share)

@@ -76,6 +76,8 @@ def test_tokens_add_what_rdkit_finds_in_molecules() -> None:
         ("n_atoms[F] == 1 or qed >= 0.3", "certification only"),
         ("not n_atoms[N] in {1, 3}", "exact"),
         ("contains c1ccccc1", "certification only"),
+        ("scaffold == c1ccccc1", "exact as whole fragments"),
+        ("not scaffold == c1ccccc1", "certification only"),
     ],
 )
 def test_how_a_term_is_enforced(text: str, decided: str) -> None:

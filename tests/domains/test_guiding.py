@@ -22,7 +22,7 @@ from scidiff.molecules.guiding import ByFacts, ByProjection, Guide
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse_all
-from scidiff.molecules.planning import choose
+from scidiff.molecules.planning import TILE, choose
 from scidiff.molecules.properties import PROPERTIES
 from scidiff.molecules.scores import SCORED, Scores
 from scidiff.weights import WeightsError
@@ -206,5 +206,9 @@ def test_the_planner_goes_by_what_the_census_says(
     assert why in choice.why
     many = choose(able, None, parse_all(texts), num=30).method
     assert many == ("steer" if "scores" in has and method != "exact" else method)
+    if choice.share:  # what a tile's worth of plain draws finds is not worth leaning for
+        few = int(TILE * choice.share)
+        assert few >= 1
+        assert choose(able, None, parse_all(texts), num=few).method == "exact"
     unknown = choose(replace(able, census=None), None, parse_all(["tpsa >= 120"]))
     assert unknown.method == "exact"

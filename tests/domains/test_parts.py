@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import gzip
 import itertools
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from rdkit import Chem
 
 from scidiff.errors import UserError
+from scidiff.molecules.enforcement import spelled_out
 from scidiff.molecules.generator import TILE, Generator
 from scidiff.molecules.grammar import grammar
-from scidiff.molecules.language import Holds
+from scidiff.molecules.language import Facts, Holds, violation
 from scidiff.molecules.motifs import motifs_of, with_parts
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse, parse_all
 from scidiff.molecules.parts import holds, parts_of
+from scidiff.molecules.quantities import scaffold
 from scidiff.molecules.vocabulary import Vocabulary
 from scidiff.noise import Noise
 from scidiff.state import Layout
 from tests.domains.test_enforcement import model
 
+SAMPLE = Path(__file__).parents[2] / "datasets" / "moses" / "sample.csv.gz"
 TINY = ("*C", "*O*", "[1*]C", "[1*]F", "*C[1*]", "*C(*)[1*]", "*c1ccc([1*])cc1", "[1*]c1ccccc1", "*c1ccccc1", "[1*]C=O")
 WANTED = (
     "decorates(*c1ccc(*)cc1)",
@@ -155,12 +162,36 @@ def test_draws_weighed_by_their_runs_have_the_conditional_distribution(text: str
 
 def test_every_draw_of_a_generator_holds_also_beside_counters() -> None:
     generator = Generator(model=model(TINY, (0, 0, 1, 3, 4, 5, 3)))
-    for text in ("extends(Cc1ccccc1) and n_atoms[F] == 1", "links(*C, *C=O) and heavy_atoms <= 7"):
+    for text in (
+        "extends(Cc1ccccc1) and n_atoms[F] == 1",
+        "links(*C, *C=O) and heavy_atoms <= 7",
+        "scaffold == c1ccccc1 and n_atoms[O] <= 1",
+        "scaffold == c1ccc(Cc2ccccc2)cc1",
+    ):
         found = generator.given(parse_all([text]))
         oracle = Oracle(parse_all([text]))
         tile = found.tile(0, seed=2)
         assert len(tile) == TILE
         assert all(oracle.certify(drawn.smiles).holds for drawn in tile), text
+
+
+def test_a_scaffold_is_a_part_that_substituents_extend_and_no_more_rings() -> None:
+    """Of molecules and scaffolds of each other; enforcement rests on it."""
+    with gzip.open(SAMPLE, "rt") as stream:
+        molecules = [Chem.MolFromSmiles(row["smiles"]) for row in itertools.islice(csv.DictReader(stream), 400)]
+    molecules += [
+        Chem.MolFromSmiles(text) for text in ("O/N=C1/CCCC1", "CC(C)=C1CCCC1", "[O-][n+]1ccccc1", "c1cc[nH]c1")
+    ]
+    scaffolds = [scaffold(mol) for mol in molecules]
+    often = [text for text, _ in Counter(scaffolds).most_common(12) if text] + scaffolds[-4:]
+    for own in often:
+        said = spelled_out([parse(f"scaffold == {own}")])
+        assert said[0].text.startswith("extends(")
+        for mol, other in zip(molecules, scaffolds, strict=True):
+            assert all(violation(one, Facts(mol)) == 0 for one in said) == (own == other), (own, other)
+    for mol, own in zip(molecules, scaffolds, strict=True):
+        if own:
+            assert all(violation(one, Facts(mol)) == 0 for one in spelled_out([parse(f"scaffold == {own}")])), own
 
 
 def test_substituents_elsewhere_and_rings_through_the_points_do_not_count() -> None:
@@ -211,5 +242,7 @@ def test_what_cannot_be_written_or_held_is_named() -> None:
     generator = Generator(model=model(TINY, (0, 0, 1, 3, 4)))
     with pytest.raises(UserError, match=r"cannot write \*c1ccncc1"):
         generator.given(parse_all(["decorates(*Cc1ccncc1)"]))
+    with pytest.raises(UserError, match=r"cannot write c1ccncc1"):
+        generator.given(parse_all(["scaffold == c1ccncc1"]))
     with pytest.raises(UserError, match="no molecule that this model can draw meets it"):
         generator.given(parse_all(["decorates(*c1ccc(*)cc1) and formula == C3H8"]))
