@@ -28,6 +28,7 @@ from scidiff.state import Layout, State
 _TIME = 64
 _REACH, _BINS = 8.0, 16  # angstrom; radial features
 _SMALL = 1e-4
+_NOTHING = 30.0  # exp(-30): what is less would be denormal numbers, which are slow
 
 
 class Molecules(NamedTuple):
@@ -199,7 +200,8 @@ def pair_geometry(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Radial features and components along the vectors of either end [B, n, n, ...], and distances [B, n, n]."""
     apart = ((x[:, :, None] - x[:, None]).square().sum(-1) + _SMALL).sqrt()
     centres = torch.linspace(0, _REACH, _BINS, device=x.device, dtype=x.dtype)
-    radial = torch.exp(-((apart[..., None] - centres) * (_BINS / _REACH)).square())
+    away = ((apart[..., None] - centres) * (_BINS / _REACH)).square()
+    radial = torch.exp(-away.clamp_max(_NOTHING))
     along = torch.einsum("bicv,bjc->bijv", v, x) - (x[..., None] * v).sum(-2)[:, :, None]
     along = along / (1 + apart[..., None])
     return torch.cat([radial, along, along.transpose(1, 2)], dim=-1), apart
