@@ -185,3 +185,23 @@ def test_the_command_keeps_rules(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["molecules", "generate", "--num", "1", "--keep", "clash >= 0.7"])
     assert done.exit_code == 2
     assert "--three-d: expected --out FILE.sdf" in done.output  # which it asks for
+
+
+def test_a_bent_ring_is_flattened_as_far_as_was_asked():
+    mol = embedded("c1ccoc1CO")
+    (rule,) = parse(["planar(aromatic) <= 0.005"])
+    x = mol.GetConformer().GetPositions()
+    mol.GetConformer().SetPositions(x + 0.06 * np.random.default_rng(1).normal(size=x.shape))
+    assert next(measured(rule, mol)) > 0.01
+    flat, left = projected([rule.text], mol)
+    assert left == 0
+    assert next(measured(rule, with_positions(mol, flat))) <= 0.005
+
+
+def test_clashes_are_measured_in_radii():
+    mol = embedded("CCCCCC")
+    (rule,) = parse(["clash >= 0.5"])
+    x, table = mol.GetConformer().GetPositions(), Chem.GetPeriodicTable()
+    found = dict(zip(rule.places(mol), measured(rule, mol), strict=True))
+    assert found[0, 5] == pytest.approx(np.linalg.norm(x[0] - x[5]) / (2 * table.GetRvdw(6)))
+    assert (0, 3) not in found  # three bonds apart

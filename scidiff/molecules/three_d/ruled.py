@@ -6,7 +6,7 @@ in harmonic coordinates y, so the shortest way back is meant in the metric of th
 comes along. All rules are met jointly, with the lengths of bonds and the distances across angles, lest a rule be met by
 breaking what it bends. The point found is feasible and near, not the nearest, which sequential quadratic programming
 takes a hundred times as long to find. Distances are as they are; angles are held by their cosine, planes by the least
-eigenvalue of the scatter of their atoms, which is the sum of the squared distances from the best plane.
+eigenvalue of the scatter of their atoms, whose root is no less than the distance of any from the best plane.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from scidiff.molecules.three_d.batches import LEAF
 from scidiff.molecules.three_d.rules import Rule
 from scidiff.state import Layout, State
 
-MARGIN = 1e-5  # by how much ranges are drawn in, of angstrom, cosine and angstrom^2: certificates round, too
+MARGIN = 1e-5  # by how much ranges are drawn in, of angstrom and cosine: certificates round, too
 STEPS, LONGEST = 20, 3.0  # at most, the latter in harmonic coordinates
 RIDGE = 1e-2  # where residuals contradict each other or say the same
 TOLERANCE = 1e-6
+FLAT = 1e-6  # angstrom, of which the root is taken at least
 BONDS, ANGLES = 0.04, 0.1  # angstrom, around RDKit's bounds on atoms one and two bonds apart
 Values = Callable[[Tensor], Tensor]
 """Of positions [..., n, 3], numbers [..., K]."""
@@ -106,7 +107,7 @@ class Ruled(Constraint):
         return torch.where(length.isfinite(), step * LONGEST / length.clamp_min(LONGEST), 0)
 
     def violation(self, sample: State, layout: Layout) -> Tensor:
-        """The largest residual of a rule, in angstrom, of a cosine, or in angstrom^2: float64 [B]."""
+        """The largest residual of a rule, in angstrom or of a cosine: float64 [B]."""
         y = sample[LEAF].double().unflatten(0, (layout.batch, -1)).flatten(1)
         amount = self._residuals(y).abs().amax(-1)
         amount = torch.where(amount <= TOLERANCE, 0, amount)
@@ -146,7 +147,7 @@ def _measure(
 ) -> tuple[Values, float, float]:
     """What a rule measures as a smooth function, and the range of that."""
     if rule.kind == "planar":
-        return _planes(places, device), -math.inf, rule.high**2
+        return _planes(places, device), -math.inf, rule.high
     atoms = torch.tensor(places, device=device).unbind(-1)
     if rule.kind == "angle":
         ends = (math.radians(max(rule.low, 0)), math.radians(min(rule.high, 180)))
@@ -173,7 +174,7 @@ def _planes(places: list[tuple[int, ...]], device: torch.device) -> Values:
         least = []
         for part in parts:
             spread = x[..., part, :] - x[..., part, :].mean(-2, keepdim=True)
-            least.append(torch.linalg.eigvalsh(spread.transpose(-1, -2) @ spread)[..., 0])
+            least.append((torch.linalg.eigvalsh(spread.transpose(-1, -2) @ spread)[..., 0] + FLAT**2).sqrt())
         return torch.stack(least, -1)
 
     return values
