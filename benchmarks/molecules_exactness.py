@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="1,024 draws")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--draws", type=int, help="default 1,000,000, two hours of a core")
+    parser.add_argument("--draws", type=int, help="default 1,000,000, 70 minutes of a core")
     parser.add_argument("--steps", type=int, default=1, help="network calls a molecule at most; default 1")
     parser.add_argument("--model", type=Path, help="a folder of weights instead of the packaged ones")
     chosen = parser.parse_args(arguments)
