@@ -25,6 +25,7 @@ from kolmogorov import FLOW, fetch, read
 
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
 from scidiff.fluids.symmetries import FlowBatches
+from scidiff.fluids.winds import WindModel
 from scidiff.noise import Noise
 from scidiff.objective import NormalLogSigma
 from scidiff.objective import loss as objective_loss
@@ -37,13 +38,14 @@ TIMES = NormalLogSigma(schedule=Cosine(), mean=-0.7, std=1.6)
 LEVELS = (0.05, 0.2, 0.8, 3.0)  # sigma / alpha at which validation looks
 
 
-def arguments() -> argparse.Namespace:
-    found = parser(__doc__)
+def arguments(told: str | None) -> argparse.Namespace:
+    """The options of a training on fields."""
+    found = parser(told)
     found.add_argument("--batch", type=int, default=32, help="fields in a batch")
     return found.parse_args()
 
 
-def validate(denoiser: nn.Module, *, model: FlowModel, fields: Tensor) -> dict[str, float]:
+def validate(denoiser: nn.Module, *, model: FlowModel | WindModel, fields: Tensor) -> dict[str, float]:
     """Squared error by level of noise, in units of what Wiener's filter leaves, of trajectories that are watched."""
     found, (leaf, process) = {}, next(iter(model.processes.items()))
     layout = Layout.dense(len(fields), {leaf: tuple(fields.shape[1:])})
@@ -103,4 +105,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, arguments())
+    run(main, arguments(__doc__))

@@ -4,11 +4,9 @@
     python workflows/train_molecules.py --minutes 120 --out runs/moses
     python workflows/train_molecules.py --minutes 240 --out runs/moses --resume      more of the same run
     python workflows/train_molecules.py --minutes 60 --out runs/next --init scidiff/molecules/weights/moses
-    python workflows/train_molecules.py --minutes 45 --out runs/told --init scidiff/molecules/weights/moses --told \
-        --molecules 350000 --rate 0.5
 
-With `--told` the model learns to be told of properties (`scidiff.molecules.edges`), which are measured first, once: two
-minutes for 100,000 molecules on one core.
+With `--told`, or from weights that can be, the model learns to be told of properties (`scidiff.molecules.edges`), which
+are measured first, once: two minutes for 100,000 molecules on one core.
 
 The run's folder holds its record, its log, its checkpoints and, at the end, `model/`, which `scidiff molecules generate
 --model` takes. Two cores of a laptop see about 500 molecules a second, one about 300.

@@ -79,7 +79,7 @@ def conformers(
 
     def watch(done: int, total: int) -> None:
         if line.due():
-            line.show(f"molecule {done + 1} of {total}")
+            line.show(f"{done:,} of {total:,} molecules")
 
     try:
         found = run(records, num=num, model=known, seed=seed, steps=steps, progress=watch)
@@ -126,10 +126,19 @@ def _finish(found: ConformerRun, out: Path, refused: Path, *, as_json: bool) -> 
         typer.echo(f"record {short.record.number}: {have}", err=True)
 
 
-def judge(file: Path, train: Path | None, *, limit: int | None, as_json: bool, progress: bool | None) -> None:
+def judge(
+    file: Path,
+    train: Path | None,
+    reference: Path | None,
+    *,
+    limit: int | None,
+    as_json: bool,
+    progress: bool | None,
+) -> None:
     """`scidiff molecules evaluate --three-d`."""
     from scidiff.cli.progress import StatusLine
     from scidiff.molecules.readers import read_smiles
+    from scidiff.molecules.three_d import busting
     from scidiff.molecules.three_d.evaluation import evaluate
 
     if limit is not None and limit < 1:
@@ -142,6 +151,7 @@ def judge(file: Path, train: Path | None, *, limit: int | None, as_json: bool, p
         found = evaluate(
             file,
             training=training,
+            reference=reference,
             limit=limit,
             progress=lambda done: line.show(f"structure {done}") if line.due() else None,
         )
@@ -155,6 +165,8 @@ def judge(file: Path, train: Path | None, *, limit: int | None, as_json: bool, p
     for name, value in account.items():
         if isinstance(value, float):
             typer.echo(f"{name.replace('_', ' '):<28}{value:>10.4f}")
+    if not busting.available():
+        typer.echo(busting.MISSING, err=True)
     for number, reason in found.refused[:SHOWN]:
         typer.echo(f"record {number}: {reason}", err=True)
 
@@ -183,7 +195,7 @@ def geometries(
             found = with_geometries(
                 generation,
                 known,
-                progress=lambda done, total: line.show(f"geometry {done + 1} of {total}") if line.due() else None,
+                progress=lambda done, total: line.show(f"{done:,} of {total:,} geometries") if line.due() else None,
             )
         finally:
             line.clear()

@@ -9,28 +9,30 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scidiff.cli.progress import StatusLine
+from scidiff.cli.sharing import sharing
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from scidiff.fluids.asked import Asked
-    from scidiff.fluids.ensemble import Ensemble
     from scidiff.fluids.model import FlowModel
+    from scidiff.fluids.tasks import FlowTask
+    from scidiff.fluids.wind_fields import WindTask
+    from scidiff.fluids.winds import WindModel
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Flow fields that obey the physics: from sensors, and new ones."
 )
 
-_COMMON = """The packaged weights know vorticity of Kolmogorov flow at Reynolds number 200 on 64 x 64 points of a
-periodic box of 2 pi by 2 pi, without dimension. Every field is checked by an oracle that the sampler does not use;
---out holds vorticity and velocity over (realization, time, y, x), float64, by the CF conventions. The same seed gives
-the same fields, however many are asked for.
+_COMMON = """The weights, unless --model says others, know vorticity of Kolmogorov flow at Reynolds number 200 on 64
+by 64 points of a periodic box of 2 pi by 2 pi, without dimension. Every field is checked by an oracle that the sampler
+does not use; --out holds vorticity and velocity over (realization, time, y, x), float64, by the CF conventions. The
+same seed gives the same fields, however many are asked for.
 
 Constraints (repeat the option): divergence-free, energy=VALUE, enstrophy=VALUE (means over the box of half the square
 of velocity and vorticity), vorticity=LOW:HIGH. A set that is empty is refused, with the two that contradict each other.
@@ -43,8 +45,12 @@ and kind (line or area) a row is a mean. Or netCDF with the same variables over 
 (y, x) on the grid of the weights, NaN where nothing was measured.
 
 {_COMMON}
+With --model winds it is the monthly mean wind at the surface of the Earth, m/s, on 2.5 degrees: columns lat, lon and
+u, v or one of them, a month (--month 1 to 12) and no constraints; --out is over (realization, time, lat, lon).
+
 \b
 Examples:
+  scidiff fluids reconstruct stations.csv --model winds --month 7 --samples 32 --out wind.nc --report report.html
   scidiff fluids reconstruct sensors.csv --constraint divergence-free --samples 32 --out field.nc --report report.html
   scidiff fluids reconstruct sensors.csv --constraint energy=0.72 --samples 64 --seed 7 --out field.nc
   scidiff fluids reconstruct masked.nc --samples 16 --json
@@ -84,6 +90,7 @@ Exit codes: 0 done; 2 the request cannot be carried out; 3 some fields do not ho
 
 Sensors = Annotated[Path, typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of what was measured.")]
 Coarse = Annotated[Path, typer.Argument(metavar="COARSE", help="NetCDF (.nc) of means over coarse cells.")]
+Month = Annotated[int | None, typer.Option(min=1, max=12, help="Month of the year, of winds.")]
 Constraint = Annotated[
     list[str] | None, typer.Option("--constraint", metavar="WHAT", help="What must hold besides; repeat it for more.")
 ]
@@ -92,7 +99,7 @@ Out = Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Where the fie
 Report = Annotated[
     Path | None, typer.Option(metavar="FILE.html", help="A report: fields, spread, spectrum, certificate.")
 ]
-Model = Annotated[Path | None, typer.Option("--model", metavar="FOLDER", help="Other weights than the packaged ones.")]
+Model = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov, winds, or a folder.")]
 Calls = Annotated[int | None, typer.Option(min=2, max=1000, help="Network calls a field.")]
 Seed = Annotated[int, typer.Option(help="Seed; the same gives the same fields.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ...")]
@@ -100,92 +107,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the account as JSON 
 Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Default: if a terminal looks on.")]
 
 
-def reconstruct(
-    sensors: Sensors,
-    *,
-    constraint: Constraint = None,
-    samples: Samples = 32,
-    out: Out = None,
-    report: Report = None,
-    model: Model = None,
-    calls: Calls = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-    progress: Progress = None,
-) -> None:
-    """See `RECONSTRUCT`."""
-    places = _Places(out=out, report=report, as_json=as_json).check()
-    weights = _model(model, device)
-    from scidiff.fluids.asked import Asked
-    from scidiff.fluids.sensors import read_sensors
-
-    asked = Asked.of(read_sensors(sensors, weights.config), constraint or [])
-    _run(weights, asked, _Request(samples=samples, seed=seed, calls=calls), places, StatusLine(progress))
-
-
-def superresolve(
-    coarse: Coarse,
-    *,
-    constraint: Constraint = None,
-    samples: Samples = 16,
-    out: Out = None,
-    report: Report = None,
-    model: Model = None,
-    calls: Calls = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-    progress: Progress = None,
-) -> None:
-    """See `SUPERRESOLVE`."""
-    places = _Places(out=out, report=report, as_json=as_json).check()
-    weights = _model(model, device)
-    from scidiff.fluids.asked import Asked
-    from scidiff.fluids.sensors import read_coarse
-
-    asked = Asked.of(read_coarse(coarse, weights.config), constraint or [])
-    _run(weights, asked, _Request(samples=samples, seed=seed, calls=calls), places, StatusLine(progress))
-
-
-def generate(
-    *,
-    constraint: Constraint = None,
-    samples: Samples = 16,
-    out: Out = None,
-    report: Report = None,
-    model: Model = None,
-    calls: Calls = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-    progress: Progress = None,
-) -> None:
-    """See `GENERATE`."""
-    places = _Places(out=out, report=report, as_json=as_json).check()
-    weights = _model(model, device)
-    from scidiff.fluids.asked import Asked
-
-    asked = Asked.of((), constraint or [])
-    _run(weights, asked, _Request(samples=samples, seed=seed, calls=calls), places, StatusLine(progress))
-
-
-app.command(help=RECONSTRUCT)(reconstruct)
-app.command(help=SUPERRESOLVE)(superresolve)
-app.command(help=GENERATE)(generate)
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Places:
-    """Where results go."""
+class Options:
+    """What all three commands take."""
 
-    out: Path | None
-    report: Path | None
-    as_json: bool
+    constraint: Constraint = None
+    samples: Samples = 16
+    out: Out = None
+    report: Report = None
+    model: Model = "kolmogorov"
+    calls: Calls = None
+    seed: Seed = 0
+    device: Device = "cpu"
+    as_json: AsJson = False
+    progress: Progress = None
 
-    def check(self) -> _Places:
-        """Itself; UserError for what cannot be written, before any work starts."""
+    def weights(self) -> FlowModel | WindModel:
+        """Of the model; UserError for what cannot be written or computed, before any work starts."""
+        import torch
+
         from scidiff.atomic import check_writable
+        from scidiff.fluids.tasks import load
 
         if self.out is None and self.report is None and not self.as_json:
             raise UserError("expected at least one of --out, --report and --json, got none: nothing would come of it")
@@ -194,65 +136,111 @@ class _Places:
                 if path.suffix.lower() not in endings:
                     raise UserError(f"{option}: expected a file name ending in {endings[0]}, got {str(path)!r}")
                 check_writable(path)
-        return self
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError):
+            raise UserError(f"expected the device cpu or one that torch finds here, got {self.device!r}") from None
+        return load(self.model, device=self.device)
+
+    def flow(self, what: str) -> FlowModel:
+        """The weights; UserError if they are of winds, which `what` is not for."""
+        from scidiff.fluids.model import FlowModel
+
+        weights = self.weights()
+        if not isinstance(weights, FlowModel):
+            raise UserError(f"--model: expected weights of a periodic flow to {what}, got {self.model!r}, of winds")
+        return weights
 
 
-def _model(folder: Path | None, device: str) -> FlowModel:
-    import torch
+@app.command(help=RECONSTRUCT)
+@sharing(Options)
+def reconstruct(sensors: Sensors, *, month: Month = None, options: Options) -> None:
+    """See `RECONSTRUCT`."""
+    weights = options.weights()
+    from scidiff.fluids.model import FlowModel
+    from scidiff.fluids.tasks import FlowTask
 
-    from scidiff.fluids.model import FlowModel, packaged
+    if isinstance(weights, FlowModel):
+        from scidiff.fluids.asked import Asked
+        from scidiff.fluids.sensors import read_sensors
 
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"expected the device cpu or one that torch finds here, got {device!r}") from None
-    return FlowModel.load(packaged() if folder is None else folder, device=device)
+        if month is not None:
+            raise UserError("--month: expected with weights of winds only, got a periodic flow")
+        asked = Asked.of(read_sensors(sensors, weights.config), options.constraint or [])
+        _run(FlowTask(model=weights, asked=asked), options)
+    else:
+        from scidiff.fluids.stations import read_stations
+        from scidiff.fluids.wind_fields import WindTask, month_of
+
+        if options.constraint:
+            raise UserError("--constraint: expected none with weights of winds, which have divergence, got one")
+        stations = read_stations(sensors, weights.config)
+        _run(WindTask(model=weights, stations=stations, month=month_of(month)), options)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """How many fields, of which seed, by how many calls."""
+@app.command(help=SUPERRESOLVE)
+@sharing(Options)
+def superresolve(coarse: Coarse, *, options: Options) -> None:
+    """See `SUPERRESOLVE`."""
+    weights = options.flow("refine")
+    from scidiff.fluids.asked import Asked
+    from scidiff.fluids.sensors import read_coarse
+    from scidiff.fluids.tasks import FlowTask
 
-    samples: int
-    seed: int
-    calls: int | None
+    asked = Asked.of(read_coarse(coarse, weights.config), options.constraint or [])
+    _run(FlowTask(model=weights, asked=asked), options)
 
 
-def _run(weights: FlowModel, asked: Asked, request: _Request, places: _Places, line: StatusLine) -> None:
+@app.command(help=GENERATE)
+@sharing(Options)
+def generate(*, options: Options) -> None:
+    """See `GENERATE`."""
+    weights = options.flow("generate")
+    from scidiff.fluids.asked import Asked
+    from scidiff.fluids.tasks import FlowTask
+
+    _run(FlowTask(model=weights, asked=Asked.of((), options.constraint or [])), options)
+
+
+def _run(task: FlowTask | WindTask, options: Options) -> None:
     """Draw, certify, write, and say what came; exit 3 if a field does not hold."""
     import numpy as np
 
     from scidiff.errors import SHORT
-    from scidiff.fluids import ensemble, fields
+    from scidiff.fluids import fields
     from scidiff.fluids.report import write_report
+
+    began, line = time.monotonic(), StatusLine(options.progress)
 
     def show(done: int, total: int) -> None:
         if line.due():
             line.show(f"field {done} of {total}")
 
-    began = time.monotonic()
     try:
-        found = ensemble.draw(
-            weights,
-            asked.constraint(weights.config),
-            samples=request.samples,
-            seed=request.seed,
-            calls=request.calls or ensemble.CALLS,
-            progress=show,
-        )
+        found: Any = task.draw(samples=options.samples, seed=options.seed, calls=options.calls, progress=show)
     finally:
         line.clear()
-    certificate = asked.certificate(found, weights.config)
+    certificate = task.certificate(found)
     refused = np.flatnonzero(~_held(certificate)).tolist()
     seconds = time.monotonic() - began
     command = shlex.join(["scidiff", *sys.argv[1:]])
-    if places.out is not None:
+    if options.out is not None:
         attributes = {"seed": found.seed, "network_calls": found.calls, "history": command}
-        fields.write(fields.dataset(found, weights.config, attributes), places.out)
-    if places.report is not None:
-        write_report(found, asked, weights, certificate, places.report, command=command, seconds=seconds)
-    if places.as_json:
-        typer.echo(json.dumps(_record(found, asked, certificate, places) | {"seconds": round(seconds, 2)}, indent=1))
+        fields.write(task.dataset(found, attributes), options.out)
+    if options.report is not None:
+        facts = {"Seed": str(found.seed), "Network calls": f"{found.calls} a field", "Time": f"{seconds:.1f} s"}
+        write_report(
+            task.pictures(found),
+            certificate,
+            options.report,
+            sensors=task.sensors,
+            facts=facts,
+            card=task.card,
+            command=command,
+        )
+    if options.as_json:
+        record = _record(found, task.sensors, certificate, options) | {"seconds": round(seconds, 2)}
+        typer.echo(json.dumps(record, indent=1))
     told = "; ".join(f"{name}: {off.max():.1e}" for name, off in certificate.items())
     typer.echo(f"{len(found)} fields, {len(found) - len(refused)} certified, in {seconds:.1f} s ({told})", err=True)
     if refused:
@@ -269,7 +257,7 @@ def _held(certificate: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.asarray(np.stack([off <= TOLERANCE for off in certificate.values()]).all(0))
 
 
-def _record(found: Ensemble, asked: Asked, certificate: Mapping[str, np.ndarray], places: _Places) -> dict[str, object]:
+def _record(found: Any, sensors: int, certificate: Mapping[str, np.ndarray], options: Options) -> dict[str, object]:
     """What `--json` says."""
     from scidiff.fluids.asked import TOLERANCE
 
@@ -280,9 +268,9 @@ def _record(found: Ensemble, asked: Asked, certificate: Mapping[str, np.ndarray]
         "refused": [int(k) for k in (~held).nonzero()[0]],
         "worst": {name: float(off.max()) for name, off in certificate.items()},
         "tolerance": TOLERANCE,
-        "sensors": len(asked.sensors),
+        "sensors": sensors,
         "calls": found.calls,
         "seed": found.seed,
-        "out": None if places.out is None else str(places.out),
-        "report": None if places.report is None else str(places.report),
+        "out": None if options.out is None else str(options.out),
+        "report": None if options.report is None else str(options.report),
     }

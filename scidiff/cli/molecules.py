@@ -69,6 +69,7 @@ Examples:
   scidiff molecules evaluate molecules.smi
   scidiff molecules evaluate molecules.csv --reference held_out.smi --train train.smi --json
   scidiff molecules evaluate conf.sdf --three-d                  (stability, bonds, clashes, strain; as they are)
+  scidiff molecules evaluate conf.sdf --three-d --reference held_out.sdf         (lengths, angles, torsions as well)
 """
 
 
@@ -110,6 +111,7 @@ Model = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Folder with weights, or the name of packaged ones. Default: moses."),
 ]
+ThreeD = Annotated[bool, typer.Option("--three-d", help="Give each molecule a certified geometry; --out ends in .sdf.")]
 Shown = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
 ]
@@ -132,9 +134,7 @@ def generate(
     unique: Annotated[bool, typer.Option("--unique/--no-unique", help="Refuse duplicates.")] = True,
     max_draws: MaxDraws = None,
     properties: Properties = "all",
-    three_d: Annotated[
-        bool, typer.Option("--three-d", help="Give each molecule a certified geometry; --out ends in .sdf.")
-    ] = False,
+    three_d: ThreeD = False,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
@@ -147,18 +147,15 @@ def generate(
         from scidiff.cli.conformers import geometries
 
         model, give = geometries(out, report, model, device, progress=progress)
-
     with held_back():
-        from scidiff.molecules.certified import Interrupted
-        from scidiff.molecules.certified import generate as run
+        from scidiff.molecules import certified
 
     out = _destination(out, report, as_json)
     kind = _check_outputs(out, format_, report)
     line, interrupted = StatusLine(progress), False
     try:
-        if line.due(now=True):
-            line.show("loading the model")
-        generation = run(
+        line.begin("loading the model")
+        generation = certified.generate(
             num=num,
             where=_wanted(where, constraints),
             method=method,
@@ -173,7 +170,7 @@ def generate(
             device=device,
             progress=lambda account: line.show(_status(account)) if line.due() else None,
         )
-    except Interrupted as stop:
+    except certified.Interrupted as stop:
         generation, interrupted = stop.generation, True
     finally:
         line.clear()
@@ -320,7 +317,11 @@ def evaluate(
     if three_d:
         from scidiff.cli.conformers import judge
 
-        judge(file, None if train == "train" else Path(train), limit=limit, as_json=as_json, progress=progress)
+        if reference is not None and len(reference) != 1:
+            raise UserError(f"--three-d: expected one --reference FILE.sdf, got {len(reference)}")
+        shape = Path(reference[0]) if reference else None
+        learned = None if train == "train" else Path(train)
+        judge(file, learned, shape, limit=limit, as_json=as_json, progress=progress)
         return
     from scidiff.molecules.evaluation import evaluate as run
     from scidiff.molecules.readers import read_smiles

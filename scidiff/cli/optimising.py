@@ -74,8 +74,7 @@ def optimise(
     line, interrupted = StatusLine(progress), False
     folder = run or out.with_name(f"{out.name}.run")
     try:
-        if line.due(now=True):
-            line.show("loading the model")
+        line.begin("loading the model")
         found = search(
             objective=maximise,
             budget=budget,

@@ -34,6 +34,11 @@ class StatusLine:
         self._last = clock
         return True
 
+    def begin(self, text: str) -> None:
+        """Show at once what is beginning."""
+        if self.due(now=True):
+            self.show(text)
+
     def show(self, text: str) -> None:
         """Show the text in place of the last."""
         if self._terminal:

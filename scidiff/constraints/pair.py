@@ -22,7 +22,7 @@ from scidiff.constraints.automaton import Automaton, draw_class
 from scidiff.noise import Draw
 from scidiff.state import Rows
 
-_ROOM = 1 << 24  # numbers in the matrices of one place
+_ROOM = 1 << 20  # numbers in the matrices of one place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,22 +97,25 @@ class Pair:
         rows, accepting = self.layers(length), self.b.accepting.to(by_pair)
         betas = [accepting.expand(batch, len(rows[-1]), -1)]
         log_scale = by_pair.new_zeros(batch)
+        moves = by_pair.new_empty(batch, self.a.transition.shape[1], self.b.states, self.b.states)  # of one place
         for place in range(length - 1, -1, -1):
-            step = self._step(by_pair[:, place], betas[-1], rows[place], rows[place + 1])
+            self._fill(moves, by_pair[:, place])
+            step = self._step(moves, betas[-1], rows[place], rows[place + 1])
             scale = step.flatten(1).amax(1) if step.shape[1] else by_pair.new_zeros(batch)
             betas.append(step / scale.clamp_min(torch.finfo(step.dtype).tiny)[:, None, None])
             log_scale = log_scale + scale.log()
         return betas[::-1], log_scale
 
-    def _step(self, by_pair: Tensor, beta: Tensor, rows: Tensor, below: Tensor) -> Tensor:
-        """beta_l from beta_{l+1}: [B, P], [B, R', C] -> [B, R, C]."""
-        size, kinds = self.b.states, self.a.transition.shape[1]
+    def _fill(self, moves: Tensor, by_pair: Tensor) -> None:
+        """The matrices M_lg of a place, [B, kinds of a, C, C], from [B, P]; written over those of another."""
         at, pair = self._entries
-        moves = by_pair.new_zeros(len(by_pair), kinds * size * size).index_add(1, at, by_pair[:, pair])
-        moves = moves.unflatten(1, (kinds, size, size))
+        moves.zero_().flatten(1).scatter_add_(1, at.expand(len(moves), -1), by_pair.index_select(1, pair))
+
+    def _step(self, moves: Tensor, beta: Tensor, rows: Tensor, below: Tensor) -> Tensor:
+        """beta_l from beta_{l+1}: M [B, kinds of a, C, C], [B, R', C] -> [B, R, C]."""
         number = self._places(below)
-        done = by_pair.new_zeros(len(by_pair), len(rows), size)
-        for kind in range(kinds):
+        done = beta.new_zeros(len(beta), len(rows), beta.shape[2])
+        for kind in range(moves.shape[1]):
             target = number[self.a.transition[rows, kind]]
             here = (target >= 0).nonzero().flatten()
             if len(here):

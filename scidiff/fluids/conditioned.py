@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
+from scidiff.fluids.blended import FieldCovariance
 from scidiff.fluids.constraints import FieldConstraint
-from scidiff.fluids.covariance import Covariance
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.state import Layout, State
 
@@ -32,7 +32,7 @@ class Conditioned(Denoiser):
     """
 
     def __init__(
-        self, denoiser: Denoiser, process: GaussianProcess, facts: FieldConstraint, covariance: Covariance
+        self, denoiser: Denoiser, process: GaussianProcess, facts: FieldConstraint, covariance: FieldCovariance
     ) -> None:
         super().__init__()
         self.denoiser, self.process, self.facts, self.covariance = denoiser, process, facts, covariance

@@ -17,11 +17,12 @@ from torch import Tensor
 from scidiff.constraints.base import Constraint, Infeasible, Metric, RowConstraint, metric_of
 from scidiff.constraints.polyhedron import Polyhedron
 from scidiff.constraints.rounding import worst
+from scidiff.fluids.blended import Blended, FieldCovariance
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.spectral import Box
 from scidiff.state import Layout, State
 
-FieldMetric = Metric | Covariance
+FieldMetric = Metric | FieldCovariance
 """As `Metric`, or the covariance of a field, too large to write down."""
 
 
@@ -48,10 +49,10 @@ class FieldConstraint(RowConstraint):
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"expected fields {list(self.shape)} in {self.leaf!r}, got {list(x.shape[1:])}")
         flat = x.double().flatten(1)
-        known = metric.to(flat) if isinstance(metric, Covariance) else metric_of(self.leaf, metric, flat)
+        known = metric.to(flat) if isinstance(metric, Covariance | Blended) else metric_of(self.leaf, metric, flat)
         return clean | {self.leaf: self.nearest(flat, known).to(x.dtype).reshape(x.shape)}
 
-    def nearest(self, x: Tensor, metric: Tensor | Covariance | None) -> Tensor:
+    def nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:
         from scidiff.fluids.joined import joined
 
         return joined(self).nearest(x, metric)
@@ -88,6 +89,10 @@ class Solenoidal(FieldConstraint):
         """The nearest such velocities, Leray's projection: [..., 2, H, W]."""
         return self.box.solenoidal(x)
 
+    def free_waves(self, coefficients: Tensor) -> Tensor:
+        """The same of Fourier coefficients [..., 2, H, W // 2 + 1]."""
+        return self.box.leray(coefficients)
+
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         velocity = self.fields(x)
         size = self.box.forward(velocity).abs() * torch.stack(torch.broadcast_tensors(*self._speeds(x)))
@@ -121,8 +126,12 @@ class Curl(FieldConstraint):
 
     def free(self, x: Tensor) -> Tensor:
         """The nearest such vorticities: [..., 1, H, W]."""
-        s_y, s_x = self.box.symbols(like=x)
-        return self.box.multiply(x, (s_y.square() + s_x.square()) > 0)
+        return self.box.back(self.free_waves(self.box.forward(x)))
+
+    def free_waves(self, coefficients: Tensor) -> Tensor:
+        """The same of Fourier coefficients [..., 1, H, W // 2 + 1]."""
+        s_y, s_x = self.box.symbols(like=coefficients)
+        return coefficients * ((s_y.square() + s_x.square()) > 0)
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         vorticity = self.fields(x)
@@ -152,6 +161,7 @@ class Measured(FieldConstraint):
     values: Tensor = field(repr=False)
     names: tuple[str, ...] = field(default=(), repr=False)
     shape: tuple[int, int, int] = field(init=False, repr=False)
+    _places: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rows, values = self.rows.double(), self.values.double()
@@ -164,14 +174,16 @@ class Measured(FieldConstraint):
         for name, value in found.items():
             object.__setattr__(self, name, value)
         flat = rows.flatten(1)
+        object.__setattr__(self, "_places", (flat != 0).any(0).nonzero()[:, 0])
         spare = dependent(flat @ flat.T, values)
         if spare.contradiction is not None:
             a, b = (names[m] for m in spare.contradiction)
             raise Infeasible(f"{a} contradicts {b} on {self.leaf!r}")
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, values = self.rows.to(x).flatten(1), self.values.to(x)
-        return worst((x @ rows.T - values).abs(), x.abs() @ rows.abs().T + values.abs())
+        at, values = self._places.to(x.device), self.values.to(x)
+        weights, read = self.rows.flatten(1)[:, self._places].to(x), x[:, at]
+        return worst((read @ weights.T - values).abs(), read.abs() @ weights.abs().T + values.abs())
 
     def polyhedron(self, size: int) -> Polyhedron:
         return Polyhedron.of(size, equal=self.rows.flatten(1), target=self.values)

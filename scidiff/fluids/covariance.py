@@ -58,14 +58,18 @@ class Covariance:
         """The same, on the device of a tensor, in float64."""
         return replace(self, axes=self.axes.to(like.device), variance=self.variance.to(like.device))
 
+    def single(self) -> Covariance:
+        """The same in single precision, for a network's use."""
+        return replace(self, axes=self.axes.to(torch.complex64), variance=self.variance.float())
+
     def matrices(self) -> Tensor:
         """The covariance over y of each wave along x: [W // 2 + 1, H, H]."""
         return (self.axes * self.variance[:, None]) @ self.axes.mH
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Fields along the axes, real: [..., H, W] -> [..., W // 2 + 1, H, 2]; inner products stay."""
-        waves = torch.fft.rfft(x.double(), norm="ortho").flatten(0, -3).permute(2, 0, 1)  # one product a wave
-        found = (waves @ self.axes.conj()).movedim(0, 1)
+        waves = torch.fft.rfft(x.to(self.variance.dtype), norm="ortho").flatten(0, -3).permute(2, 0, 1)
+        found = (waves @ self.axes.conj()).movedim(0, 1)  # one product a wave
         return (torch.view_as_real(found) * self._twice(x)).reshape(*x.shape[:-2], *found.shape[1:], 2)
 
     def fields(self, coordinates: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ class Covariance:
 
     def posterior(self, noise: Tensor) -> Covariance:
         """What is left once the field was seen with white noise of a variance `noise`, a number >= 0; inf: all."""
-        noise = torch.as_tensor(noise, dtype=torch.float64, device=self.variance.device)
+        noise = torch.as_tensor(noise, dtype=self.variance.dtype, device=self.variance.device)
         return replace(self, variance=self.variance / (1 + self.variance / noise))
 
     def filtered(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ class Covariance:
 
     def _twice(self, like: Tensor) -> Tensor:
         """sqrt(2) for waves along x that stand for two, [W // 2 + 1, 1, 1]."""
-        twice = torch.full((self.width // 2 + 1, 1, 1), math.sqrt(2), dtype=torch.float64, device=like.device)
+        twice = torch.full((self.width // 2 + 1, 1, 1), math.sqrt(2), dtype=self.variance.dtype, device=like.device)
         twice[0] = 1
         if self.width % 2 == 0:
             twice[-1] = 1

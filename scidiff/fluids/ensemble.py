@@ -7,19 +7,22 @@ the sensors: early estimates are averages, which have less energy than any field
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
+from scidiff.fluids.blended import FieldCovariance
 from scidiff.fluids.conditioned import Conditioned
 from scidiff.fluids.constraints import Curl, FieldConstraint, Measured
 from scidiff.fluids.joined import joined
-from scidiff.fluids.model import LEAF, FlowModel
+from scidiff.fluids.model import FlowModel
 from scidiff.grids import karras, to_data
 from scidiff.noise import Noise
+from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.sampling import sample
 from scidiff.solvers import Plan, dpmpp_sde_2m
@@ -29,6 +32,19 @@ TILE = 16
 CALLS = 16
 NOISE = 10.0  # of the reverse SDE; 1 is the plain one, infinity noises each estimate afresh
 LEVELS = (0.005, 12.0)  # sigma / alpha between which the calls lie
+
+
+class FieldModel(Protocol):
+    """What an ensemble is drawn with: a denoiser of one leaf, and the covariance of its data."""
+
+    @property
+    def denoiser(self) -> Denoiser: ...
+
+    @property
+    def processes(self) -> Mapping[str, Process]: ...
+
+    @property
+    def covariance(self) -> FieldCovariance: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,21 +86,34 @@ def draw(
         calls: of the network for each field.
         progress: called with how many are done, of how many.
     """
-    device = model.prior.mean.device
-    shape = (1, *model.config.shape)
-    parts = []
-    for first in range(0, samples, TILE):
-        layout = Layout.dense(TILE, {LEAF: shape}, device=device)
-        noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
-        parts.append(tile(model, constraint, layout, noise, plan(model, calls)))
-        if progress is not None:
-            progress(min(first + TILE, samples), samples)
-    vorticity = model.config.scale * torch.cat(parts)[:samples, 0]
+    found = drawn(model, constraint, samples=samples, seed=seed, calls=calls, progress=progress)
+    vorticity = model.config.scale * found[:, 0]
     velocity = model.config.box.velocity(vorticity)
     return Ensemble(vorticity=vorticity, velocity=velocity, calls=calls, seed=seed)
 
 
-def plan(model: FlowModel, calls: int, *, noise: float = NOISE) -> Plan:
+def drawn(
+    model: FieldModel,
+    constraint: FieldConstraint,
+    *,
+    samples: int,
+    seed: int,
+    calls: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Fields that meet a constraint, in tiles, in units of the model's scale: float64 [samples, C, H, W]."""
+    device = next(model.denoiser.parameters()).device
+    parts, rule = [], plan(model, calls)
+    for first in range(0, samples, TILE):
+        layout = Layout.dense(TILE, {constraint.leaf: constraint.shape}, device=device)
+        noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
+        parts.append(tile(model, constraint, layout, noise, rule))
+        if progress is not None:
+            progress(min(first + TILE, samples), samples)
+    return torch.cat(parts)[:samples]
+
+
+def plan(model: FieldModel, calls: int, *, noise: float = NOISE) -> Plan:
     """The SDE with more noise than it needs, which forgets a network's errors: chosen on watched trajectories.
 
     With the few calls that it is used with, it leaves an exact denoiser's fields up to 18 % too wide.
@@ -94,7 +123,7 @@ def plan(model: FlowModel, calls: int, *, noise: float = NOISE) -> Plan:
         calls: of the network.
         noise: of the SDE, 1 is the plain one.
     """
-    process = model.processes[LEAF]
+    (process,) = model.processes.values()
     if not isinstance(process, GaussianProcess):
         raise TypeError(f"expected a Gaussian process, got {type(process).__name__}")
     low, high = LEVELS
@@ -102,17 +131,17 @@ def plan(model: FlowModel, calls: int, *, noise: float = NOISE) -> Plan:
     return dpmpp_sde_2m(process.schedule, to_data(grid), eta=noise)
 
 
-def tile(model: FlowModel, constraint: FieldConstraint, layout: Layout, noise: Noise, rule: Plan) -> Tensor:
-    """Fields of one batch, in units of the scale: float64 [B, 1, H, W]."""
-    device = noise.index.device
+def tile(model: FieldModel, constraint: FieldConstraint, layout: Layout, noise: Noise, rule: Plan) -> Tensor:
+    """Fields of one batch, in units of the scale: float64 [B, C, H, W]."""
+    leaf, device = constraint.leaf, noise.index.device
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        done = sample(told(model, constraint), model.processes, {LEAF: rule}, layout, noise)
-    return joined(constraint).project({LEAF: done.state[LEAF].double()}, layout, model.covariance)[LEAF]
+        done = sample(told(model, constraint), model.processes, {leaf: rule}, layout, noise)
+    return joined(constraint).project({leaf: done.state[leaf].double()}, layout, model.covariance)[leaf]
 
 
-def told(model: FlowModel, constraint: FieldConstraint) -> Denoiser:
+def told(model: FieldModel, constraint: FieldConstraint) -> Denoiser:
     """The model's denoiser, told the sensors of a constraint."""
-    process, parts = model.processes[LEAF], joined(constraint)
+    process, parts = model.processes[constraint.leaf], joined(constraint)
     facts = parts.of(Measured)
     if not facts or not isinstance(process, GaussianProcess):
         return model.denoiser

@@ -18,11 +18,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from scidiff.constraints.base import Infeasible, spread
+from scidiff.constraints.base import Infeasible
+from scidiff.constraints.base import spread as plain
 from scidiff.constraints.rounding import kept, worst
+from scidiff.fluids.blended import Blended, FieldCovariance, homogeneous
 from scidiff.fluids.constraints import Bounded, Conserved, Curl, FieldConstraint, Measured, Solenoidal, dependent
 from scidiff.fluids.covariance import Covariance
-from scidiff.fluids.nearest import Linear, onto_bounds, onto_integrals
+from scidiff.fluids.linear import Linear, Table
+from scidiff.fluids.nearest import onto_bounds, onto_integrals
+from scidiff.fluids.secular import Secular
 
 Part = TypeVar("Part", bound=FieldConstraint)
 
@@ -45,7 +49,7 @@ class Joined(FieldConstraint):
     parts: tuple[FieldConstraint, ...]
     _facts: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
     _plain: dict[str, Linear] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _tables: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _searches: dict[str, Secular | None] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({part.box for part in self.of(Solenoidal)}) > 1:
@@ -88,44 +92,64 @@ class Joined(FieldConstraint):
             raise Infeasible(f"no field satisfies {parts}: {why}")
         return rows[found.independent], values[found.independent]
 
-    def linear(self, metric: Tensor | Covariance | None, like: Tensor) -> Linear:
+    def linear(self, metric: Tensor | FieldCovariance | None, like: Tensor) -> Linear:
         """The linear facts in a metric; in the Euclidean one they are factorised once."""
         rows, values = (part.to(like) for part in self._facts)
         if metric is not None:
-            return Linear.of(rows, values, lambda x: self.free(_spread(metric, self.free(x), self.shape)))
+            table = self._table(metric, like) if isinstance(metric, Covariance | Blended) else None
+            return Linear.of(rows, values, self._spread(metric), table)
         key = str(like.device)
         if key not in self._plain:
-            self._plain[key] = Linear.of(rows, values, self.free)
+            self._plain[key] = Linear.of(rows, values, self.free, Table.of(self.free, self.shape, like))
         return self._plain[key]
 
-    def nearest(self, x: Tensor, metric: Tensor | Covariance | None) -> Tensor:
+    def _free_waves(self, coefficients: Tensor) -> Tensor:
+        """P of Fourier coefficients [..., C, H, W // 2 + 1]."""
+        for part in self.spaces():
+            coefficients = part.free_waves(coefficients)
+        return coefficients
+
+    def _secular(self, linear: Linear) -> Secular | None:
+        """The search by multipliers of the integrals, where what instruments see is values at as many places."""
+        key = str(linear.values.device)
+        if key not in self._searches:
+            alike = len(linear.places) == len(linear.values)
+            seen = torch.linalg.solve(linear.weights, linear.values) if alike else linear.values
+            found = Secular.of(self.of(Conserved), self._free_waves, linear.places, seen) if alike else None
+            self._searches[key] = found
+        return self._searches[key]
+
+    def _spread(self, metric: Tensor | FieldCovariance) -> Callable[[Tensor], Tensor]:
+        """P S P of a metric S."""
+
+        def spread(x: Tensor) -> Tensor:
+            if isinstance(metric, Tensor):
+                return self.free(plain(metric, self.free(x)))
+            return self.free(metric.spread(self.free(x).unflatten(-1, self.shape)).flatten(-3))
+
+        return spread
+
+    def _table(self, metric: FieldCovariance, like: Tensor) -> Table:
+        """Of P S P."""
+        base, patterns = homogeneous(metric)
+        if not len(patterns):
+            return Table.of(self._spread(base), self.shape, like)
+        if self.shape[0] > 1:
+            raise ValueError(f"expected patterns of fields of one channel, got {self.shape[0]} channels")
+        return Table.of(self._spread(base), self.shape, like, patterns=self.free(patterns.flatten(1)))
+
+    def nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:
         integrals, found = self.of(Conserved), self.free(x)
-        for linear in ([] if metric is None else [self.linear(metric, x)]) + [self.linear(None, x)]:
+        if metric is not None:
+            linear = self.linear(metric, x)
             found = linear.onto(found)
             found = onto_integrals(integrals, linear, found) if integrals else found
+        linear = self.linear(None, x)
+        found = linear.onto(found)
+        found = onto_integrals(integrals, linear, found, self._secular(linear)) if integrals else found
         for bounds in self.of(Bounded):
-            found = onto_bounds(bounds, integrals, linear, found, self._between)
+            found = onto_bounds(bounds, integrals, linear, found)
         return kept(self, x, torch.where(found.isfinite().all(-1, keepdim=True), found, x))
-
-    def _between(self, at: Tensor) -> Tensor:
-        """P between entries [N, K]: [N, K, K]."""
-        if not self.spaces():
-            return (at[:, :, None] == at[:, None, :]).double()
-        width = self.shape[2]
-        key = str(at.device)
-        if key not in self._tables:
-            self._tables[key] = self._table(at.device)
-        line, x = at // width, at % width
-        apart = (x[:, None, :] - x[:, :, None]) % width
-        return self._tables[key][line[:, :, None], line[:, None, :], apart]
-
-    def _table(self, device: torch.device) -> Tensor:
-        """P between lines of the grid and at distances along x: [C H, C H, W]."""
-        channels, height, width = self.shape
-        lines = channels * height
-        impulses = torch.zeros(lines, lines, width, dtype=torch.float64, device=device)
-        impulses[:, :, 0] = torch.eye(lines, dtype=torch.float64, device=device)
-        return self.free(impulses.flatten(1)).reshape(lines, lines, width)
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         amounts, scales = zip(*(part.excess(x) for part in self.parts), strict=True)
@@ -141,12 +165,6 @@ def joined(*parts: FieldConstraint) -> Joined:
     if len({(part.leaf, part.shape) for part in flat}) > 1:
         raise ValueError(f"expected fields of one shape, got {sorted({str(part.shape) for part in flat})}")
     return Joined(leaf=flat[0].leaf, shape=flat[0].shape, parts=flat)
-
-
-def _spread(metric: Tensor | Covariance, x: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    if isinstance(metric, Covariance):
-        return metric.spread(x.unflatten(-1, shape)).flatten(-3)
-    return spread(metric, x)
 
 
 def _refuse(a: FieldConstraint, b: FieldConstraint, free: Callable[[Tensor], Tensor]) -> None:

@@ -124,7 +124,11 @@ class FlowModel:
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> FlowModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
-        held = files.load(folder)
+        return cls.of(files.load(folder), folder, device=device)
+
+    @classmethod
+    def of(cls, held: files.Weights, folder: Path, *, device: torch.device | str = "cpu") -> FlowModel:
+        """The model of weights that were read from a folder."""
         try:
             fields: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in dict(held.config["flow"]).items()
@@ -144,9 +148,9 @@ class FlowModel:
         return model
 
 
-def packaged() -> Path:
-    """The folder of the packaged weights, of Kolmogorov flow."""
-    return Path(str(resources.files("scidiff.fluids").joinpath("weights", "kolmogorov")))
+def packaged(name: str = "kolmogorov") -> Path:
+    """The folder of packaged weights: "kolmogorov" or "winds"."""
+    return Path(str(resources.files("scidiff.fluids").joinpath("weights", name)))
 
 
 def prior_of(fields: Tensor) -> Stationary:

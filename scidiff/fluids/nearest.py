@@ -1,16 +1,12 @@
 r"""The nearest field that meets linear facts, quadratic integrals and bounds.
 
-Linear facts R x = y have a closed form by one Cholesky factorisation; what they leave free is
-
-    S' = S - S R^T (R S R^T)^-1 R S.
-
-Integrals are linearised about the last point (Gauss-Newton), bounds are equalities where they are active, and both are
-solved within S': few unknowns a field.
+Linear facts have a closed form, `Linear`, which leaves S' free. Integrals are linearised about the last point
+(Gauss-Newton), bounds are equalities where they are active, and both are solved within S': few unknowns a field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +16,8 @@ from scidiff.constraints.base import ROUNDING
 from scidiff.constraints.interior import all_rest
 from scidiff.constraints.rounding import worst
 from scidiff.fluids.constraints import Bounded, Conserved
+from scidiff.fluids.linear import RIDGE, Linear
+from scidiff.fluids.secular import Secular
 
 STEPS = 24  # most need 3 to 6
 SHARES = (1.0, 0.7, 0.5, 0.25, 0.1, 0.03)  # of a step
@@ -27,68 +25,30 @@ CLOSE = 1e-13  # of the field: a step that ends the search for a point of the se
 NEAR = 1e-7  # and that for the nearest
 ROUNDS = 30  # of the active set
 ALTERNATIONS = 200
-RIDGE = 1e-12  # of a Gram matrix's diagonal
 
 
-@dataclass(frozen=True, kw_only=True)
-class Linear:
-    """Linear facts, factorised in one metric.
-
-    Attributes:
-        rows: R, [M, D], independent.
-        values: y, [M].
-        spread: S, [..., D] -> [..., D].
-        reach: R S, [M, D].
-        factor: of R S R^T, lower, [M, M].
-    """
-
-    rows: Tensor
-    values: Tensor
-    spread: Callable[[Tensor], Tensor]
-    reach: Tensor
-    factor: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, values: Tensor, spread: Callable[[Tensor], Tensor]) -> Linear:
-        """Facts in the metric of a covariance."""
-        reach = spread(rows) if len(rows) else rows
-        gram = rows @ reach.T
-        gram = gram + torch.diag(RIDGE * gram.diagonal())
-        return cls(rows=rows, values=values, spread=spread, reach=reach, factor=torch.linalg.cholesky_ex(gram).L)
-
-    def onto(self, c: Tensor) -> Tensor:
-        """The nearest points that meet the facts: [N, D] -> [N, D]."""
-        for _ in range(2):
-            c = c - self._solved(c @ self.rows.T - self.values) @ self.reach
-        return c
-
-    def within(self, g: Tensor) -> Tensor:
-        """S' g: [..., D] -> [..., D]."""
-        if not g.numel():
-            return g
-        moved = self.spread(g)
-        return moved - self._solved(moved @ self.rows.T) @ self.reach
-
-    def entries(self, at: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
-        """S' between entries [N, K]: [N, K, K], of S between them."""
-        reach = self.reach.T[at]
-        return between(at) - reach @ self._solved(reach).mT
-
-    def _solved(self, off: Tensor) -> Tensor:
-        """(R S R^T)^-1 for vectors [..., M]."""
-        return torch.cholesky_solve(off.flatten(0, -2).T, self.factor).T.reshape(off.shape)
-
-
-def onto_integrals(integrals: Sequence[Conserved], linear: Linear, c: Tensor) -> Tensor:
+def onto_integrals(integrals: Sequence[Conserved], linear: Linear, c: Tensor, search: Secular | None = None) -> Tensor:
     """The nearest point to c, which meets the linear facts, that meets the integrals too.
 
     Of the set, which is not convex, a point where the distance is stationary; the end of plain Gauss-Newton where the
-    search for that one fails.
+    search for that one fails. By the multipliers alone where that can be done, field by field else.
     """
-    plain = _gauss_newton(integrals, linear, c)
+    if search is None:
+        return _stationary(integrals, linear, c)
+    near, done = search.nearest(c)
+    near = linear.onto(near)
+    if all_rest(done):
+        return near
+    return near.masked_scatter(~done[:, None], _stationary(integrals, linear, c[~done]))
+
+
+def _stationary(integrals: Sequence[Conserved], linear: Linear, c: Tensor) -> Tensor:
     near = _gauss_newton(integrals, linear, linear.onto(_sequential(integrals, linear, c)))
     amount, scale = worst(*(torch.stack(part, 1) for part in zip(*(q.excess(near) for q in integrals), strict=True)))
-    return torch.where((amount <= ROUNDING * torch.finfo(c.dtype).eps * scale)[:, None], near, plain)
+    held = amount <= ROUNDING * torch.finfo(c.dtype).eps * scale
+    if all_rest(held):
+        return near
+    return near.masked_scatter(~held[:, None], _gauss_newton(integrals, linear, c[~held]))
 
 
 def _gauss_newton(integrals: Sequence[Conserved], linear: Linear, x: Tensor) -> Tensor:
@@ -151,9 +111,7 @@ def _linearised(integrals: Sequence[Conserved], x: Tensor) -> tuple[Tensor, Tens
     return gradient, (gradient @ x[..., None])[..., 0] / 2 - x.new_tensor([q.value for q in integrals])
 
 
-def onto_bounds(
-    bounds: Bounded, integrals: Sequence[Conserved], linear: Linear, c: Tensor, between: Callable[[Tensor], Tensor]
-) -> Tensor:
+def onto_bounds(bounds: Bounded, integrals: Sequence[Conserved], linear: Linear, c: Tensor) -> Tensor:
     """The nearest point to c within bounds that meets linear facts and integrals, in the Euclidean metric.
 
     Args:
@@ -161,9 +119,8 @@ def onto_bounds(
         integrals: quadratic.
         linear: facts, Euclidean.
         c: [N, D], which meets the linear facts.
-        between: S between entries, [N, K] -> [N, K, K].
     """
-    search = _ActiveSet(bounds=bounds, integrals=integrals, linear=linear, c=c, between=between)
+    search = _ActiveSet(bounds=bounds, integrals=integrals, linear=linear, c=c)
     x, done = search.run(c, torch.zeros_like(c))
     if all_rest(done):
         return x
@@ -192,7 +149,6 @@ class _ActiveSet:
     integrals: Sequence[Conserved]
     linear: Linear
     c: Tensor
-    between: Callable[[Tensor], Tensor]
 
     def run(self, x: Tensor, push: Tensor) -> tuple[Tensor, Tensor]:
         """From a point and multipliers [N, D] to the answer, and whether it was found, [N]."""
@@ -235,7 +191,7 @@ class _ActiveSet:
     def _matrix(self, gradient: Tensor, moves: Tensor, at: Tensor, sits: Tensor) -> Tensor:
         """S' between gradients and active entries: [N, J + K, J + K]."""
         both = sits[:, :, None] & sits[:, None, :]
-        corner = torch.where(both, self.linear.entries(at, self.between), torch.diag_embed((~sits).to(moves)))
+        corner = torch.where(both, self.linear.entries(at), torch.diag_embed((~sits).to(moves)))
         cross = torch.where(sits[:, None], moves.gather(2, at[:, None].expand(-1, moves.shape[1], -1)), 0)
         return torch.cat([torch.cat([gradient @ moves.mT, cross], 2), torch.cat([cross.mT, corner], 2)], 1)
 

@@ -7,8 +7,10 @@ import datetime
 import io
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -23,26 +25,41 @@ from scidiff.fluids.model import FlowModel
 _SHOWN = 4  # members that are drawn
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Of an ensemble, PNGs in base 64.
+
+    Attributes:
+        title: what is shown.
+        fields: mean, spread and members.
+        spectrum: of the members.
+    """
+
+    title: str
+    fields: str
+    spectrum: str
+
+
 def write_report(
-    ensemble: Ensemble,
-    asked: Asked,
-    model: FlowModel,
+    pictures: Pictures,
     certificate: Mapping[str, np.ndarray],
     path: Path,
     *,
+    sensors: int,
+    facts: Mapping[str, str],
+    card: Mapping[str, Any],
     command: str,
-    seconds: float,
 ) -> None:
     """Write the report, whole or not at all.
 
     Args:
-        ensemble: the fields.
-        asked: what had to hold.
-        model: that drew them.
-        certificate: how far each field is from each thing asked for.
+        pictures: of the ensemble.
+        certificate: how far each field is from each thing asked for, [S].
         path: the HTML file.
+        sensors: how many values were measured.
+        facts: of the run, beside when and by what it was done.
+        card: of the model.
         command: how the run was started.
-        seconds: that it took.
 
     Raises:
         UserError: the file cannot be written.
@@ -50,12 +67,10 @@ def write_report(
     source = resources.files("scidiff.fluids").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string(source).render(
-        count=len(ensemble),
-        sensors=len(asked.sensors),
+        count=len(next(iter(certificate.values()))),
+        sensors=sensors,
         facts={
-            "Seed": str(ensemble.seed),
-            "Network calls": f"{ensemble.calls} a field",
-            "Time": f"{seconds:.1f} s",
+            **facts,
             "Written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "scidiff": scidiff.__version__,
             "Python": platform.python_version(),
@@ -63,14 +78,18 @@ def write_report(
         command=command,
         certificate={name: (float(np.max(off)), int((off <= TOLERANCE).sum())) for name, off in certificate.items()},
         tolerance=TOLERANCE,
-        fields=_fields(ensemble, asked, model),
-        spectrum=_spectrum(ensemble, model),
-        card=model.card,
+        pictures=pictures,
+        card=card,
     )
     try:
         atomic.write_text(path, page)
     except OSError as error:
         raise UserError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def pictures_of(ensemble: Ensemble, asked: Asked, model: FlowModel) -> Pictures:
+    """Of an ensemble of vorticities, with the sensors."""
+    return Pictures(title="Vorticity", fields=_fields(ensemble, asked, model), spectrum=_spectrum(ensemble, model))
 
 
 def _fields(ensemble: Ensemble, asked: Asked, model: FlowModel) -> str:
@@ -100,7 +119,7 @@ def _fields(ensemble: Ensemble, asked: Asked, model: FlowModel) -> str:
             axes[0].plot((x_0, x_1), (y_0, y_1), "k-", linewidth=0.8)
         else:
             axes[0].plot((x_0, x_1, x_1, x_0, x_0), (y_0, y_0, y_1, y_1, y_0), "k-", linewidth=0.8)
-    return _png(figure)
+    return png(figure)
 
 
 def _spectrum(ensemble: Ensemble, model: FlowModel) -> str:
@@ -123,10 +142,11 @@ def _spectrum(ensemble: Ensemble, model: FlowModel) -> str:
     axis.plot(number[waves], training[waves], "k--", linewidth=1, label="training data")
     axis.set(xscale="log", yscale="log", xlabel="waves a box", ylabel="mean square of vorticity")
     axis.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: object) -> str:
+def png(figure: object) -> str:
+    """A figure of matplotlib's as PNG in base 64."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})  # type: ignore[attr-defined]
     return base64.b64encode(stream.getvalue()).decode("ascii")

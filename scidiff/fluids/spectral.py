@@ -110,10 +110,14 @@ class Box:
 
     def solenoidal(self, velocity: Tensor) -> Tensor:
         """The nearest velocity without divergence (Leray's projection): [..., 2, H, W]."""
-        s_y, s_x = self.symbols(like=velocity)
-        u, v = self.forward(velocity).unbind(-3)
+        return self.back(self.leray(self.forward(velocity)))
+
+    def leray(self, coefficients: Tensor) -> Tensor:
+        """Leray's projection of Fourier coefficients [..., 2, H, W // 2 + 1]."""
+        s_y, s_x = self.symbols(like=coefficients)
+        u, v = coefficients.unbind(-3)
         share = (s_x * u + s_y * v) * _inverse(s_y.square() + s_x.square())
-        return self.back(torch.stack([u - s_x * share, v - s_y * share], -3))
+        return torch.stack([u - s_x * share, v - s_y * share], -3)
 
     def spectrum(self, x: Tensor) -> Tensor:
         """Mean square of a field by number of waves: [..., H, W] -> [..., K]; the sum over K is the mean of x^2."""

@@ -27,6 +27,12 @@ from scidiff.molecules.where import Condition
 DUPLICATE = "duplicate"
 THINNED = "thinned to the distribution of the model"
 METHODS = ("auto", "exact", "guide", "project", "steer", "enforce", "reject")
+"""`auto` takes `exact`, `steer`, `guide` or `project` by how many training molecules meet the request
+(`scidiff.molecules.planning`). `exact` enforces what fragments decide and thins draws to the model given the
+conditions, but for the heaviest weights, which are clipped; `enforce` does not thin: it favours what looks likelier to
+one step than it is. Three lean towards the rest besides, and give each molecule its weight: `guide` tells a model of
+properties that was trained to be told; `project` moves each estimate to where properties hold in expectation; `steer`
+tilts draws, after a pilot of up to half of the draws allowed. `reject` only certifies."""
 GUIDED = ("guide", "project")
 _MAX_INDEX = 2**32
 _MAX_SEED = 2**64
@@ -180,13 +186,7 @@ def generate(
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
-        method: `auto` takes `exact`, `steer`, `guide` or `project` by how many training molecules meet the request
-            (`scidiff.molecules.planning`); `exact` enforces what fragments decide and thins draws to the model given
-            the conditions, but for the heaviest weights, which are clipped; `enforce` does not thin: it favours what
-            looks likelier to one step than it is. Three lean towards the rest besides, and give each molecule its
-            weight: `guide` tells a model of properties that was trained to be told; `project` moves each estimate to
-            where properties hold in expectation; `steer` tilts draws, after a pilot of up to half of `max_draws`.
-            `reject` only certifies.
+        method: one of `METHODS`.
         source: drawn from, not a model.
         progress: told of the account after every draw.
 
@@ -197,25 +197,15 @@ def generate(
         UserError: an argument that cannot be met, or weights that cannot be read.
         Interrupted: Ctrl-C; carries what was certified.
     """
-    if method not in METHODS:
-        raise UserError(f"--method: expected one of {', '.join(METHODS)}, got {method!r}")
-    conditions = parse_all(where)
+    conditions, limit = parse_all(where), max(1000 * num, 20_000) if max_draws is None else max_draws
+    _check(method, num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     names = _named(conditions, properties)
-    limit = max(1000 * num, 20_000) if max_draws is None else max_draws
-    _check_numbers(num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     _read_ahead(conditions)
     choice = Choice(method="exact" if method == "auto" else method, why="")
     if source is None:
         source, choice = _conditioned(model, device, conditions, method, num)
-    generation = Generation(
-        requested=num,
-        seed=seed,
-        start=start,
-        conditions=conditions,
-        properties=names,
-        method=choice.method,
-        why=choice.why,
-    )
+    generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
+    generation.method, generation.why = choice.method, choice.why
     if choice.method == "steer" and conditions and isinstance(source, Steerable):
         source = _steer(generation, source, steps=steps, most=limit // 2, progress=progress)
     generation.effort.scale = getattr(source, "feasible", 1.0)
@@ -352,7 +342,9 @@ def _draw(
             return
 
 
-def _check_numbers(*, num: int, seed: int, start: int, steps: int | None, batch_size: int, max_draws: int) -> None:
+def _check(method: str, *, num: int, seed: int, start: int, steps: int | None, batch_size: int, max_draws: int) -> None:
+    if method not in METHODS:
+        raise UserError(f"--method: expected one of {', '.join(METHODS)}, got {method!r}")
     for name, number in {"num": num, "steps": steps, "batch-size": batch_size, "max-draws": max_draws}.items():
         if number is not None and number < 1:
             raise UserError(f"--{name}: expected at least 1, got {number}")

@@ -14,13 +14,15 @@ class Effort:
 
         Z = mean(W [holds]),    effective sample size = sum(W [holds])^2 / sum(W^2 [holds])
 
-    Z is without bias; its interval is that of the mean, 95 %, by the normal approximation.
+    Z is without bias; its interval is that of the mean, 95 %, by the normal approximation. Where no draw of n holds and
+    all weigh alike, Z is at most 1 - 0.025^(1/n) with the same confidence (Clopper & Pearson 1934).
 
     Attributes:
         scale: what a draw's weight is multiplied by to give W.
         calls, oracle_calls: network calls and molecules certified.
         draws: number of draws.
         total, squares: sums of W and of W^2 over the draws that hold.
+        alike: whether all draws weigh the same.
     """
 
     scale: float = 1.0
@@ -29,6 +31,7 @@ class Effort:
     draws: int = 0
     total: float = 0.0
     squares: float = 0.0
+    alike: bool = True
 
     def log_weight(self, drawn: object) -> float:
         """log W of a draw."""
@@ -39,6 +42,7 @@ class Effort:
         self.draws += 1
         self.oracle_calls += 1
         self.calls += getattr(drawn, "calls", 0)
+        self.alike = self.alike and not getattr(drawn, "log_weight", 0.0)
         if holds:
             weight = math.exp(min(self.log_weight(drawn), _LARGEST / 2))
             self.total += weight
@@ -50,12 +54,15 @@ class Effort:
         return self.total / self.draws if self.draws else math.nan
 
     @property
-    def half_width(self) -> float:
-        """Of the interval of Z; NaN with fewer than two draws."""
-        if self.draws < 2:
-            return math.nan
+    def interval(self) -> tuple[float, float] | None:
+        """Of Z; None where nothing can be said of it."""
+        if self.draws < 2 or not (self.total or self.alike):
+            return None
+        if not self.total:
+            return 0.0, self.scale * -math.expm1(math.log(0.025) / self.draws)
         variance = (self.squares - self.draws * self.share**2) / (self.draws - 1)
-        return 1.96 * math.sqrt(max(variance, 0.0) / self.draws)
+        half = 1.96 * math.sqrt(max(variance, 0.0) / self.draws)
+        return max(self.share - half, 0.0), self.share + half
 
     @property
     def effective(self) -> float:
@@ -65,19 +72,18 @@ class Effort:
     def text(self) -> str:
         """`feasible share 0.0012 [0.0008, 0.0016], log Z -6.7 [-7.1, -6.4], of 4096 draws`; says it if none held."""
         if not self.total:
-            return f"feasible share: none of {self.draws} draws held"
-        ends = (self.share, max(self.share - self.half_width, 0.0), self.share + self.half_width)
-        share, low, high = (f"{end:.3g}" for end in ends)
-        log_z, log_low, log_high = (f"{math.log(end):.3g}" if end > 0 else "-inf" for end in ends)
-        return f"feasible share {share} [{low}, {high}], log Z {log_z} [{log_low}, {log_high}], of {self.draws} draws"
+            none, bound = f"feasible share: none of {self.draws} draws held", self.interval
+            return none if bound is None else f"{none}, so at most {bound[1]:.2g}, log Z at most {_log(bound[1])}"
+        low, high = self.interval or (math.nan, math.nan)
+        share = f"feasible share {self.share:.3g} [{low:.3g}, {high:.3g}]"
+        return f"{share}, log Z {_log(self.share)} [{_log(low)}, {_log(high)}], of {self.draws} draws"
 
     def as_dict(self, certified: int) -> dict[str, object]:
         """Plain values, for JSON; None where there is no number."""
-        low, high = self.share - self.half_width, self.share + self.half_width
         known = self.draws > 1
         return {
             "feasible_share": self.share if known else None,
-            "feasible_share_interval": [max(low, 0.0), high] if known else None,
+            "feasible_share_interval": list(self.interval) if self.interval else None,
             "log_z": math.log(self.share) if known and self.share > 0 else None,
             "effective_sample_size": self.effective,
             "network_calls": self.calls,
@@ -85,3 +91,7 @@ class Effort:
             "network_calls_per_certified": self.calls / certified if certified else None,
             "oracle_calls_per_certified": self.oracle_calls / certified if certified else None,
         }
+
+
+def _log(share: float) -> str:
+    return "-inf" if share <= 0 else f"{math.log(share):.3g}"

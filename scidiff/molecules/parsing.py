@@ -126,7 +126,7 @@ def _term(reader: Reader) -> Expression:
     if name in RULES or name == "novel":
         return Holds(name=name)  # type: ignore[arg-type]
     if name in ("contains", "lacks"):
-        holds = Holds(name="contains", argument=read_pattern(reader, "SMARTS"))
+        holds = Holds(name="contains", argument=_pattern(reader))
         return holds if name == "contains" else Not(of=holds)
     if name == "scaffold":
         return _scaffold(reader)
@@ -134,6 +134,15 @@ def _term(reader: Reader) -> Expression:
         return _parts(reader, name)
     reader.place = start
     return read_condition(reader)
+
+
+def _pattern(reader: Reader) -> str:
+    """`SMARTS` or `(SMARTS)`, which alone is none that RDKit reads."""
+    opened = reader.literal("(")
+    found = read_pattern(reader, "SMARTS")
+    if opened and reader.literal(")") is None:
+        raise reader.fail(")")
+    return found
 
 
 def _scaffold(reader: Reader) -> Expression:
@@ -145,7 +154,7 @@ def _scaffold(reader: Reader) -> Expression:
     own = scaffold(Chem.MolFromSmiles(smiles))
     if own != smiles:
         what = f"its own is {own}" if own else "it has no ring"
-        raise reader.fail("a Bemis-Murcko scaffold", at=place, got=f"{smiles}: {what}")
+        raise reader.fail(f"a Bemis-Murcko scaffold ({what})", at=place, got=smiles)
     return Holds(name="scaffold", argument=smiles)
 
 

@@ -8,6 +8,7 @@ divide is.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -33,10 +34,10 @@ class Convolution(nn.Conv2d):
 class Block(nn.Module):
     """x + conv(act(film(norm(conv(act(norm(x)))))))."""
 
-    def __init__(self, inputs: int, outputs: int, level: int) -> None:
+    def __init__(self, inputs: int, outputs: int, level: int, convolution: type[Convolution] = Convolution) -> None:
         super().__init__()
         self.norm_in, self.norm_out = nn.GroupNorm(8, inputs), nn.GroupNorm(8, outputs, affine=False)
-        self.first, self.second = Convolution(inputs, outputs), Convolution(outputs, outputs, zero=True)
+        self.first, self.second = convolution(inputs, outputs), convolution(outputs, outputs, zero=True)
         self.condition = nn.Linear(level, 2 * outputs)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -57,6 +58,7 @@ class UNet(nn.Module):
         maps: static maps [M, H, W], kept with the weights; None: none.
         widths: channels of each level, multiples of 8.
         blocks: of each level, on the way down.
+        convolution: of 3 x 3 points, which says how the grid ends.
     """
 
     maps: Tensor
@@ -70,23 +72,24 @@ class UNet(nn.Module):
         maps: Tensor | None = None,
         widths: tuple[int, ...] = (64, 128, 128),
         blocks: int = 2,
+        convolution: type[Convolution] = Convolution,
     ) -> None:
         super().__init__()
         self.leaf = leaf
         self.register_buffer("maps", torch.zeros(0, 1, 1) if maps is None else maps.float())
-        level = 4 * widths[0]
+        level, block = 4 * widths[0], partial(Block, level=4 * widths[0], convolution=convolution)
         self.embed = nn.Sequential(nn.Linear(_TIMES, level), nn.SiLU(), nn.Linear(level, level), nn.SiLU())
-        self.enter = Convolution(4 * (inputs + len(self.maps)), widths[0])
+        self.enter = convolution(4 * (inputs + len(self.maps)), widths[0])
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.narrow, self.widen = nn.ModuleList(), nn.ModuleList()
         for k, width in enumerate(widths):
             self.narrow.append(nn.Conv2d(widths[k - 1], width, 2, stride=2) if k else nn.Identity())
-            self.down.append(nn.ModuleList(Block(width, width, level) for _ in range(blocks)))
-            self.up.append(nn.ModuleList(Block((1 if j else 2) * width, width, level) for j in range(blocks)))
+            self.down.append(nn.ModuleList(block(width, width) for _ in range(blocks)))
+            self.up.append(nn.ModuleList(block((1 if j else 2) * width, width) for j in range(blocks)))
             self.widen.append(nn.Conv2d(width, widths[k - 1], 1) if k else nn.Identity())
-        self.middle = Block(widths[-1], widths[-1], level)
+        self.middle = block(widths[-1], widths[-1])
         self.norm = nn.GroupNorm(8, widths[0])
-        self.head = Convolution(widths[0], 4 * outputs, zero=True)
+        self.head = convolution(widths[0], 4 * outputs, zero=True)
 
     def forward(self, inputs: State, t: Tensor, layout: Layout, condition: object = None) -> State:
         """The raw output of the leaf, [B, outputs, H, W]."""

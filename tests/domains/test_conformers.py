@@ -15,12 +15,13 @@ from scidiff import molecules
 from scidiff.cli.main import app
 from scidiff.errors import UserError
 from scidiff.molecules.three_d import conformers as module
-from scidiff.molecules.three_d import embedding
+from scidiff.molecules.three_d import embedding, tiles
 from scidiff.molecules.three_d import model as models
-from scidiff.molecules.three_d.conformers import MOST, STRIDE, TILE, conformers
+from scidiff.molecules.three_d.conformers import LEAST, MOST, PATIENCE, conformers
 from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
 from scidiff.molecules.three_d.oracle import BROKEN, CLASHING, MOVED, TURNED, refusals
 from scidiff.molecules.three_d.records import Record, Refused, fix, read, record
+from scidiff.molecules.three_d.tiles import STRIDE
 
 CONFIG = ConformerConfig(width=16, depth=1, heads=2, channels=2, pair_width=4)
 STEREO = (
@@ -153,7 +154,7 @@ def test_draws_are_the_same_alone_and_among_others(small, monkeypatch):
     seen.clear()
     conformers([Refused(number=0, name="", text="", reason="x"), mols[1]], num=4, model=small, steps=2)
     ((name, values),) = seen.items()
-    assert np.array_equal(np.stack(values)[:TILE], many[name])
+    assert np.array_equal(np.stack(values)[:LEAST], many[name])
     assert len(values) == 16
     assert len({value.tobytes() for value in values}) == 16
     seen.clear()
@@ -161,8 +162,20 @@ def test_draws_are_the_same_alone_and_among_others(small, monkeypatch):
     assert not np.array_equal(np.stack(seen[name]), many[name])  # another record: other noise
 
 
+@pytest.mark.parametrize("place", [0, 7, tiles.TILE - 1])
+def test_draws_are_the_same_to_the_bit_in_any_place_of_a_tile(small, place):
+    smiles = ("CCO", "COC", "C1CN1C", "CC(=O)N")  # nine atoms each
+    mine, *others = (record(Chem.MolFromSmiles(s), CONFIG, k, "") for k, s in enumerate(smiles))
+    asked = [tiles.Asked(record=others[k % 2], draw=k) for k in range(tiles.TILE)]
+    asked[place] = tiles.Asked(record=mine, draw=3)
+    together = dict(tiles.draw(asked, model=small, seed=5, steps=2))
+    ((_, alone),) = tiles.draw([asked[place]], model=small, seed=5, steps=2)
+    assert np.array_equal(together[place], alone)
+    assert len({x.tobytes() for x in together.values()}) == tiles.TILE
+
+
 def test_draws_of_records_never_share_noise():
-    assert 4 * MOST + TILE < STRIDE
+    assert PATIENCE * MOST <= STRIDE
 
 
 def given_in_space(smiles: str) -> Record:
@@ -247,7 +260,7 @@ def run(small, monkeypatch, tmp_path):
                 smallest[one.number] = one.mol
         return CliRunner().invoke(app, ["molecules", "conformers", name, "--out", "o.sdf", *arguments])
 
-    monkeypatch.setattr(module, "positions", embed)
+    monkeypatch.setattr(tiles, "positions", embed)
     monkeypatch.setattr(models, "load", lambda folder, device: small)
     monkeypatch.chdir(tmp_path)
     return start

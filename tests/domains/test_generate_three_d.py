@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from scidiff.cli.main import app
 from scidiff.molecules import certified
-from scidiff.molecules.three_d import conformers as module
 from scidiff.molecules.three_d import model as models
-from scidiff.molecules.three_d.conformers import STRIDE
+from scidiff.molecules.three_d import tiles
 from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
+from scidiff.molecules.three_d.tiles import STRIDE
 
 SMILES = ("CC(O)C#N", "CCS", "C1CC1C=O", "CC(F)CO", "CCCCCCCCCCCC", "c1cc[nH]c1")
 
@@ -35,15 +35,15 @@ class Source:
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     def embed(denoiser, processes, condition, *, seed, index, steps, part):
-        mol = Chem.AddHs(Chem.MolFromSmiles(SMILES[int(index[0]) // STRIDE]))
         found = []
         for k in index.tolist():
+            mol = Chem.AddHs(Chem.MolFromSmiles(SMILES[k // STRIDE]))
             assert AllChem.EmbedMolecule(mol, randomSeed=k + 1) == 0
             found.append(mol.GetConformer().GetPositions())
         return torch.as_tensor(np.stack(found))
 
     small = ConformerModel.create(ConformerConfig(width=16, depth=1, heads=2, channels=2, pair_width=4))
-    monkeypatch.setattr(module, "positions", embed)
+    monkeypatch.setattr(tiles, "positions", embed)
     monkeypatch.setattr(models, "load", lambda folder, device: small)
     monkeypatch.setattr(certified, "load", lambda model, device: Source())
     monkeypatch.chdir(tmp_path)

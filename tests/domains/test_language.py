@@ -65,8 +65,8 @@ def test_structure_and_precedence() -> None:
     a, b, c = parse("qed >= 0.5"), parse("rings == 1"), Holds(name="contains", argument="N")
     assert parse("qed >= 0.5 or rings == 1 and contains N") == Or(of=(a, And(of=(b, c))))
     assert parse("not rings == 1 and contains N") == And(of=(Not(of=b), c))
-    assert parse("lacks N") == parse("not contains N") == Not(of=c)
-    assert parse("(contains N)") == c
+    assert parse("lacks N") == parse("not contains N") == parse("lacks(N)") == Not(of=c)
+    assert parse("(contains N)") == parse("contains(N)") == c
     assert parse_all(["rings == 1 and (qed >= 0.5 and contains N)", "rings == 1"]) == (b, a, c)
 
 
@@ -79,6 +79,8 @@ def test_structure_and_precedence() -> None:
         ("rings == 1)", 11, "expected the end, and, or"),
         ("contains", 9, "expected a SMARTS"),
         ("rings == 1 and contains c1cc(cc", 29, "expected a SMARTS that RDKit reads"),
+        ("contains([#6;X5$) and novel", 16, "SMARTS"),
+        ("contains(c1ccccc1", 18, "expected )"),
         ("count(C[) == 1", 9, "SMARTS"),
         ("count C == 1", 7, "( and a SMARTS"),
         ("n_atoms[Xx] == 1", 9, "an element"),

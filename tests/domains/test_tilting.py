@@ -194,5 +194,22 @@ def test_the_share_of_feasible_molecules_is_the_mean_weight() -> None:
     assert effort.share == pytest.approx((0.5 + 1.5) / 4)
     assert effort.effective == pytest.approx(2.0**2 / (0.25 + 2.25))
     values = torch.tensor([0.5, 1.5, 0.0, 0.0], dtype=torch.float64)
-    assert effort.half_width == pytest.approx(1.96 * float(values.std()) / 2)
+    half = 1.96 * float(values.std()) / 2
+    assert effort.interval == (0.0, pytest.approx(0.5 + half))
     assert effort.as_dict(2)["network_calls_per_certified"] == 6
+
+
+def test_no_draw_of_many_that_holds_bounds_their_share() -> None:
+    """With n draws of which none holds, a share p has (1 - p)^n = 0.025 at the bound."""
+    effort = Effort(scale=0.5)
+    drawn = Drawn(index=0, smiles="C", mol=Chem.MolFromSmiles("C"), calls=3)
+    for _ in range(100):
+        effort.add(drawn, holds=False)
+    assert effort.interval is not None
+    low, high = effort.interval
+    assert low == 0
+    assert (1 - high / 0.5) ** 100 == pytest.approx(0.025)
+    assert effort.text() == "feasible share: none of 100 draws held, so at most 0.018, log Z at most -4.01"
+    effort.add(replace(drawn, log_weight=1.0), holds=False)
+    assert effort.interval is None
+    assert effort.as_dict(0)["feasible_share_interval"] is None

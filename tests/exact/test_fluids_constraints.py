@@ -14,6 +14,7 @@ from scidiff.fluids import functionals, oracle
 from scidiff.fluids.constraints import Bounded, Conserved, Curl, Measured, Solenoidal, energy, enstrophy, mean
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.joined import Joined, joined
+from scidiff.fluids.nearest import _stationary
 from scidiff.fluids.spectral import Box
 from scidiff.noise import Noise
 from scidiff.state import Layout
@@ -241,6 +242,48 @@ def test_the_nearest_point_of_a_curved_set_is_stationary() -> None:
     push = linear.within(constraint.of(Conserved)[0].gradient(found))
     share = (pull * push).sum(1, keepdim=True) / push.square().sum(1, keepdim=True)
     assert (pull - share * push).norm() < 1e-5 * pull.norm()
+
+
+def on_the_grid(truth: torch.Tensor) -> Measured:
+    """u at three points of the grid and v at two of them."""
+    rows = torch.zeros(5, *SHAPE, dtype=torch.float64)
+    for m, (c, y, x) in enumerate([(0, 2, 3), (0, 9, 17), (0, 14, 8), (1, 2, 3), (1, 9, 17)]):
+        rows[m, c, y, x] = 1 + m
+    return Measured(leaf="velocity", rows=rows, values=(rows * truth).sum((1, 2, 3)))
+
+
+def test_the_multipliers_of_integrals_give_the_nearest_point() -> None:
+    truth = smooth(1)[0]
+    values = [float(of.square().sum(0).mean()) / 2 for of in (truth, BOX.vorticity(truth)[None])]
+    constraint = (
+        Solenoidal(leaf="velocity", box=BOX)
+        & on_the_grid(truth)
+        & energy("velocity", BOX, values[0])
+        & enstrophy("velocity", BOX, values[1])
+    )
+    x = truth + 0.4 * white(6, SHAPE, 8)
+    linear, integrals = constraint.linear(None, x), constraint.of(Conserved)
+    start = linear.onto(constraint.free(x.flatten(1)))
+    found, done = constraint._secular(linear).nearest(start)
+    assert done.all()
+    for integral in integrals:
+        torch.testing.assert_close(integral.excess(found)[0], torch.zeros(6).double(), atol=1e-13, rtol=0)
+    assert constraint.of(Measured)[0].excess(found)[0].max() < 1e-12
+    assert (constraint.free(found) - found).abs().max() < 1e-12
+    pull = start - found  # along the facts nothing pulls but the integrals
+    push = linear.within(torch.stack([q.gradient(found) for q in integrals], 1))
+    share = torch.linalg.lstsq(push.mT, pull[..., None]).solution
+    assert (pull - (push.mT @ share)[..., 0]).norm() < 1e-6 * pull.norm()
+    other = _stationary(integrals, linear, start)
+    assert ((found - start).norm(dim=1) <= (other - start).norm(dim=1) * (1 + 1e-9)).all()
+    assert projected(constraint, x).flatten(1).sub(found).abs().max() < 1e-6
+
+
+def test_fields_that_have_to_gain_energy_are_found_too() -> None:
+    truth = smooth(1)[0]
+    constraint = Solenoidal(leaf="velocity", box=BOX) & on_the_grid(truth) & energy("velocity", BOX, 40.0)
+    found = projected(constraint, truth + 0.1 * white(3, SHAPE, 8))
+    np.testing.assert_allclose(oracle.energy(*found.numpy().swapaxes(0, 1)), 40.0, rtol=1e-12)
 
 
 def test_what_is_empty_names_the_two() -> None:

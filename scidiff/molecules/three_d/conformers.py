@@ -11,22 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from rdkit import Chem
 
 from scidiff.errors import UserError
 from scidiff.interrupts import held_back
-from scidiff.molecules.three_d.batches import condition_of, harmonic_of
-from scidiff.molecules.three_d.draws import STEPS, positions
-from scidiff.molecules.three_d.fixed import RigidPart
+from scidiff.molecules.three_d.draws import STEPS
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import refusals, with_positions
 from scidiff.molecules.three_d.records import Record, Refused
+from scidiff.molecules.three_d.tiles import STRIDE, Asked, draw
 
-TILE = 10  # conformers of one molecule drawn together
+TOGETHER = 4096  # draws of several molecules at a time, about
 MOST = 1000  # conformers asked of a molecule
-STRIDE = 4096  # draws of a molecule, at most; draw k of record number r is sample r * STRIDE + k of the run
-PATIENCE = 4  # draws for each conformer asked for, at most
+PATIENCE, LEAST = 4, 10  # draws for each conformer asked for at most, and for all of a molecule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +153,7 @@ def conformers(
         progress: told of molecules done and all.
 
     Raises:
-        UserError: an argument out of range. Ctrl-C ends the run between two tiles and keeps what is whole.
+        UserError: an argument out of range. Ctrl-C ends the run between two tiles and keeps the molecules it has done.
     """
     if not 1 <= num <= MOST:
         raise UserError(f"--num: expected 1 to {MOST}, got {num}")
@@ -170,40 +167,41 @@ def conformers(
     run = ConformerRun(requested=num, seed=seed, steps=steps)
     run.refused = [record for record in records if isinstance(record, Refused)]
     readable = [record for record in records if isinstance(record, Record)]
-    began = time.perf_counter()
-    try:
-        for done, record in enumerate(readable):
-            progress(done, len(readable))
-            run.ensembles.append(_ensemble(record, num, model=model, seed=seed, steps=steps))
-    except KeyboardInterrupt:
-        run.interrupted = True
+    began, some = time.perf_counter(), max(1, TOGETHER // num)
+    for first in range(0, len(readable), some):
+        ensembles = [Ensemble(record=record) for record in readable[first : first + some]]
+        try:
+            for done in _filled(ensembles, num, model=model, seed=seed, steps=steps):
+                progress(first + done, len(readable))
+        except KeyboardInterrupt:
+            run.interrupted = True
+        run.ensembles += [one for one in ensembles if not _missing(one, num)]
+        if run.interrupted:
+            break
     run.seconds = time.perf_counter() - began
     return run
 
 
-def _ensemble(record: Record, num: int, *, model: ConformerModel, seed: int, steps: int) -> Ensemble:
-    found = Ensemble(record=record)
-    for draw, position in _draws(record, model=model, seed=seed, steps=steps):
-        with held_back():
-            reasons = refusals(record.mol, position, record.fixed)
-        found.drawn += 1
-        found.reasons.update(reasons)
-        if not reasons:
-            found.conformers.append(Conformer(draw=draw, position=position))
-        if len(found.conformers) == num or found.drawn >= max(PATIENCE * num, TILE):
-            return found
-    return found
+def _filled(ensembles: Sequence[Ensemble], num: int, *, model: ConformerModel, seed: int, steps: int) -> Iterator[int]:
+    """Draw for all ensembles together until none misses any; tells after each draw how many are whole."""
+    whole = 0
+    while True:
+        places = [(one, one.drawn + k) for one in ensembles for k in range(_missing(one, num))]
+        if not places:
+            return
+        asked = [Asked(record=one.record, draw=number) for one, number in places]
+        for place, position in draw(asked, model=model, seed=seed, steps=steps):
+            one, number = places[place]
+            with held_back():
+                reasons = refusals(one.record.mol, position, one.record.fixed)
+            one.drawn += 1
+            one.reasons.update(reasons)
+            if not reasons:
+                one.conformers.append(Conformer(draw=number, position=position))
+            whole += not _missing(one, num)
+            yield whole
 
 
-def _draws(record: Record, *, model: ConformerModel, seed: int, steps: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The draws of a molecule, one after another; always TILE of them together, so that each is the same to the bit."""
-    device = next(model.denoiser.parameters()).device
-    condition = {name: value.to(device) for name, value in condition_of([record.graph] * TILE).items()}
-    part = None
-    if record.fixed:
-        root = torch.as_tensor(harmonic_of(record.graph)[0], device=device)
-        part = RigidPart.of(record.fixed, record.mol.GetConformer().GetPositions(), root)
-    for first in range(0, STRIDE - TILE, TILE):
-        index = record.number * STRIDE + first + torch.arange(TILE, device=device)
-        x = positions(model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps, part=part)
-        yield from zip(range(first, first + TILE), x.double().cpu().numpy(), strict=True)
+def _missing(one: Ensemble, num: int) -> int:
+    """How many more draws of a molecule to look at."""
+    return min(num - len(one.conformers), max(PATIENCE * num, LEAST) - one.drawn)

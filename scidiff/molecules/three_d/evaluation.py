@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdDetermineBonds
 
 from scidiff.errors import UserError, one_line
-from scidiff.molecules.three_d.measures import relaxed
-from scidiff.molecules.three_d.oracle import clashes, connected
-from scidiff.molecules.three_d.stability import VALENCE, stable_atoms
+from scidiff.molecules.three_d import busting
+from scidiff.molecules.three_d.judging import Judged, judged
+from scidiff.molecules.three_d.shapes import distances, shapes
+from scidiff.molecules.three_d.stability import VALENCE
 
 UNREADABLE, FLAT = "not a valid structure", "no 3-D coordinates"
 STRANGE = "elements other than H, C, N, O, F: no rule of stability"
@@ -28,26 +28,40 @@ class Evaluation3D:
         records: structures in the file.
         refused: number and reason of those without a geometry that the rules know.
         stable_atoms, stable_molecules: by EDM's rule (`stability`); of atoms, over the records read.
+        midi_atoms, midi_molecules, revisited_atoms, revisited_molecules: by two rules that count the bonds as written
+            (`valences`).
         valid: the bonds as written are a molecule for RDKit, in one part.
+        valid_by_distance: what EDM's rule reads from distances is a molecule for RDKit, its largest part taken.
         bonds: distances agree with the bonds as written, and no others.
         perceived: RDKit finds the written molecule from elements, coordinates and charge alone (xyz2mol).
         unclashed: no two atoms four or more bonds apart touch.
         unique: distinct canonical SMILES, with the stereochemistry of the coordinates, among the valid.
         novel: of the distinct ones without stereochemistry, those not in the training set; NaN without one.
         strain: median energy that relaxing by MMFF94 frees, kcal/mol.
+        posebusters: all checks of PoseBusters for single molecules pass; NaN without the package.
+        bond_lengths, bond_angles, torsions: distances to a reference, in angstrom and degrees (`shapes`); NaN without.
     """
 
     records: int
     refused: tuple[tuple[int, str], ...] = field(default=())
     stable_atoms: float
     stable_molecules: float
+    midi_atoms: float
+    midi_molecules: float
+    revisited_atoms: float
+    revisited_molecules: float
     valid: float
+    valid_by_distance: float
     bonds: float
     perceived: float
     unclashed: float
     unique: float
     novel: float
     strain: float
+    posebusters: float = math.nan
+    bond_lengths: float = math.nan
+    bond_angles: float = math.nan
+    torsions: float = math.nan
 
     def as_dict(self) -> dict[str, object]:
         """The measures by name, for JSON; what is not known is None."""
@@ -63,6 +77,7 @@ def evaluate(
     path: Path,
     *,
     training: Iterable[str] | None = None,
+    reference: Path | None = None,
     limit: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation3D:
@@ -71,41 +86,44 @@ def evaluate(
     Args:
         path: the file.
         training: SMILES of what was learned from, for novelty.
+        reference: an SDF of molecules whose shapes are those wanted.
         limit: judge only the first so many records.
         progress: told of records done.
 
     Raises:
-        UserError: the file cannot be read, or no record of it can be judged.
+        UserError: a file cannot be read, or no record of it can be judged.
     """
+    mols, refused = _read(path, limit)
+    known = None if reference is None else shapes(_read(reference, None)[0])
+    results = []
+    for done, mol in enumerate(mols, 1):
+        results.append(judged(mol))
+        progress(done)
+    apart = {} if known is None else distances(shapes(mols), known)
+    records = len(mols) + len(refused)
+    busted = sum(busting.passed(mols)) / records if busting.available() else math.nan
+    return Evaluation3D(
+        records=records,
+        refused=tuple(refused),
+        **shares(results, records, training),
+        posebusters=busted,
+        **{name.replace(" ", "_"): value for name, value in apart.items()},
+    )
+
+
+def _read(path: Path, limit: int | None) -> tuple[list[Chem.Mol], list[tuple[int, str]]]:
+    """The molecules that can be judged, and number and reason of the others."""
     try:
         with path.open("rb") as stream, rdBase.BlockLogs():
             mols = list(Chem.ForwardSDMolSupplier(stream, removeHs=False))[:limit]
     except OSError as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
-    refused, judged = [], []
-    for number, mol in enumerate(mols, 1):
-        reason = _unjudged(mol)
-        if reason:
-            refused.append((number, reason))
-        else:
-            judged.append(_judged(mol))
-        progress(number)
-    if not judged:
+    reasons = [_unjudged(mol) for mol in mols]
+    refused = [(number, reason) for number, reason in enumerate(reasons, 1) if reason]
+    if len(refused) == len(mols):
         first = f"record 1: {refused[0][1]}" if refused else "no records"
         raise UserError(f"expected structures with coordinates in {path}, found none ({first})")
-    return _account(judged, len(mols), tuple(refused), training)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Judged:
-    atoms: np.ndarray
-    valid: bool
-    bonds: bool
-    perceived: bool
-    unclashed: bool
-    smiles: str
-    flat: str
-    strain: float
+    return [mol for mol, reason in zip(mols, reasons, strict=True) if not reason], refused
 
 
 def _unjudged(mol: Chem.Mol | None) -> str:
@@ -117,60 +135,26 @@ def _unjudged(mol: Chem.Mol | None) -> str:
     return STRANGE if any(atom.GetAtomicNum() not in VALENCE for atom in mol.GetAtoms()) else ""
 
 
-def _judged(mol: Chem.Mol) -> _Judged:
-    number = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    position = mol.GetConformer().GetPositions()
-    with rdBase.BlockLogs():
-        Chem.AssignStereochemistryFrom3D(mol)
-        flat = Chem.RemoveHs(mol)
-        smiles = Chem.MolToSmiles(flat)
-        strain = relaxed(mol, position)[1]
-    plain = Chem.MolToSmiles(flat, isomericSmiles=False)
-    return _Judged(
-        atoms=stable_atoms(number, position),
-        valid=len(Chem.GetMolFrags(mol)) == 1,
-        bonds=connected(number, position, Chem.GetAdjacencyMatrix(mol).astype(bool)),
-        perceived=_perceived(mol) == plain,
-        unclashed=not clashes(number, position, Chem.GetDistanceMatrix(mol)),
-        smiles=smiles,
-        flat=plain,
-        strain=strain,
-    )
-
-
-def _perceived(mol: Chem.Mol) -> str:
-    """The SMILES that RDKit gives to elements, coordinates and charge; empty if it finds no molecule."""
-    bare = Chem.RWMol()
-    for atom in mol.GetAtoms():
-        bare.AddAtom(Chem.Atom(atom.GetAtomicNum()))
-    bare.AddConformer(mol.GetConformer(), assignId=True)
-    try:
-        with rdBase.BlockLogs():
-            rdDetermineBonds.DetermineBonds(bare, charge=Chem.GetFormalCharge(mol))
-            return Chem.MolToSmiles(Chem.RemoveHs(bare), isomericSmiles=False)
-    except (ValueError, RuntimeError):
-        return ""
-
-
-def _account(
-    judged: list[_Judged], records: int, refused: tuple[tuple[int, str], ...], training: Iterable[str] | None
-) -> Evaluation3D:
-    valid = [one for one in judged if one.valid]
+def shares(results: Sequence[Judged], records: int, training: Iterable[str] | None = None) -> dict[str, float]:
+    """The measures of `Evaluation3D` that need no more than single molecules, of so many records."""
+    valid = [one for one in results if one.valid]
     distinct = {one.flat for one in valid}
-    strains = np.array([one.strain for one in judged])
-    return Evaluation3D(
-        records=records,
-        refused=refused,
-        stable_atoms=float(np.concatenate([one.atoms for one in judged]).mean()),
-        stable_molecules=sum(bool(one.atoms.all()) for one in judged) / records,
-        valid=len(valid) / records,
-        bonds=sum(one.bonds for one in judged) / records,
-        perceived=sum(one.perceived for one in judged) / records,
-        unclashed=sum(one.unclashed for one in judged) / records,
-        unique=len({one.smiles for one in valid}) / max(len(valid), 1),
-        novel=math.nan if training is None else _share_new(distinct, training),
-        strain=float(np.nanmedian(strains)) if np.isfinite(strains).any() else math.nan,
-    )
+    strains = np.array([one.strain for one in results])
+    found = {}
+    for rule in ("stable", "midi", "revisited"):
+        atoms = [getattr(one, rule) for one in results]
+        found[f"{rule}_atoms"] = float(np.concatenate(atoms).mean())
+        found[f"{rule}_molecules"] = sum(bool(one.all()) for one in atoms) / records
+    return found | {
+        "valid": len(valid) / records,
+        "valid_by_distance": sum(bool(one.by_distance) for one in results) / records,
+        "bonds": sum(one.bonds for one in results) / records,
+        "perceived": sum(one.perceived for one in results) / records,
+        "unclashed": sum(one.unclashed for one in results) / records,
+        "unique": len({one.smiles for one in valid}) / max(len(valid), 1),
+        "novel": math.nan if training is None else _share_new(distinct, training),
+        "strain": float(np.nanmedian(strains)) if np.isfinite(strains).any() else math.nan,
+    }
 
 
 def _share_new(distinct: set[str], training: Iterable[str]) -> float:

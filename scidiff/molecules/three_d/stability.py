@@ -7,6 +7,7 @@ for that; an atom is stable if its bonds add up to its valence. Lengths in picom
 from __future__ import annotations
 
 import numpy as np
+from rdkit import Chem, rdBase
 
 VALENCE = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}
 _LENGTHS = (
@@ -46,3 +47,23 @@ def stable_atoms(number: np.ndarray, position: np.ndarray) -> np.ndarray:
     wanted = np.array([VALENCE[int(one)] for one in number])
     found: np.ndarray = bond_orders(number, position).sum(-1) == wanted
     return found
+
+
+def read_by_distance(number: np.ndarray, position: np.ndarray) -> str:
+    """The SMILES of the largest part of the molecule that the rule's bonds make, hydrogens written out.
+
+    Empty where RDKit takes it for none: EDM's validity. No atom is charged.
+    """
+    bare = Chem.RWMol()
+    for one in number.tolist():
+        bare.AddAtom(Chem.Atom(one))
+    orders = bond_orders(number, position)
+    for i, j in zip(*np.nonzero(np.tril(orders)), strict=True):
+        bare.AddBond(int(i), int(j), _TYPES[int(orders[i, j])])
+    with rdBase.BlockLogs():
+        if Chem.SanitizeMol(bare, catchErrors=True):
+            return ""
+        return Chem.MolToSmiles(max(Chem.GetMolFrags(bare, asMols=True), key=Chem.Mol.GetNumAtoms))
+
+
+_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}

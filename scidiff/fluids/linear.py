@@ -1,0 +1,138 @@
+r"""Linear facts R x = y in a metric S, factorised once: the nearest point, and what the facts leave free.
+
+    nearest = c - S R^T (R S R^T)^-1 (R c - y),        S' = S - S R^T (R S R^T)^-1 R S
+
+R is kept on the places that it reads, which are few where instruments are points. Every S here is that of a flow which
+shifts along x leave alike (Leray's projection, covariances), so a table of it between lines of the grid, by distance
+along x, tells all its entries, with those of a few patterns added; only metrics written out as matrices have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+RIDGE = 1e-12  # of a Gram matrix's diagonal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The entries of an S that shifts along x leave alike, plus F^T F.
+
+    Attributes:
+        values: between lines and by distance along x, [C H, C H, W].
+        patterns: F, [E, D].
+    """
+
+    values: Tensor
+    patterns: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        spread: Callable[[Tensor], Tensor],
+        shape: tuple[int, int, int],
+        like: Tensor,
+        *,
+        patterns: Tensor | None = None,
+    ) -> Table:
+        """From what S does, [..., D] -> [..., D], on fields of a shape, and from F [E, D]."""
+        channels, height, width = shape
+        lines = channels * height
+        impulses = torch.zeros(lines, lines, width, dtype=torch.float64, device=like.device)
+        impulses[:, :, 0] = torch.eye(lines, dtype=torch.float64, device=like.device)
+        values = spread(impulses.flatten(1)).reshape(lines, lines, width)
+        return cls(values=values, patterns=values.new_zeros(0, lines * width) if patterns is None else patterns)
+
+    def between(self, a: Tensor, b: Tensor) -> Tensor:
+        """S between places [..., A] and [..., B] of the flattened field: [..., A, B]."""
+        width = self.values.shape[-1]
+        apart = (b[..., None, :] - a[..., :, None]) % width
+        found = self.values[(a // width)[..., :, None], (b // width)[..., None, :], apart]
+        if not len(self.patterns):
+            return found
+        return found + self.patterns.T[a] @ self.patterns.T[b].mT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Linear facts, factorised in one metric.
+
+    Attributes:
+        places: that R reads, int64 [P].
+        weights: R on them, [M, P].
+        values: y, [M].
+        spread: S, [..., D] -> [..., D].
+        size: D.
+        table: of S; None: it has none.
+        factor: of R S R^T, lower, [M, M].
+    """
+
+    places: Tensor
+    weights: Tensor
+    values: Tensor
+    spread: Callable[[Tensor], Tensor]
+    size: int
+    table: Table | None = field(repr=False)
+    factor: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.table is not None and len(self.places) <= 2 * len(self.weights):
+            gram = self.weights @ self.table.between(self.places, self.places) @ self.weights.T
+        else:
+            gram = self.reach[:, self.places] @ self.weights.T
+        gram = gram + torch.diag(RIDGE * gram.diagonal())
+        object.__setattr__(self, "factor", torch.linalg.cholesky_ex(gram).L)
+
+    @classmethod
+    def of(cls, rows: Tensor, values: Tensor, spread: Callable[[Tensor], Tensor], table: Table | None) -> Linear:
+        """Facts of rows R [M, D], independent, in the metric S."""
+        places = (rows != 0).any(0).nonzero()[:, 0]
+        weights, size = rows[:, places], rows.shape[1]
+        return cls(places=places, weights=weights, values=values, spread=spread, size=size, table=table)
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """R S, [M, D]."""
+        rows = self._lifted(torch.eye(len(self.weights), dtype=self.weights.dtype, device=self.weights.device))
+        return self.spread(rows) if len(rows) else rows
+
+    def onto(self, c: Tensor) -> Tensor:
+        """The nearest points that meet the facts: [N, D] -> [N, D]."""
+        if not len(self.values):
+            return c
+        for _ in range(2):
+            c = c - self.spread(self._lifted(self._solved(self._seen(c) - self.values)))
+        return c
+
+    def within(self, g: Tensor) -> Tensor:
+        """S' g: [..., D] -> [..., D]."""
+        if not g.numel():
+            return g
+        moved = self.spread(g)
+        if not len(self.values):
+            return moved
+        return moved - self.spread(self._lifted(self._solved(self._seen(moved))))
+
+    def entries(self, at: Tensor) -> Tensor:
+        """S' between entries [N, K]: [N, K, K]."""
+        if self.table is None:
+            raise TypeError("expected a metric that shifts along x leave alike")
+        reach = self.reach.T[at]
+        return self.table.between(at, at) - reach @ self._solved(reach).mT
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """R x: [..., M]."""
+        return x[..., self.places] @ self.weights.T
+
+    def _lifted(self, share: Tensor) -> Tensor:
+        """R^T share: [..., D]."""
+        return share.new_zeros(*share.shape[:-1], self.size).index_copy(-1, self.places, share @ self.weights)
+
+    def _solved(self, off: Tensor) -> Tensor:
+        """(R S R^T)^-1 for vectors [..., M]."""
+        return torch.cholesky_solve(off.flatten(0, -2).T, self.factor).T.reshape(off.shape)

@@ -1,0 +1,69 @@
+"""What `scidiff fluids` asks of a model, whichever it is: draw, certify, tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scidiff import weights as files
+from scidiff.fluids import ensemble, fields
+from scidiff.fluids.asked import Asked
+from scidiff.fluids.ensemble import Ensemble
+from scidiff.fluids.model import FlowModel, packaged
+from scidiff.fluids.report import Pictures, pictures_of
+from scidiff.fluids.winds import WindModel
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PACKAGED = ("kolmogorov", "winds")
+
+
+def load(name: str, *, device: torch.device | str = "cpu") -> FlowModel | WindModel:
+    """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them."""
+    folder = packaged(name) if name in PACKAGED else Path(name)
+    held = files.load(folder)
+    kind = WindModel if "winds" in held.config else FlowModel
+    return kind.of(held, folder, device=device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowTask:
+    """Flows under what was asked for."""
+
+    model: FlowModel
+    asked: Asked
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Of the model."""
+        return self.model.card
+
+    @property
+    def sensors(self) -> int:
+        """How many values were measured."""
+        return len(self.asked.sensors)
+
+    def draw(
+        self, *, samples: int, seed: int, calls: int | None, progress: Callable[[int, int], None] | None = None
+    ) -> Ensemble:
+        """The ensemble."""
+        constraint, calls = self.asked.constraint(self.model.config), calls or ensemble.CALLS
+        return ensemble.draw(self.model, constraint, samples=samples, seed=seed, calls=calls, progress=progress)
+
+    def certificate(self, found: Ensemble) -> dict[str, np.ndarray]:
+        """How far each field is from each thing asked for, relative: name -> [S]."""
+        return self.asked.certificate(found, self.model.config)
+
+    def dataset(self, found: Ensemble, attributes: Mapping[str, Any]) -> xr.Dataset:
+        """The ensemble over (realization, time, y, x)."""
+        return fields.dataset(found, self.model.config, attributes)
+
+    def pictures(self, found: Ensemble) -> Pictures:
+        """For the report."""
+        return pictures_of(found, self.asked, self.model)
