@@ -13,6 +13,7 @@ from scidiff.timeseries.forecast_scores import diebold_mariano
 
 OURS, COHERENT = "scidiff", "scidiff, coherent"
 STATISTICAL = ("seasonal naive", "seasonal naive + past errors", "AutoETS", "AutoARIMA", "VAR")
+SOMETIMES = {COHERENT, "VAR"}  # which need a hierarchy, or several variables
 WORSE, COVERED = 0.02, 0.02  # than the best statistical method; from nominal
 Run = Mapping[str, Any]  # data, seed, horizon, origins, scores, crps, seconds, coherence
 
@@ -20,19 +21,20 @@ Run = Mapping[str, Any]  # data, seed, horizon, origins, scores, crps, seconds, 
 def tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Scores by data set and method, and mean ranks."""
     lines: list[list[Any]] = []
-    ranks: dict[str, list[float]] = {}
+    means: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(run["data"] for run in runs):
         own = [run for run in runs if run["data"] == name]
-        means = {method: statistics.fmean(values) for method, values in _crps(own).items()}
-        for method, rank in zip(means, stats.rankdata(list(means.values())), strict=True):
-            ranks.setdefault(method, []).append(float(rank))
-        lines += [_line(own, method) for method in means]
+        means[name] = {method: statistics.fmean(values) for method, values in _crps(own).items()}
+        lines += [_line(own, method) for method in means[name]]
+    every = {method for found in means.values() for method in found} - SOMETIMES
+    whole = [{method: found[method] for method in every} for found in means.values() if every <= set(found)]
+    ranks = np.mean([stats.rankdata([found[method] for method in sorted(every)]) for found in whole], axis=0)
     columns = ["data", "method", "CRPS", "MASE", "energy", "in 80 %", "in 95 %", "scidiff's CRPS less its own",
                "fitting s", "an origin s"]  # fmt: skip
-    count = len(dict.fromkeys(run["data"] for run in runs))
-    everywhere = sorted((statistics.fmean(own), method) for method, own in ranks.items() if len(own) == count)
-    rest = {"title": f"Mean rank by CRPS over {count} data sets", "columns": ["method", "rank"],
-            "rows": [[method, f"{rank:.2f}"] for rank, method in everywhere]}  # fmt: skip
+    everywhere = sorted(zip(np.atleast_1d(ranks), sorted(every), strict=True)) if whole else []
+    title = f"Mean rank by CRPS over the {len(whole)} data sets that all were run on"
+    order = [[method, f"{rank:.2f}"] for rank, method in everywhere]
+    rest = {"title": title, "columns": ["method", "rank"], "rows": order}
     return [{"title": "Forecasts from rolling origins", "columns": columns, "rows": lines}, rest]
 
 
