@@ -4,8 +4,8 @@
 
 * `cost` and `feasibility`: velocities, a random flow of unit root mean square (vorticity of spectrum exp(-k / 2)) plus
   white noise of a fifth of it. Sensors see u and v of the flow at 123 grid points, 3 % of 64 x 64; energy and enstrophy
-  are the flow's, bounds 0.95 of its extremes or what sensors saw, so that some points sit on them. Times are of one
-  core, in batches of 32 (fewer above 64 x 64), and do not count what is factorised once.
+  are the flow's, bounds 0.95 of its extremes or what sensors saw, so that some points sit on them. Times are the
+  processor's, one core, in batches of 32 (fewer above 64 x 64), and do not count what is factorised once.
 * `likeness`: one vorticity field each from the sensors (1 % of the points), the energy and the enstrophy of test
   fields, beside fields drawn without constraints. Averaged over what is measured, both follow the data if nothing
   collapses. Distance: Wasserstein's of order 2 to as many fields of other trajectories, by assignment. Tendency: the
@@ -91,14 +91,14 @@ def sets(box: Box, truth: Tensor, seed: int) -> dict[str, Joined]:
 
 
 def milliseconds(constraint: Joined, x: Tensor, repeats: int) -> float:
-    """The median time of a projection, a field; what is factorised once is not counted."""
+    """The median processor time of a projection, a field; what is factorised once is not counted."""
     layout = Layout.dense(len(x), {LEAF: tuple(x.shape[1:])})
     constraint.project({LEAF: x[:1]}, Layout.dense(1, {LEAF: tuple(x.shape[1:])}))
     taken = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         constraint.project({LEAF: x}, layout)
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
     return 1000 * float(np.median(taken)) / len(x)
 
 
@@ -116,7 +116,7 @@ def costs(seed: int, quick: bool) -> list[dict[str, Any]]:
     log = np.log(np.array(resolutions, dtype=float) ** 2)
     rows = [[name, *times, float(np.polyfit(log, np.log(times), 1)[0])] for name, times in found.items()]
     columns = ["constraints", *(f"{side} x {side}" for side in resolutions), "exponent of points"]
-    title = "Milliseconds a field to meet constraints, one core; what is factorised once not counted"
+    title = "Milliseconds of processor time a field to meet constraints, one core; what is factorised once not counted"
     return [{"title": title, "columns": columns, "rows": rows}]
 
 
@@ -152,9 +152,9 @@ def feasibility(seed: int, count: int) -> list[dict[str, Any]]:
             size = min(BATCH, done - first)
             layout = Layout.dense(size, {LEAF: constraint.shape})
             x = truth + ROUGH * noise(size, constraint.shape, seed=seed, step=3, first=first)
-            began = time.perf_counter()
+            began = time.process_time()
             state = constraint.project({LEAF: x.to(dtype)}, layout)
-            seconds += time.perf_counter() - began
+            seconds += time.process_time() - began
             held += int((constraint.violation(state, layout) == 0).sum())
             diverged += int((~state[LEAF].isfinite()).flatten(1).any(1).sum())
             for name, off in worst(constraint, state[LEAF].double(), box).items():
