@@ -71,7 +71,7 @@ def scaled(context: Floats, season: int) -> Scaled:
     scale = np.where(scale > 0, scale, 1.0)
     values = (context - mean) / scale
     filled = values.copy()
-    for step in range(filled.shape[1]):
+    for step in np.flatnonzero(~seen.all((0, 2))):
         gap = np.isnan(filled[:, step])
         earlier = filled[:, step - season] if step >= season else np.zeros_like(filled[:, step])
         filled[:, step] = np.where(gap, earlier, filled[:, step])
