@@ -19,7 +19,7 @@ from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.records import Record
 from scidiff.molecules.three_d.ruled import Ruled
 
-TILE = 16  # draws in a tile
+TILE, TILE_HELD = 16, 4  # draws in a tile, and in one of a molecule that is held, which has none to fill it up
 STRIDE = 4096  # draws of a molecule, at most; draw k of record number r is sample r * STRIDE + k of the run
 LATE = 0.9  # the time from which on rules of shape are met: early estimates are averages of many shapes
 
@@ -50,8 +50,9 @@ def draw(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: int
     for place, one in enumerate(asked):
         alike.setdefault(_kind(one.record), []).append(place)
     for places in alike.values():
-        for first in range(0, len(places), TILE):
-            tile = places[first : first + TILE]
+        size = _size(asked[places[0]].record)
+        for first in range(0, len(places), size):
+            tile = places[first : first + size]
             found = _tile([asked[place] for place in tile], model=model, seed=seed, steps=steps)
             yield from zip(tile, found, strict=False)
 
@@ -61,10 +62,15 @@ def _kind(record: Record) -> Hashable:
     return ("held", record.number) if record.fixed or record.rules else record.mol.GetNumAtoms()
 
 
+def _size(record: Record) -> int:
+    """Draws in a tile."""
+    return TILE_HELD if record.fixed or record.rules else TILE
+
+
 def _tile(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: int) -> np.ndarray:
-    """Positions [TILE, n, 3]; those beyond the ones asked for are copies."""
+    """Positions of a whole tile, [B, n, 3]; those beyond the ones asked for are copies."""
     device = next(model.denoiser.parameters()).device
-    filled = [*asked, *[asked[-1]] * (TILE - len(asked))]
+    filled = [*asked, *[asked[-1]] * (_size(asked[0].record) - len(asked))]
     condition = {name: x.to(device) for name, x in condition_of([one.record.graph for one in filled]).items()}
     index = torch.tensor([one.record.number * STRIDE + one.draw for one in filled], device=device)
     held, start = _held(asked[0].record, device)
