@@ -9,11 +9,10 @@ to two columns along a parallel, drawn anew for every visit. The loss is in unit
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from argparse import Namespace
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,41 +23,24 @@ from _training import account, run
 from train_fluids import TIMES, arguments, validate
 from winds import fetch, read
 
+from scidiff.fluids.symmetries import FieldBatches
 from scidiff.fluids.winds import LEAF, WindConfig, WindModel, climatology_of, covariance_of, eofs_of, seasons, stacked
-from scidiff.noise import Noise
 from scidiff.objective import loss as objective_loss
-from scidiff.state import Layout
-from scidiff.training.batches import Batch, permutation
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
 FARTHEST = 2  # columns
 
 
-class WindBatches:
-    """Fields [S, 1, 2 H, W] in batches of `size`, shuffled every epoch, each shifted a little along x."""
+class WindBatches(FieldBatches):
+    """Fields [S, 1, 2 H, W], each shifted a little along x."""
 
-    def __init__(self, fields: Tensor, *, size: int, seed: int) -> None:
-        self._fields, self._size, self._seed = fields, size, seed
-        self.batches_per_epoch, self.samples_per_batch = len(fields) // size, float(size)
-        digest = hashlib.sha256(f"{size} {seed}".encode())
-        digest.update(fields.contiguous().view(torch.uint8).numpy().tobytes())
-        self.fingerprint = digest.hexdigest()
-        self._order = lru_cache(maxsize=2)(self._epoch)
+    key, draws = "shift", 1
 
-    def _epoch(self, epoch: int) -> Tensor:
-        return permutation(len(self._fields), seed=self._seed, epoch=epoch, kind="samples")
-
-    def at(self, position: int) -> Batch:
-        """The batch at a position."""
-        epoch, place = divmod(position, self.batches_per_epoch)
-        chosen = self._order(epoch)[place * self._size : (place + 1) * self._size]
-        visit = (epoch * len(self._fields) + place * self._size + torch.arange(len(chosen))) % 2**32
-        rows = Layout.dense(len(chosen), {"shift": (1,)}).rows("shift")
-        uniform = Noise(seed=self._seed, index=visit).at("shift", 0, rows).uniform()[:, 0]
-        shift = (uniform * (2 * FARTHEST + 1)).long() - FARTHEST
-        moved = torch.stack([self._fields[k].roll(int(by), -1) for k, by in zip(chosen, shift, strict=True)])
-        return Batch(x_0={LEAF: moved}, layout=Layout.dense(len(chosen), {LEAF: moved.shape[1:]}), index=visit)
+    def move(self, fields: Tensor, u: Tensor) -> Tensor:
+        """[B, 1, 2 H, W] -> the same, shifted by up to `FARTHEST` columns."""
+        shift = (u[:, 0] * (2 * FARTHEST + 1)).long() - FARTHEST
+        return torch.stack([field.roll(int(by), -1) for field, by in zip(fields, shift, strict=True)])
 
 
 def anomalies(path: Path, split: str, climatology: Tensor) -> Tensor:
@@ -93,7 +75,7 @@ def main(options: Namespace) -> None:
     result = train(
         model.denoiser,
         model.processes,
-        WindBatches(fields, size=options.batch, seed=options.seed),
+        WindBatches(fields, leaf=LEAF, size=options.batch, seed=options.seed, told=f"{options.batch} {options.seed}"),
         config,
         out=options.out,
         resume=options.resume,

@@ -13,6 +13,7 @@ from torch import Tensor
 from scidiff.errors import UserError, one_line
 from scidiff.fluids import functionals
 from scidiff.fluids.constraints import Measured
+from scidiff.fluids.measured_rows import Row, csv_rows, empty, number, refuse_twins
 from scidiff.fluids.model import LEAF, FlowConfig
 from scidiff.fluids.oracle import Instrument
 from scidiff.fluids.spectral import Box
@@ -47,7 +48,9 @@ def read_sensors(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
         raise UserError(f"{path}: expected at least one measured value of {', '.join(QUANTITIES)}, got none")
     if len(found) > _MOST:
         raise UserError(f"{path}: expected at most {_MOST:,} measured values, got {len(found):,}")
-    _refuse_twins(found)
+    refuse_twins(
+        ((one.kind, one.quantity, *(round(z, 9) for z in (*one.start, *one.end))), one) for one in found
+    )  # fmt: skip
     return tuple(found)
 
 
@@ -115,26 +118,8 @@ def _rows(kind: str, quantity: str, tools: Sequence[Instrument], box: Box) -> Te
     return functionals.through_vorticity(box, torch.stack([seen, none] if quantity == "u" else [none, seen], 1))
 
 
-Row = tuple[str, Mapping[str, Any]]
-
-
 def _csv(path: Path) -> list[Row]:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a CSV table, got one that cannot be read: {one_line(error)}") from None
-    table.columns = [str(name).strip().lower() for name in table.columns]
-    unknown = [name for name in table.columns if name not in (*_PLACES, *QUANTITIES)]
-    if unknown:
-        raise UserError(f"{path}: expected columns out of {', '.join((*_PLACES, *QUANTITIES))}, got {unknown[0]!r}")
-    missing = [name for name in ("x", "y") if name not in table.columns]
-    if missing or not set(QUANTITIES) & set(table.columns):
-        raise UserError(
-            f"{path}: expected the columns x, y and one of {', '.join(QUANTITIES)}, got {', '.join(table.columns)}"
-        )
-    return [(f"{path}, line {line}", row) for line, row in enumerate(table.to_dict("records"), 2)]
+    return csv_rows(path, places=("x", "y"), optional=_PLACES[2:], quantities=QUANTITIES)
 
 
 def _opened(path: Path) -> tuple[xr.Dataset, list[str]]:
@@ -217,7 +202,7 @@ def _listed(held: xr.Dataset) -> str:
 def _instruments(where: str, row: Mapping[str, Any], box: Box) -> list[Instrument]:
     """What one row tells: an instrument for each quantity that is not empty."""
     kind = str(row.get("kind", "") or "").strip().lower()
-    ends = [not _empty(row.get(name)) for name in ("x_end", "y_end")]
+    ends = [not empty(row.get(name)) for name in ("x_end", "y_end")]
     kind = kind or ("point" if not any(ends) else "")
     if kind not in _KINDS:
         raise UserError(f"{where}: expected kind point, line or area, got {kind or 'none'!r}")
@@ -233,46 +218,17 @@ def _instruments(where: str, row: Mapping[str, Any], box: Box) -> list[Instrumen
             quantity=quantity,
             start=start,
             end=end,
-            value=_number(where, quantity, row[quantity]),
+            value=number(where, quantity, row[quantity]),
             name=f"{quantity} of {where}",
         )
         for quantity in QUANTITIES
-        if not _empty(row.get(quantity))
+        if not empty(row.get(quantity))
     ]
 
 
 def _place(where: str, row: Mapping[str, Any], names: tuple[str, str], box: Box) -> tuple[float, float]:
-    y, x = (_number(where, name, row.get(name, "")) for name in names)
+    y, x = (number(where, name, row.get(name, "")) for name in names)
     for name, value, length in zip(names, (y, x), box.lengths, strict=True):
         if not 0 <= value <= length:
             raise UserError(f"{where}: expected {name} in the domain [0, {length:.6g}], got {value:g}")
     return y, x
-
-
-def _empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _number(where: str, name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        told = "an empty cell" if _empty(value) else repr(str(value))
-        raise UserError(f"{where}: expected a finite number for {name}, got {told}")
-    return number
-
-
-def _refuse_twins(tools: Sequence[Instrument]) -> None:
-    """UserError for the same quantity measured twice at one place."""
-    seen: dict[tuple[Any, ...], Instrument] = {}
-    for tool in tools:
-        key = (tool.kind, tool.quantity, *(round(z, 9) for z in (*tool.start, *tool.end)))
-        other = seen.setdefault(key, tool)
-        if other is not tool:
-            what = "contradicts" if other.value != tool.value else "repeats"
-            raise UserError(
-                f"{tool.name} ({tool.value:g}) {what} {other.name} ({other.value:g}): expected one value at a place; "
-                "leave one out"
-            )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scidiff.errors import UserError, one_line
 from scidiff.fluids.constraints import Measured
+from scidiff.fluids.measured_rows import Row, csv_rows, empty, number, refuse_twins
 from scidiff.fluids.winds import LEAF, WindConfig
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("u", "v")
 UNITS = ("m s-1", "m/s", "m s**-1", "m s^-1")
-_COLUMNS = ("lat", "lon", *COMPONENTS)
 _NETCDF = (".nc", ".nc4", ".cdf")
 _MOST = 2500
 
@@ -66,7 +66,7 @@ def read_stations(path: Path, config: WindConfig) -> tuple[Station, ...]:
         raise UserError(f"{path}: expected at least one measured value of u or v, got none")
     if len(found) > _MOST:
         raise UserError(f"{path}: expected at most {_MOST:,} measured values, got {len(found):,}")
-    _refuse_twins(found)
+    refuse_twins(((round(one.latitude, 9), round(one.longitude % 360, 9), one.component), one) for one in found)
     return tuple(found)
 
 
@@ -111,23 +111,8 @@ def misfit(winds: np.ndarray, stations: Sequence[Station], config: WindConfig) -
     return off / np.maximum(np.abs(winds).max((1, 2, 3)), 1e-300)[:, None]
 
 
-Row = tuple[str, Mapping[str, Any]]
-
-
 def _csv(path: Path) -> list[Row]:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a CSV table, got one that cannot be read: {one_line(error)}") from None
-    table.columns = [str(name).strip().lower() for name in table.columns]
-    unknown = [name for name in table.columns if name not in _COLUMNS]
-    if unknown:
-        raise UserError(f"{path}: expected columns out of {', '.join(_COLUMNS)}, got {unknown[0]!r}")
-    if not {"lat", "lon"} <= set(table.columns) or not set(COMPONENTS) & set(table.columns):
-        raise UserError(f"{path}: expected the columns lat, lon and u or v, got {', '.join(table.columns)}")
-    return [(f"{path}, line {line}", row) for line, row in enumerate(table.to_dict("records"), 2)]
+    return csv_rows(path, places=("lat", "lon"), quantities=COMPONENTS)
 
 
 def _netcdf(path: Path) -> list[Row]:
@@ -179,7 +164,7 @@ def _known(row: Mapping[str, float]) -> dict[str, float]:
 
 def _stations(where: str, row: Mapping[str, Any]) -> list[Station]:
     """What one row tells."""
-    latitude, longitude = (_number(where, name, row.get(name, "")) for name in ("lat", "lon"))
+    latitude, longitude = (number(where, name, row.get(name, "")) for name in ("lat", "lon"))
     for name, value, low, high in (("lat", latitude, -90, 90), ("lon", longitude, -180, 540)):
         if not low <= value <= high:
             raise UserError(f"{where}: expected {name} in [{low}, {high}] degrees, got {value:g}")
@@ -188,34 +173,9 @@ def _stations(where: str, row: Mapping[str, Any]) -> list[Station]:
             latitude=latitude,
             longitude=longitude,
             component=c,
-            value=_number(where, name, row[name]),
+            value=number(where, name, row[name]),
             name=f"{name} of {where}",
         )
         for c, name in enumerate(COMPONENTS)
-        if str(row.get(name, "")).strip()
+        if not empty(row.get(name))
     ]
-
-
-def _number(where: str, name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        told = repr(str(value)) if str(value).strip() else "an empty cell"
-        raise UserError(f"{where}: expected a finite number for {name}, got {told}")
-    return number
-
-
-def _refuse_twins(stations: Sequence[Station]) -> None:
-    """UserError for a component measured twice at one place."""
-    seen: dict[tuple[float, float, int], Station] = {}
-    for station in stations:
-        key = round(station.latitude, 9), round(station.longitude % 360, 9), station.component
-        other = seen.setdefault(key, station)
-        if other is not station:
-            what = "contradicts" if other.value != station.value else "repeats"
-            raise UserError(
-                f"{station.name} ({station.value:g}) {what} {other.name} ({other.value:g}): expected one value at a "
-                "place; leave one out"
-            )

@@ -10,7 +10,9 @@ On H points the last needs H / (2 n) to be whole.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -56,28 +58,35 @@ def symmetrised(matrices: Tensor, *, waves: int) -> Tensor:
     return total / (4 * waves)
 
 
-class FlowBatches:
-    """Fields in batches of `size`, shuffled every epoch, each moved by a symmetry drawn anew for every visit.
+class FieldBatches(ABC):
+    """Fields in batches of `size`, shuffled every epoch, each moved as drawn anew for every visit.
 
     Args:
-        fields: vorticities [S, H, W].
-        leaf: name of the leaf, [B, 1, H, W].
-        waves: n, of the force along y.
+        fields: [S, *shape].
+        leaf: name of the leaf.
         size: fields a batch.
-        seed: of the order and of the symmetries.
+        seed: of the order and of the moves.
+        told: what else decides a batch, for the fingerprint.
     """
 
-    def __init__(self, fields: Tensor, *, leaf: str, waves: int, size: int, seed: int = 0) -> None:
-        count, height, _ = fields.shape
-        if count < size or height % (2 * waves):
-            raise ValueError(f"expected at least {size} fields of a multiple of {2 * waves} rows, got {fields.shape}")
+    key: ClassVar[str]
+    """Of the noise."""
+    draws: ClassVar[int]
+    """Uniform numbers of a move."""
+
+    def __init__(self, fields: Tensor, *, leaf: str, size: int, seed: int, told: str) -> None:
+        if len(fields) < size:
+            raise ValueError(f"expected at least {size} fields, got {len(fields)}")
         self._fields, self._leaf, self._size, self._seed = fields, leaf, size, seed
-        self._waves, self._points = waves, height // (2 * waves)
-        self.batches_per_epoch, self.samples_per_batch = count // size, float(size)
-        digest = hashlib.sha256(f"{leaf} {waves} {size} {seed}".encode())
+        self.batches_per_epoch, self.samples_per_batch = len(fields) // size, float(size)
+        digest = hashlib.sha256(told.encode())
         digest.update(fields.contiguous().view(torch.uint8).numpy().tobytes())
         self.fingerprint = digest.hexdigest()
         self._order = lru_cache(maxsize=2)(self._epoch)
+
+    @abstractmethod
+    def move(self, fields: Tensor, u: Tensor) -> Tensor:
+        """Fields [B, *shape] as they are shown, [B, 1, H, W], by uniform numbers u [B, draws]."""
 
     def _epoch(self, epoch: int) -> Tensor:
         return permutation(len(self._fields), seed=self._seed, epoch=epoch, kind="samples")
@@ -87,14 +96,37 @@ class FlowBatches:
         epoch, place = divmod(position, self.batches_per_epoch)
         chosen = self._order(epoch)[place * self._size : (place + 1) * self._size]
         visit = (epoch * len(self._fields) + place * self._size + torch.arange(len(chosen))) % 2**32
-        rows = Layout.dense(len(chosen), {"symmetry": (3,)}).rows("symmetry")
-        u = Noise(seed=self._seed, index=visit).at("symmetry", 0, rows).uniform()
-        omega = moved(
-            self._fields[chosen],
-            shift=(u[:, 0] * self._fields.shape[-1]).long(),
+        rows = Layout.dense(len(chosen), {self.key: (self.draws,)}).rows(self.key)
+        shown = self.move(self._fields[chosen], Noise(seed=self._seed, index=visit).at(self.key, 0, rows).uniform())
+        layout = Layout.dense(len(chosen), {self._leaf: tuple(shown.shape[1:])})
+        return Batch(x_0={self._leaf: shown}, layout=layout, index=visit)
+
+
+class FlowBatches(FieldBatches):
+    """Vorticities [S, H, W] under the symmetries of a flow that is forced by n waves along y.
+
+    Args:
+        fields: [S, H, W].
+        leaf: name of the leaf, [B, 1, H, W].
+        waves: n.
+        size: fields a batch.
+        seed: of the order and of the symmetries.
+    """
+
+    key, draws = "symmetry", 3
+
+    def __init__(self, fields: Tensor, *, leaf: str, waves: int, size: int, seed: int = 0) -> None:
+        if fields.shape[1] % (2 * waves):
+            raise ValueError(f"expected fields of a multiple of {2 * waves} rows, got {fields.shape}")
+        super().__init__(fields, leaf=leaf, size=size, seed=seed, told=f"{leaf} {waves} {size} {seed}")
+        self._waves, self._points = waves, fields.shape[1] // (2 * waves)
+
+    def move(self, fields: Tensor, u: Tensor) -> Tensor:
+        """Shifted, turned and reflected, [B, H, W] -> [B, 1, H, W]."""
+        return moved(
+            fields,
+            shift=(u[:, 0] * fields.shape[-1]).long(),
             turned=u[:, 1] < 0.5,
             half_waves=(u[:, 2] * 2 * self._waves).long(),
             points=self._points,
-        )
-        layout = Layout.dense(len(chosen), {self._leaf: (1, *omega.shape[1:])})
-        return Batch(x_0={self._leaf: omega[:, None]}, layout=layout, index=visit)
+        )[:, None]

@@ -180,7 +180,7 @@ def test_winds_from_a_table_and_from_a_map_with_gaps(model, tmp_path) -> None:
         "lat,lon,u\n95,10,3\n": "line 2: expected lat in [-90, 90] degrees, got 95",
         "lat,lon,u\n5,10,3\n5,370,4\n": "line 3 (4) contradicts u of",
         "lat,lon,speed\n5,10,3\n": "got 'speed'",
-        "lat,u\n5,3\n": "expected the columns lat, lon and u or v",
+        "lat,u\n5,3\n": "expected the columns lat, lon and one of u, v",
         "lat,lon,u\n5,10,fast\n": "line 2: expected a finite number for u, got 'fast'",
         "lat,lon,u\n5,10,\n": "expected at least one measured value",
     }
