@@ -20,18 +20,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from _imputation_data import folder_of
-from imputation import SHIPPED, say, show, versions
-from molecules_moses import interval
+from _running import Table, guarded, interval, options, publish, say
+from imputation import SHIPPED
 
-from scidiff import atomic
-from scidiff.errors import UserError
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.detect import detect
 from scidiff.timeseries.frames import read_frame
@@ -99,8 +96,8 @@ def judged(table: pd.DataFrame, planted: Planted) -> dict[str, float]:
     return {**shares, "precision": float(found.loc["all", "precision"]), "accused": float(table["flagged"].mean())}
 
 
-def document(runs: list[dict[str, dict[str, float]]], chosen: argparse.Namespace) -> dict[str, Any]:
-    """The table, and what it was made of."""
+def table(runs: list[dict[str, dict[str, float]]], chosen: argparse.Namespace) -> Table:
+    """A line a method: shares found, in per cent."""
     columns = [*KINDS, "precision", "accused", "accused, nothing planted"]
     rows: list[list[Any]] = []
     for method in runs[0]:
@@ -114,21 +111,11 @@ def document(runs: list[dict[str, dict[str, float]]], chosen: argparse.Namespace
     title = (
         f"Planted errors found, {where}: {chosen.seeds} seeds of {chosen.stays} stays, rate {chosen.rate:g}; per cent"
     )
-    return {
-        "benchmark": "detection",
-        "quick": chosen.quick,
-        "seed": chosen.seed,
-        "tables": [{"title": title, "columns": ["method", *columns], "rows": rows}],
-        "runs": runs,
-        "versions": versions(),
-    }
+    return {"title": title, "columns": ["method", *columns], "rows": rows}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="8 of the vendored stays, 2 seeds")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "8 of the vendored stays, 2 seeds")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="PhysioNet 2012")
     parser.add_argument("--model", type=Path, default=SHIPPED, metavar="FOLDER", help="default: the shipped weights")
     parser.add_argument("--stays", type=int, help="a seed; default 60")
@@ -142,21 +129,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def run(chosen: argparse.Namespace) -> int:
+    path = sample_path() if chosen.quick else folder_of(chosen.data) / "set-b-long.csv.gz"
+    long, model = pd.read_csv(path), ImputerModel.load(chosen.model)
+    runs = [one_seed(long, model, chosen, chosen.seed + k) for k in range(chosen.seeds)]
+    return publish("detection", chosen, [table(runs, chosen)], runs=runs)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    chosen, began = parse(arguments), time.perf_counter()
-    try:
-        path = sample_path() if chosen.quick else folder_of(chosen.data) / "set-b-long.csv.gz"
-        long, model = pd.read_csv(path), ImputerModel.load(chosen.model)
-        found = document([one_seed(long, model, chosen, chosen.seed + k) for k in range(chosen.seeds)], chosen)
-    except UserError as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    show(found["tables"][0])
-    if chosen.json is not None:
-        atomic.write_json(chosen.json, {**found, "seconds": round(time.perf_counter() - began, 1)})
-    return 0
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -12,23 +12,19 @@ grid's, so that they only agree where the flow is resolved: the grid is as fine 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from imputation import show
+from _running import guarded, options, publish
 from torch import Tensor
 
-import scidiff
-from scidiff import atomic
 from scidiff.fluids.burgers import Burgers, advect_diffuse
 from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov
 from scidiff.fluids.spectral import Box
@@ -169,7 +165,6 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    began = time.perf_counter()
     torch.set_num_threads(1)
     rows = [measure(case) for case in cases(quick=arguments.quick, seed=arguments.seed)]
     missing = [] if "apart" in rows[0] else ["exponax: not installed (pip install exponax)"]
@@ -177,29 +172,15 @@ def run(arguments: argparse.Namespace) -> int:
     columns = ["flow", "our error", "exponax' error", "apart", "with half the steps", "ours ms", "exponax ms"]
     table = {"title": f"Flow solvers, {BATCH} fields of {'x'.join(map(str, rows[-1]['points']))} points, float64",
              "columns": columns, "rows": [[row.get(key) for key in keys] for row in rows]}  # fmt: skip
-    shown = table | {"rows": [[f"{c:.3g}" if isinstance(c, float) else c for c in row] for row in table["rows"]]}
-    show(shown)
     misses = [f"{row['case']}: expected to end within {BARS['apart']:g} of exponax, got {row['apart']:.2g}"
               for row in rows if row.get("apart", 0.0) > BARS["apart"]]  # fmt: skip
-    for text in misses + [f"missing: {text}" for text in missing]:
-        print(text, file=sys.stderr)
-    if arguments.json is not None:
-        versions = {"scidiff": scidiff.__version__, "torch": torch.__version__}
-        if not missing:
-            versions["exponax"] = importlib.metadata.version("exponax")
-        atomic.write_json(arguments.json, {
-            "benchmark": "flow_equations", "quick": arguments.quick, "seed": arguments.seed,
-            "seconds": round(time.perf_counter() - began, 1), "tables": [table], "flows": rows, "missing": missing,
-            "bars_missed": misses, "versions": versions})  # fmt: skip
-    return 1 if misses else 0
+    return publish("flow_equations", arguments, [table], misses=misses, missing=missing, packages=["exponax"],
+                   flows=rows)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a coarser grid and a thicker fluid")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    return run(parser.parse_args(arguments))
+    parser = options(__doc__, "a coarser grid and a thicker fluid")
+    return guarded(run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -31,14 +31,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from molecules_moses import interval
+from _running import Table, guarded, interval, options, publish, say
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from kolmogorov import fetch, read
 
-from scidiff import atomic, runs
-from scidiff.errors import UserError
 from scidiff.fluids import ensemble, oracle
 from scidiff.fluids.constraints import Curl
 from scidiff.fluids.joined import Joined, joined
@@ -205,11 +203,7 @@ def one_share(
             scores = judged(ensemble_, mean, case, bench)
             found[method].append({**scores, "seconds": time.perf_counter() - began})
         told = ", ".join(f"{m} {s[-1]['error']:.3f}" for m, s in found.items())
-        print(
-            f"{share:.0%} field {number + 1} of {truths.shape[0] * truths.shape[1]}: {told}",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{share:.0%} field {number + 1} of {truths.shape[0] * truths.shape[1]}: {told}")
     return found
 
 
@@ -244,7 +238,8 @@ def gains(found: dict[str, list[dict[str, Any]]], trajectories: int) -> dict[str
     return told
 
 
-def document(bench: Bench, truths: Tensor, chosen: argparse.Namespace) -> dict[str, Any]:
+def compared(bench: Bench, truths: Tensor, chosen: argparse.Namespace) -> tuple[list[Table], dict[str, dict[str, str]]]:
+    """The tables, and by how much the model is below kriging for each share of sensors."""
     columns = [
         "method",
         "error",
@@ -270,21 +265,11 @@ def document(bench: Bench, truths: Tensor, chosen: argparse.Namespace) -> dict[s
         body = [[f"{float(share):.0%}", gain["error"], gain["CRPS"]] for share, gain in below.items()]
         title = "How far scidiff lies below kriging, paired by trajectory; per cent"
         tables.append({"title": title, "columns": ["sensors", "error", "CRPS"], "rows": body})
-    return {
-        "benchmark": "fluids",
-        "quick": chosen.quick,
-        "seed": chosen.seed,
-        "tables": tables,
-        "below kriging": below,
-        "versions": runs.versions(),
-    }
+    return tables, below
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="2 fields, 19 samples, 6 calls")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "2 fields, 19 samples, 6 calls")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--fields", type=int, help="of each trajectory; default 1")
     parser.add_argument("--samples", type=int, help="of each field; default 19")
@@ -306,29 +291,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def run(chosen: argparse.Namespace) -> int:
+    model = FlowModel.load(chosen.model)
+    folder = fetch(trajectories=16, fields=2) if chosen.quick else fetch()
+    training = read(folder, "train").flatten(0, 1) / model.config.scale
+    held = read(folder, chosen.split) / model.config.scale
+    step = held.shape[1] // chosen.fields
+    truths = held[: 2 if chosen.quick else None, step // 2 :: step][:, : chosen.fields]
+    bench = Bench(model=model, training=training, samples=chosen.samples, calls=chosen.calls)
+    tables, below = compared(bench, truths, chosen)
+    return publish("fluids", chosen, tables, **{"below kriging": below})
+
+
 def main(arguments: list[str] | None = None) -> int:
-    chosen, began = parse(arguments), time.perf_counter()
-    try:
-        model = FlowModel.load(chosen.model)
-        folder = fetch(trajectories=16, fields=2) if chosen.quick else fetch()
-        training = read(folder, "train").flatten(0, 1) / model.config.scale
-        held = read(folder, chosen.split) / model.config.scale
-        step = held.shape[1] // chosen.fields
-        truths = held[: 2 if chosen.quick else None, step // 2 :: step][:, : chosen.fields]
-        bench = Bench(model=model, training=training, samples=chosen.samples, calls=chosen.calls)
-        found = document(bench, truths, chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    for table in found["tables"]:
-        print(f"\n{table['title']}")
-        for line in [table["columns"], *table["rows"]]:
-            print("  ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in line))
-    if chosen.json is not None:
-        atomic.write_json(chosen.json, {**found, "seconds": round(time.perf_counter() - began, 1)})
-    return 0
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

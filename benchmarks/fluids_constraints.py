@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from _running import guarded, options, publish, say
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from kolmogorov import FLOW, fetch, flow, read
 
-from scidiff import atomic, runs
 from scidiff.constraints.base import ROUNDING
-from scidiff.errors import UserError
 from scidiff.fluids import ensemble, functionals, oracle
 from scidiff.fluids.constraints import Bounded, Conserved, Curl, Measured, Solenoidal, energy, enstrophy
 from scidiff.fluids.joined import Joined, joined
@@ -112,7 +111,7 @@ def costs(seed: int, quick: bool) -> list[dict[str, Any]]:
         x = truth + ROUGH * noise(batch, (2, *box.shape), seed=seed, step=2)
         for name, constraint in sets(box, truth, seed).items():
             found.setdefault(name, []).append(milliseconds(constraint, x, 1 if quick or side > 128 else 5))
-            print(f"{side}: {name} {found[name][-1]:.3g} ms", file=sys.stderr, flush=True)
+            say(f"{side}: {name} {found[name][-1]:.3g} ms")
     log = np.log(np.array(resolutions, dtype=float) ** 2)
     rows = [[name, *times, float(np.polyfit(log, np.log(times), 1)[0])] for name, times in found.items()]
     columns = ["constraints", *(f"{side} x {side}" for side in resolutions), "exponent of points"]
@@ -226,36 +225,21 @@ PARTS = ("cost", "feasibility", "likeness")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two resolutions, 32 fields, 8 samples by 4 calls")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "two resolutions, 32 fields, 8 samples by 4 calls")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--fields", type=int, help="of feasibility; default 10,000")
-    chosen = parser.parse_args(arguments)
-    quick, seed, began = chosen.quick, chosen.seed, time.perf_counter()
+    return guarded(run, parser.parse_args(arguments))
+
+
+def run(chosen: argparse.Namespace) -> int:
+    quick, seed = chosen.quick, chosen.seed
     fields = chosen.fields or (32 if quick else 10_000)
     work = {
         "cost": lambda: costs(seed, quick),
         "feasibility": lambda: feasibility(seed, fields),
         "likeness": lambda: likeness(seed, 8 if quick else 64, 4 if quick else ensemble.CALLS, quick),
     }
-    try:
-        tables = [table for part in chosen.part for table in work[part]()]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    for table in tables:
-        print(f"\n{table['title']}")
-        for line in [table["columns"], *table["rows"]]:
-            print("  ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in line))
-    if chosen.json is not None:
-        record = {"benchmark": "fluids_constraints", "quick": quick, "seed": seed, "tables": tables}
-        seconds = round(time.perf_counter() - began, 1)
-        atomic.write_json(chosen.json, {**record, "versions": runs.versions(), "seconds": seconds})
-    return 0
+    return publish("fluids_constraints", chosen, [table for part in chosen.part for table in work[part]()])
 
 
 if __name__ == "__main__":

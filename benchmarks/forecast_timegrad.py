@@ -21,10 +21,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from _forecasting_data import NAMES, Data, data
-from imputation import say, show
+from _running import guarded, options, publish, say
 
-import scidiff
-from scidiff import atomic
 from scidiff.errors import UserError
 from scidiff.grids import uniform
 from scidiff.networks.recurrent import RecurrentNetwork
@@ -142,7 +140,7 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
-    began, missing = time.perf_counter(), []
+    missing = []
     rows: list[dict[str, Any]] = []
     for name in arguments.data[:1] if arguments.quick else arguments.data:
         try:
@@ -155,32 +153,17 @@ def run(arguments: argparse.Namespace) -> int:
     columns = ["data", "network", "sampler", "origins", "CRPS", "s an origin", "times cheaper"]
     title = f"TimeGrad, {DRAWS} futures of an origin, CRPS over that of {REFERENCE}; [95 % interval, paired]"
     table = {"title": title, "columns": columns, "rows": lines}
-    show(table)
-    misses = [] if arguments.quick else missed(rows)
-    for text in [*(f"missing: {one}" for one in missing), *(f"bar missed: {one}" for one in misses)]:
-        say(text)
-    if arguments.json is not None:
-        atomic.write_json(arguments.json, {
-            "benchmark": "forecast_timegrad", "quick": arguments.quick, "seed": arguments.seed,
-            "seconds": round(time.perf_counter() - began, 1), "budget": arguments.budget, "tables": [table],
-            "runs": rows, "missing": missing, "bars_missed": misses,
-            "versions": {"scidiff": scidiff.__version__, "torch": torch.__version__}})  # fmt: skip
-    return 1 if misses else 0
+    return publish("forecast_timegrad", arguments, [table], misses=missed(rows), missing=missing,
+                   budget=arguments.budget, runs=rows)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a series of its own, 20 steps of training, 3 origins")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "a series of its own, 20 steps of training, 3 origins")
     single = tuple(name for name in NAMES if name not in ("air", "tourism"))
     parser.add_argument("--data", nargs="+", choices=single, default=single, metavar="NAME", help="default: all")
     parser.add_argument("--traffic", type=Path, metavar="FILE", help="traffic_hourly.zip of autots")
     parser.add_argument("--budget", type=float, default=300.0, metavar="SECONDS", help="of training; default 300")
-    try:
-        return run(parser.parse_args(arguments))
-    except KeyboardInterrupt:
-        return 130
+    return guarded(run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

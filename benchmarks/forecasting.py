@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,8 @@ from _forecasting_gluonts import SECONDS
 from _forecasting_peers import peers
 from _forecasting_speed import SERIES, speed
 from _forecasting_tables import COHERENT, OURS, missed, tables
-from imputation import say, show
+from _running import guarded, options, publish, say
 
-import scidiff
-from scidiff import atomic
 from scidiff.errors import UserError
 from scidiff.timeseries.backtest import MODEL, Backtest, backtest
 from scidiff.timeseries.columns import Options
@@ -103,11 +100,8 @@ def incoherence(forecaster: DiffusionForecaster, panel: Panel, found: Data) -> f
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a series of its own, 20 steps of training, 3 origins")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options(__doc__, "a series of its own, 20 steps of training, 3 origins")
     parser.add_argument("--seeds", type=int, metavar="N", help="default 5")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--data", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="default: all")
     parser.add_argument("--traffic", type=Path, metavar="FILE")
     parser.add_argument("--air", type=Path, metavar="FILE")
@@ -152,36 +146,17 @@ def timed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
-    began = time.perf_counter()
     runs, missing = collect(arguments) if "quality" in arguments.part else ([], [])
-    shown, misses = tables(runs) if runs else [], [] if arguments.quick else missed(runs)
     timings = timed(arguments)
-    shown += timings
-    for one in shown:
-        show(one)
     for one in runs:
         if "coherence" in one:
             say(f"{one['data']}, seed {one['seed']}: coherent to {one['coherence']:.1e} of each sum")
-    for text in missing:
-        say(f"missing: {text}")
-    for text in misses:
-        say(f"bar missed: {text}")
-    if arguments.json is not None:
-        document = {"benchmark": "forecasting", "quick": arguments.quick, "seed": arguments.seed, "tables": shown,
-                    "seconds": round(time.perf_counter() - began, 1), "missing": missing, "bars_missed": misses,
-                    "runs": runs, "timings": timings, "versions": {"scidiff": scidiff.__version__}}  # fmt: skip
-        atomic.write_json(arguments.json, document)
-    return 1 if misses else 0
+    shown = [*(tables(runs) if runs else []), *timings]
+    return publish("forecasting", arguments, shown, misses=missed(runs), missing=missing, runs=runs, timings=timings)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        return run(parse(arguments))
-    except UserError as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

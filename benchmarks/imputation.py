@@ -25,7 +25,6 @@ its numbers say that it runs and nothing else. Without it the data come from dat
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -53,10 +52,9 @@ from _imputation_steps import table as steps_table
 from _imputation_tables import learn
 from _imputation_tables import missed as missed_tables
 from _imputation_tables import tables as other_tables
+from _running import Table, guarded, options, publish, say
 
 import scidiff
-from scidiff import atomic
-from scidiff.errors import UserError
 from scidiff.timeseries.draws import STEPS
 from scidiff.timeseries.model import ImputerModel
 from scidiff.timeseries.sample import sample_path
@@ -64,11 +62,8 @@ from scidiff.timeseries.scores import ALL, Judged, scores
 from scidiff.timeseries.scores import judge as judged_by
 
 RATIOS = (0.1, 0.5, 0.9)
+PACKAGES = ("scikit-learn", "pypots")
 SHIPPED = Path(scidiff.__file__).parent / "timeseries" / "weights" / "physionet2012"
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def tests(test: Stays, arguments: argparse.Namespace) -> list[tuple[int, Stays]]:
@@ -285,10 +280,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Stays, Stays, Units], dict[str, A
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the vendored stays, few draws, seconds of training")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the plot goes beside it")
+    parser = options(__doc__, "the vendored stays, few draws, seconds of training")
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="PhysioNet 2012 as datasets/physionet2012.py takes it"
     )
@@ -315,7 +307,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    began = time.perf_counter()
     torch.set_num_threads(arguments.threads)
     if arguments.quick:
         train, test = read_sample()
@@ -324,64 +315,22 @@ def run(arguments: argparse.Namespace) -> int:
         train, test = read_set(folder, "a"), read_set(folder, "b")
     units = Units.of(train)
     train, test = (stays.replace(units.z(stays.values)) for stays in (train, test))
-    document: dict[str, Any] = {
-        "benchmark": "imputation",
-        "quick": arguments.quick,
-        "seed": arguments.seed,
-        "tables": [],
-    }
+    shown: list[Table] = []
     missing: list[str] = []
     misses: list[str] = []
+    more: dict[str, Any] = {}
     for name in arguments.part:
         found = PARTS[name](arguments, train, test, units)
-        document["tables"] += found.pop("tables")
+        shown += found.pop("tables")
         missing += [one for one in found.pop("missing") if one not in missing]
         misses += found.pop("bars_missed")
-        document |= found
-    for one in document["tables"]:
-        show(one)
-    for text in missing:
-        say(f"missing: {text}")
-    misses = [] if arguments.quick else misses
-    for text in misses:
-        say(f"bar missed: {text}")
-    if arguments.json is not None:
-        seconds = round(time.perf_counter() - began, 1)
-        document |= {"seconds": seconds, "stays": arguments.stays, "seeds": arguments.seeds, "draws": arguments.draws,
-                     "budget": arguments.budget, "threads": arguments.threads, "bars_missed": misses,
-                     "missing": missing, "versions": versions()}  # fmt: skip
-        atomic.write_json(arguments.json, document)
-    return 1 if misses else 0
-
-
-def versions() -> dict[str, str]:
-    """Of all that took part."""
-    found = {"scidiff": scidiff.__version__}
-    for name in ("torch", "scikit-learn", "pypots"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def show(one: dict[str, Any]) -> None:
-    """Print a table."""
-    lines = [one["columns"], *([str("-" if cell is None else cell) for cell in line] for line in one["rows"])]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print(f"\n{one['title']}")
-    for first, *cells in lines:
-        print("  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))]))
+        more |= found
+    more |= {name: getattr(arguments, name) for name in ("stays", "seeds", "draws", "budget", "threads")}
+    return publish("imputation", arguments, shown, misses=misses, missing=missing, packages=PACKAGES, **more)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        return run(parse(arguments))
-    except UserError as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

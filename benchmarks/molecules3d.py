@@ -30,7 +30,6 @@ the processor time of a network call by atoms with the exponent fitted to the la
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 import sys
 import time
@@ -42,11 +41,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from _running import guarded, options, publish
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
 
-import scidiff
-from scidiff import atomic
 from scidiff.errors import UserError
 from scidiff.molecules.reference import cache_folder
 from scidiff.molecules.three_d.batches import LEAF, condition_of, read_rows
@@ -175,24 +173,15 @@ def summary(results: Sequence[dict[str, Any]], name: str, seed: int) -> tuple[fl
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="8 molecules")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "8 molecules")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="weights; default: the packaged ones")
     parser.add_argument("--molecules", type=int, help="default 300")
     chosen = parser.parse_args(arguments)
-    try:
-        return run(chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(run, chosen)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    began, count = time.perf_counter(), chosen.molecules or (8 if chosen.quick else 300)
+    count = chosen.molecules or (8 if chosen.quick else 300)
     torch.set_num_threads(1)
     path = cache_folder() / "qm9" / "test.npz"
     if not path.exists():
@@ -230,24 +219,7 @@ def run(chosen: argparse.Namespace) -> int:
         {"title": f"Raw draws refused, of {drawn:,}", "columns": ["reason", "share"], "rows": refused},
         {"title": f"A network call grows as atoms^{power:.2f}", "columns": ["atoms", "ms a molecule"], "rows": calls},
     ]
-    for table in tables:
-        print(table["title"])
-        for row in itertools.chain([table["columns"]], table["rows"]):
-            print("  ".join(str(cell) for cell in row))
-    if chosen.json is not None:
-        document = {
-            "benchmark": "molecules3d",
-            "quick": chosen.quick,
-            "seed": chosen.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": tables,
-            "numbers": numbers,
-            "card": dict(model.card),
-            "missing": [],
-            "versions": {"scidiff": scidiff.__version__, "rdkit": rdBase.rdkitVersion},
-        }
-        atomic.write_json(chosen.json, document)
-    return 0
+    return publish("molecules3d", chosen, tables, numbers=numbers, card=dict(model.card))
 
 
 def scaling(model: Any, chains: Sequence[int]) -> tuple[list[list[Any]], float]:

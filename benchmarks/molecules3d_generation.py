@@ -49,12 +49,10 @@ from typing import Any
 
 import torch
 from _molecules3d_cost import CALLS, milliseconds
-from molecules_constraints import interval
+from _running import guarded, options, publish, say, spread
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
 
-import scidiff
-from scidiff import atomic
 from scidiff.errors import UserError
 from scidiff.molecules import fcd
 from scidiff.molecules.generator import Generator
@@ -242,25 +240,16 @@ def variation(given: Iterable[int], other: Iterable[int]) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="40 molecules, one seed, a part of QM9")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "40 molecules, one seed, a part of QM9")
     parser.add_argument("--molecules", type=int, help="of each seed; default 10,000")
     parser.add_argument("--repeats", type=int, help="seeds; default 3")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="weights of conformers")
     chosen = parser.parse_args(arguments)
-    try:
-        return run(chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(run, chosen)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    began, count = time.perf_counter(), chosen.molecules or (40 if chosen.quick else 10_000)
+    count = chosen.molecules or (40 if chosen.quick else 10_000)
     seeds = [chosen.seed + k for k in range(chosen.repeats or (1 if chosen.quick else 3))]
     torch.set_num_threads(1)
     known = reference(400 if chosen.quick else None)
@@ -271,7 +260,7 @@ def run(chosen: argparse.Namespace) -> int:
         ways, smiles = made(generator, model, count, seed)
         for name, given in ways.items():
             results.setdefault(name, []).append(measured(given, known))
-            print(name, {k: round(v, 4) for k, v in results[name][-1].items()}, file=sys.stderr, flush=True)
+            say(f"{name} { ({k: round(v, 4) for k, v in results[name][-1].items()}) }")
         drawn["scidiff"].append(distribution(smiles, known))
     held = Made(mols=known.held, asked=len(known.held))
     results["QM9, held out"] = [measured(held, known)]
@@ -279,38 +268,18 @@ def run(chosen: argparse.Namespace) -> int:
     title = f"Geometries of QM9-like molecules, {len(seeds)} x {count:,} drawn"
     tables = [geometries(title, results), graphs(f"Molecules, {len(seeds)} x {count:,} drawn", drawn)]
     tables.append(costs(model, results["scidiff, raw"]))
-    for one in tables:
-        print("\n".join("  ".join(map(str, row)) for row in ([one["title"]], one["columns"], *one["rows"])))
     raw = {name: statistics.fmean(one[COLUMNS[name]] for one in results["scidiff, raw"]) for name in BARS}
-    misses = (
-        [] if chosen.quick else [f"{n}: expected {bar}, got {raw[n]:.4f}" for n, bar in BARS.items() if raw[n] < bar]
-    )
-    for text in misses:
-        print(f"bar missed: {text}", file=sys.stderr)
-    if chosen.json is not None:
-        document: dict[str, Any] = {
-            "benchmark": "molecules3d_generation",
-            "quick": chosen.quick,
-            "seed": chosen.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": tables,
-            "results": results | {"molecules": drawn},
-            "card": dict(model.card),
-            "bars_missed": misses,
-            "missing": [
-                name for name, there in (("posebusters", busting.available()), ("FCD", fcd.available())) if not there
-            ],
-            "versions": {"scidiff": scidiff.__version__, "rdkit": rdBase.rdkitVersion},
-        }
-        atomic.write_json(chosen.json, document)
-    return 0
+    misses = [f"{n}: expected {bar}, got {raw[n]:.4f}" for n, bar in BARS.items() if raw[n] < bar]
+    missing = [name for name, there in (("posebusters", busting.available()), ("FCD", fcd.available())) if not there]
+    return publish("molecules3d_generation", chosen, tables, misses=misses, missing=missing,
+                   results=results | {"molecules": drawn}, card=dict(model.card))  # fmt: skip
 
 
 def geometries(title: str, results: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """The table of geometries, with what others have published."""
     rows: list[list[str]] = []
     for name, found in results.items():
-        cells = [interval([one[COLUMNS[column]] for one in found]) for column in COLUMNS]
+        cells = [spread([one[COLUMNS[column]] for one in found]) for column in COLUMNS]
         calls, seconds = (statistics.fmean(one[key] for one in found) for key in ("calls", "seconds"))
         known = not math.isnan(calls)
         rows.append([name, f"{calls:.1f}" if known else "", *cells, f"{1000 * seconds:.0f}" if known else ""])
@@ -322,7 +291,7 @@ def geometries(title: str, results: dict[str, list[dict[str, float]]]) -> dict[s
 def graphs(title: str, drawn: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """The table of the molecules themselves."""
     names = list(drawn["scidiff"][0])
-    rows = [[name, *(interval([one[n] for one in found]) for n in names)] for name, found in drawn.items()]
+    rows = [[name, *(spread([one[n] for one in found]) for n in names)] for name, found in drawn.items()]
     return {"title": title, "columns": ["set", *names], "rows": rows}
 
 

@@ -28,14 +28,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
+from _running import guarded, options, publish, say, spread
 from rdkit import Chem
-from scipy.stats import t as student
 
-import scidiff
-from scidiff import atomic
 from scidiff.molecules.effort import Effort
 from scidiff.molecules.generator import Drawn, Generator
 from scidiff.molecules.guiding import ByProjection
@@ -177,7 +174,7 @@ def compare(
             ours[method] = shared(judge(source, drawn, where, spent), pilot)
         ours["rejection"] = shared(judge(generator, plain, where, seconds), 0.0)
         found[name] = ours
-        print(f"seed {seed}, {name}: {ours}", file=sys.stderr, flush=True)
+        say(f"seed {seed}, {name}: {ours}")
     return found
 
 
@@ -185,24 +182,6 @@ def shared(found: dict[str, float], pilot: float) -> dict[str, float]:
     """The rate of 1,000 molecules and the pilot that they share, beside the rest."""
     rate = 1000 / (1000 / found["rate"] + pilot) if found["rate"] else 0.0
     return {"rate of 1,000": rate, "pilot seconds": pilot, **found}
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean ± half-width of the 95 % interval, by Student's t."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.4g}"
-    return f"{mean:.4g} ± {student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5:.2g}"
-
-
-def table(title: str, columns: list[str], rows: list[list[str]]) -> dict[str, Any]:
-    """Print a table and return it."""
-    lines = [columns, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print(f"\n{title}")
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    return {"title": title, "columns": columns, "rows": rows}
 
 
 def missed(generator: Generator, results: dict[str, list[dict[str, dict[str, float]]]]) -> list[str]:
@@ -228,51 +207,40 @@ def missed(generator: Generator, results: dict[str, list[dict[str, dict[str, flo
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="256 draws, one seed: numbers that mean little")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "256 draws, one seed: numbers that mean little")
     parser.add_argument("--draws", type=int, help="draws a set and method; default 2,560")
     parser.add_argument("--repeats", type=int, help="seeds; default 3")
     parser.add_argument("--model", type=Path, help="a folder of weights instead of the packaged ones")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all that the model can")
-    chosen = parser.parse_args(arguments)
+    return guarded(run, parser.parse_args(arguments))
+
+
+def run(chosen: argparse.Namespace) -> int:
     draws = chosen.draws or (256 if chosen.quick else 2560)
     seeds = [chosen.seed + 10 * k for k in range(chosen.repeats or (1 if chosen.quick else 3))]
-    began, generator = time.perf_counter(), Generator.load(chosen.model)
+    generator = Generator.load(chosen.model)
     methods = chosen.methods or [one for one in METHODS if one != "guide" or generator.model.config.edges]
     near = [enumerable(4_096 if chosen.quick else 51_200, seed) for seed in seeds]
-    tables = [table("enumerable", ["", "total variation"], [[n, interval([x[n] for x in near])] for n in near[0]])]
+    distances = [[name, spread([one[name] for one in near])] for name in near[0]]
+    tables = [{"title": "enumerable", "columns": ["", "total variation"], "rows": distances}]
     runs = [compare(generator, methods, draws, seed) for seed in seeds]
     results = {name: [run[name] for run in runs] for name in SETS}
     rows = [
         [
             f"{name}: {' and '.join(where)}",
             method,
-            *(interval([one[method][key] for one in results[name]]) for key in keys),
+            *(spread([one[method][key] for one in results[name]]) for key in keys),
         ]
         for name, (where, _) in SETS.items()
         for method, keys in results[name][0].items()
     ]
     keys = list(results["10 %"][0]["rejection"])
-    tables.append(table(f"MOSES, {draws} draws, rejection {8 * draws}, seeds {seeds}", ["set", "method", *keys], rows))
+    title = f"MOSES, {draws} draws, rejection {8 * draws}, seeds {seeds}"
+    tables.append({"title": title, "columns": ["set", "method", *keys], "rows": rows})
     off = [n for n in near[0] if statistics.fmean(x[n] for x in near) > DISTANCE]
     misses = [f"{name}: total variation above {DISTANCE}" for name in off] + missed(generator, results)
-    for text in misses:
-        print(f"bar missed: {text}", file=sys.stderr)
-    if chosen.json is not None:
-        document = {
-            "benchmark": "molecules_constraints",
-            "quick": chosen.quick,
-            "seed": chosen.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": tables,
-            "results": {"enumerable": near, "moses": results},
-            "bars_missed": misses,
-            "versions": {"scidiff": scidiff.__version__},
-        }
-        atomic.write_json(chosen.json, document)
-    return 1 if misses and not chosen.quick else 0
+    found = {"enumerable": near, "moses": results}
+    return publish("molecules_constraints", chosen, tables, misses=misses, results=found)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from molecules_constraints import table
+from _running import guarded, options, publish, say
 
-import scidiff
-from scidiff import atomic
 from scidiff.molecules.generator import Generator
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse_all
@@ -55,39 +53,26 @@ def broken(generator: Generator, where: list[str], draws: int, *, seed: int, ste
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1,024 draws")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "1,024 draws")
     parser.add_argument("--draws", type=int, help="default 1,000,000, 70 minutes of a core")
     parser.add_argument("--steps", type=int, default=1, help="network calls a molecule at most; default 1")
     parser.add_argument("--model", type=Path, help="a folder of weights instead of the packaged ones")
-    chosen = parser.parse_args(arguments)
+    return guarded(run, parser.parse_args(arguments))
+
+
+def run(chosen: argparse.Namespace) -> int:
     share = (chosen.draws or (1024 if chosen.quick else 1_000_000)) // len(SETS)
     generator = Generator.load(chosen.model)
     found = {}
     for where in SETS:
         name = " and ".join(where) or "valid"
         found[name] = broken(generator, where, share, seed=chosen.seed, steps=chosen.steps)
-        print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
+        say(f"{name}: {found[name]}")
     rows = [[name, *(f"{value:,}" for value in one.values())] for name, one in found.items()]
     title = f"Raw samples under what fragments decide, {chosen.steps} network call(s) a molecule, seed {chosen.seed}"
-    tables = [table(title, ["enforced", *next(iter(found.values()))], rows)]
+    table = {"title": title, "columns": ["enforced", *next(iter(found.values()))], "rows": rows}
     misses = [f"{name}: {one}" for name, one in found.items() if one["violations"]]
-    for text in misses:
-        print(f"bar missed: {text}", file=sys.stderr)
-    if chosen.json is not None:
-        document = {
-            "benchmark": "molecules_exactness",
-            "quick": chosen.quick,
-            "seed": chosen.seed,
-            "tables": tables,
-            "results": found,
-            "bars_missed": misses,
-            "versions": {"scidiff": scidiff.__version__},
-        }
-        atomic.write_json(chosen.json, document)
-    return 1 if misses else 0
+    return publish("molecules_exactness", chosen, [table], misses=misses, results=found)
 
 
 if __name__ == "__main__":

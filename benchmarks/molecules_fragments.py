@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
+import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from _running import guarded, options, publish, say
 from rdkit import Chem, DataStructs
 from rdkit.Chem import AllChem
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
@@ -185,13 +185,12 @@ def table(runs: list[Run], baseline: list[dict[str, float]], pool: int) -> dict[
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three drugs, one seed, a small pool for rejection")
-    parser.add_argument("--seed", type=int, default=0, help="of the first run")
+    parser = options(__doc__, "three drugs, one seed, a small pool for rejection")
     parser.add_argument("--seeds", type=int, default=3, help="how many, one after another")
-    parser.add_argument("--json", type=Path, help="write all runs and the table here")
-    given = parser.parse_args(arguments)
+    return guarded(run, parser.parse_args(arguments))
+
+
+def run(given: argparse.Namespace) -> int:
     drugs = list(DRUGS)[:3] if given.quick else list(DRUGS)
     seeds = range(given.seed, given.seed + (1 if given.quick else given.seeds))
     generator = Generator.load()
@@ -201,17 +200,13 @@ def main(arguments: list[str] | None = None) -> int:
     for seed in seeds:
         pool = [one.smiles for number in range(tiles) for one in generator.tile(number, seed=seed)]
         for drug, task in itertools.product(drugs, TASKS):
-            run = enforced(generator, drug, task, seed)
-            runs.append(run)
-            baseline.append(rejected(pool, run))
-            print(f"{seed} {drug:12} {task:20} {run.problem or run.where} {run.measures['kept']:.2f}", flush=True)
-    found = table(runs, baseline, tiles * TILE)
-    for row in [found["columns"], *found["rows"]]:
-        print(" | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
-    if given.json:
-        given.json.write_text(json.dumps({"tables": [found], "runs": [vars(run) for run in runs]}, indent=1))
-    return 0
+            one = enforced(generator, drug, task, seed)
+            runs.append(one)
+            baseline.append(rejected(pool, one))
+            say(f"{seed} {drug:12} {task:20} {one.problem or one.where} {one.measures['kept']:.2f}")
+    tables = [table(runs, baseline, tiles * TILE)]
+    return publish("molecules_fragments", given, tables, runs=[vars(one) for one in runs])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

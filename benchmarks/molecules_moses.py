@@ -25,7 +25,6 @@ import gzip
 import math
 import random
 import re
-import statistics
 import sys
 import tempfile
 import time
@@ -35,11 +34,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import rdkit
+from _running import guarded, interval, options, publish, say
 from rdkit import Chem
-from scipy.stats import t as student
 
-import scidiff
 from scidiff import atomic
 from scidiff.errors import UserError
 from scidiff.molecules import certified, evaluate, fcd
@@ -158,10 +155,6 @@ def _many(fitted: NGram | FragmentTree, source: random.Random, n: int) -> list[s
     return [fitted.draw(source) for _ in range(n)]
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def measure(
     draw: Draw, arguments: argparse.Namespace, references: Sequence[str], training: str
 ) -> tuple[list[dict[str, float]], list[float]]:
@@ -177,14 +170,6 @@ def measure(
         found.append({name: float(value) for name, value in judged.as_dict().items()})
         say(f"repeat {repeat}: {rates[-1]:.1f} drawn a second, {found[-1]}")
     return found, rates
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % interval of the mean; NaN half-width for a single value."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def table(title: str, results: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -206,18 +191,9 @@ def _cell(values: Sequence[float | None]) -> str:
     return f"{mean:.4f}" if math.isnan(half) else f"{mean:.4f} ± {half:.4f}"
 
 
-def show(one: dict[str, Any]) -> None:
-    """Print a table."""
-    print(f"\n{one['title']}")
-    lines = [one["columns"], *one["rows"]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for first, *cells in lines:
-        print("  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))]))
-
-
-def missed(results: dict[str, list[dict[str, float]]], quick: bool) -> list[str]:
-    """The bars that the model misses; none are checked by a quick run."""
-    if quick or "model" not in results:
+def missed(results: dict[str, list[dict[str, float]]]) -> list[str]:
+    """The bars that the model misses."""
+    if "model" not in results:
         return []
     means = {name: interval([one[name] for one in results["model"]])[0] for name in results["model"][0]}
     misses = [f"{n}: expected at least {b}, got {means[n]:.4f}" for n, b in BARS.items() if means.get(n, b) < b]
@@ -240,10 +216,7 @@ def quick_files(folder: Path) -> tuple[str, str]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="300 molecules, 2 repeats, the vendored sample")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "300 molecules, 2 repeats, the vendored sample")
     parser.add_argument("--molecules", type=int, help="a repeat; default 10,000")
     parser.add_argument("--repeats", type=int, help="default 3")
     parser.add_argument("--model", type=Path, help="a folder of weights instead of the packaged ones")
@@ -257,57 +230,30 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    began = time.perf_counter()
     if arguments.quick:
         with tempfile.TemporaryDirectory() as folder:
             test, training = quick_files(Path(folder))
-            return _run(arguments, (test,), training, began)
-    return _run(arguments, ("test", "test_scaffolds"), "train", began)
+            return _run(arguments, (test,), training)
+    return _run(arguments, ("test", "test_scaffolds"), "train")
 
 
-def _run(arguments: argparse.Namespace, references: Sequence[str], training: str, began: float) -> int:
+def _run(arguments: argparse.Namespace, references: Sequence[str], training: str) -> int:
     smiles = read_smiles(locate(training))
     missing = [] if fcd.available() else ["fcd_torch"]
-    for name in missing:
-        say(f"{name} is not installed: no FCD")
     results, rates = {}, {}
     for name in arguments.rows:
         say(f"{name}: {arguments.repeats} x {arguments.molecules} molecules")
         results[name], rates[name] = measure(ROWS[name](arguments, smiles), arguments, references, training)
     names = ", ".join(Path(reference).name for reference in references)
     title = f"MOSES, {arguments.repeats} x {arguments.molecules:,} molecules, seed {arguments.seed}, against {names}"
-    summary = table(title, results)
-    show(summary)
-    misses = missed(results, arguments.quick)
-    for text in misses:
-        say(f"bar missed: {text}")
-    if arguments.json is not None:
-        document = {
-            "benchmark": "molecules_moses",
-            "quick": arguments.quick,
-            "seed": arguments.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": [summary],
-            "molecules": arguments.molecules,
-            "repeats": arguments.repeats,
-            "results": results,
-            "drawn_per_second": rates,
-            "bars_missed": misses,
-            "missing": missing,
-            "versions": {"scidiff": scidiff.__version__, "rdkit": rdkit.__version__},
-        }
-        atomic.write_json(arguments.json, document)
-    return 1 if misses else 0
+    misses = missed(results)
+    counts = {"molecules": arguments.molecules, "repeats": arguments.repeats}
+    return publish("molecules_moses", arguments, [table(title, results)], misses=misses, missing=missing,
+                   results=results, drawn_per_second=rates, **counts)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        return run(parse(arguments))
-    except UserError as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

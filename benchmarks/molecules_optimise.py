@@ -30,15 +30,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import rdkit
 from _molecules_genetic import POPULATION, search
-from imputation import say, show
-from molecules_moses import interval
+from _running import Table, guarded, interval, options, publish, say
 from rdkit import Chem
 
-import scidiff
-from scidiff import atomic
-from scidiff.errors import UserError
 from scidiff.molecules.generator import Generator
 from scidiff.molecules.metrics import fingerprints, internal_diversity
 from scidiff.molecules.optimising import optimise
@@ -104,8 +99,8 @@ def judged(scored: Scored, seconds: float, budget: int) -> dict[str, float]:
     return {**found, "IntDiv of 100": diversity, "scaffolds of 100": scaffolds, "seconds": seconds}
 
 
-def document(results: dict[str, list[dict[str, float]]], chosen: argparse.Namespace) -> dict[str, Any]:
-    """The table, and what it was made of."""
+def table(results: dict[str, list[dict[str, float]]], chosen: argparse.Namespace) -> Table:
+    """A line an objective and method: mean and interval over repeats."""
     rows = []
     for name, runs in results.items():
         row: list[Any] = list(name.split(" / "))
@@ -115,26 +110,16 @@ def document(results: dict[str, list[dict[str, float]]], chosen: argparse.Namesp
             row.append(f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}"))
         rows.append(row)
     title = f"Optimisation with {chosen.budget:,} oracle calls, {chosen.repeats} repeats from seed {chosen.seed}"
-    return {
-        "benchmark": "molecules_optimise",
-        "quick": chosen.quick,
-        "seed": chosen.seed,
-        "versions": {"scidiff": scidiff.__version__, "rdkit": rdkit.__version__},
-        "runs": results,
-        "tables": [{"title": title, "columns": ["objective", "method", *COLUMNS], "rows": rows}],
-    }
+    return {"title": title, "columns": ["objective", "method", *COLUMNS], "rows": rows}
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=None)
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = options(__doc__, "")
     parser.add_argument("--budget", type=int, default=None, help="oracle calls (10,000)")
     parser.add_argument("--repeats", type=int, default=None, help="seeds (3)")
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="default: all")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     chosen.budget = chosen.budget or (300 if chosen.quick else 10_000)
     chosen.repeats = chosen.repeats or (1 if chosen.quick else 3)
     if chosen.budget < 100:
@@ -142,8 +127,7 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
-def main() -> None:
-    chosen = arguments()
+def run(chosen: argparse.Namespace) -> int:
     results: dict[str, list[dict[str, float]]] = {}
     for objective in chosen.objectives:
         score = OBJECTIVES[objective]
@@ -154,15 +138,12 @@ def main() -> None:
                 found = judged(scored, time.perf_counter() - began, chosen.budget)
                 results.setdefault(f"{objective} / {name}", []).append(found)
                 say(f"{objective}, {name}, seed {chosen.seed + repeat}: {found}")
-    made = document(results, chosen)
-    show(made["tables"][0])
-    if chosen.json is not None:
-        atomic.write_json(chosen.json, made)
+    return publish("molecules_optimise", chosen, [table(results, chosen)], runs=results)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

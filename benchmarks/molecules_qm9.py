@@ -29,17 +29,14 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from molecules_constraints import interval, table
+from _running import guarded, options, publish, say, spread
 from rdkit import Chem
 
-import scidiff
-from scidiff import atomic
 from scidiff.errors import UserError
 from scidiff.molecules.generator import Drawn, Generator
 from scidiff.molecules.oracle import Oracle
@@ -145,25 +142,16 @@ def qm9() -> frozenset[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="64 delivered, once")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "64 delivered, once")
     parser.add_argument("--model", type=Path, default=Path("qm9"), metavar="FOLDER", help="default: the packaged qm9")
     parser.add_argument("--repeats", type=int, help="seeds; default 3")
     chosen = parser.parse_args(arguments)
+    return guarded(run, chosen)
+
+
+def run(chosen: argparse.Namespace) -> int:
     seeds = [chosen.seed + 10 * k for k in range(chosen.repeats or (1 if chosen.quick else 3))]
-    try:
-        return run(chosen, seeds)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-
-
-def run(chosen: argparse.Namespace, seeds: Sequence[int]) -> int:
-    began, wanted = time.perf_counter(), 64 if chosen.quick else WANTED
+    wanted = 64 if chosen.quick else WANTED
     generator = Generator.load(chosen.model)
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     rows, misses = [], []
@@ -174,31 +162,16 @@ def run(chosen: argparse.Namespace, seeds: Sequence[int]) -> int:
                 continue
             found = [with_rates(one_run(generator, task, method, wanted, seed)) for seed in seeds]
             results[task.name][method] = found
-            rows.append([task.name, method, *(interval([one[name] for one in found]) for name in found[0])])
-            print("  ".join(rows[-1]), file=sys.stderr, flush=True)
-            for name, bar in {} if method == "plain" or chosen.quick else BARS[task.name].items():
+            rows.append([task.name, method, *(spread([one[name] for one in found]) for name in found[0])])
+            say("  ".join(rows[-1]))
+            for name, bar in {} if method == "plain" else BARS[task.name].items():
                 if statistics.fmean(one[name] for one in found) < bar:
                     misses.append(f"{task.name}, {method}: expected at least {bar} {name}, got {rows[-1]}")
     columns = ["constraint", "method", *results["novel"]["plain"][0]]
     title = f"QM9, {wanted:,} molecules, seeds {list(seeds)}"
-    tables = [table(title, columns, rows)]
-    for text in misses:
-        print(f"bar missed: {text}", file=sys.stderr)
-    if chosen.json is not None:
-        document: dict[str, Any] = {
-            "benchmark": "molecules_qm9",
-            "quick": chosen.quick,
-            "seed": chosen.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": tables,
-            "results": results,
-            "card": dict(generator.model.card),
-            "bars_missed": misses,
-            "missing": [],
-            "versions": {"scidiff": scidiff.__version__},
-        }
-        atomic.write_json(chosen.json, document)
-    return 1 if misses else 0
+    table = {"title": title, "columns": columns, "rows": rows}
+    card = dict(generator.model.card)
+    return publish("molecules_qm9", chosen, [table], misses=misses, results=results, card=card)
 
 
 if __name__ == "__main__":

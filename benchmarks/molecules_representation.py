@@ -37,11 +37,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from molecules_moses import interval, quick_files, say, show
+from _running import guarded, interval, options, publish, say
+from molecules_moses import quick_files
 from rdkit import Chem, rdBase
 
-import scidiff
-from scidiff import atomic
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.errors import UserError
 from scidiff.grids import uniform
@@ -311,10 +310,7 @@ COLUMNS = (
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few seconds each, a small network, vendored molecules")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "a few seconds each, a small network, vendored molecules")
     parser.add_argument("--minutes", type=float, help="of training, each; default 20")
     parser.add_argument("--molecules", type=int, help="training molecules; default 200,000")
     parser.add_argument("--samples", type=int, help="a repeat; default 2,000")
@@ -339,7 +335,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, reference: str, training: str) -> int:
-    began = time.perf_counter()
     everything = read_smiles(locate(training))
     learnt = random.Random(arguments.seed).sample(everything, min(arguments.molecules, len(everything)))
     tested = read_smiles(locate(reference))
@@ -368,30 +363,12 @@ def _run(arguments: argparse.Namespace, reference: str, training: str) -> int:
         f"seed {arguments.seed}"
     )
     table: dict[str, Any] = {"title": title, "columns": COLUMNS.split(","), "rows": rows}
-    show(table)
-    if arguments.json is not None:
-        document = {
-            "benchmark": "molecules_representation",
-            "quick": arguments.quick,
-            "seed": arguments.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": [table],
-            "results": raw,
-            "missing": [] if fcd.available() else ["fcd_torch"],
-            "versions": {"scidiff": scidiff.__version__, "torch": torch.__version__, "selfies": selfies.__version__},
-        }
-        atomic.write_json(arguments.json, document)
-    return 0
+    missing = [] if fcd.available() else ["fcd_torch"]
+    return publish("molecules_representation", arguments, [table], missing=missing, packages=["selfies"], results=raw)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        return run(parse(arguments))
-    except UserError as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

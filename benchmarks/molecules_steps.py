@@ -16,16 +16,13 @@ import random
 import statistics
 import sys
 import tempfile
-import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from molecules_moses import interval, quick_files, say, show
+from _running import guarded, interval, options, publish, say
+from molecules_moses import quick_files
 
-import scidiff
-from scidiff import atomic
-from scidiff.errors import UserError
 from scidiff.molecules import certified, evaluate
 from scidiff.molecules.generator import Generator
 from scidiff.molecules.readers import read_smiles
@@ -82,10 +79,7 @@ def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="256 molecules, 2 repeats, three numbers of calls")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "256 molecules, 2 repeats, three numbers of calls")
     parser.add_argument("--molecules", type=int, help="a repeat; default 2,560")
     parser.add_argument("--repeats", type=int, help="default 3")
     parser.add_argument("--model", type=Path, help="a folder of weights instead of the packaged ones")
@@ -105,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, reference: str, training: str) -> int:
-    began, generator = time.perf_counter(), certified.load(arguments.model, arguments.device)
+    generator = certified.load(arguments.model, arguments.device)
     longest = int(generator.model.length_probabilities.nonzero().max())
     results: dict[str, list[dict[str, float]]] = {}
     for calls in arguments.calls:
@@ -124,33 +118,13 @@ def _run(arguments: argparse.Namespace, reference: str, training: str) -> int:
     parts = [shuffled[k * size : (k + 1) * size] for k in range(arguments.repeats)]
     results[FLOOR] = [{"mean calls": 0.0, **measured(part, reference, training)} for part in parts]
     title = f"MOSES, {arguments.repeats} x {size:,} molecules by network calls, seed {arguments.seed}"
-    summary = table(results, title)
-    show(summary)
     if arguments.json is not None:
         plot(results, arguments.json.with_name("molecules_steps.png"))
-        document = {
-            "benchmark": "molecules_steps",
-            "quick": arguments.quick,
-            "seed": arguments.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": [summary],
-            "results": results,
-            "bars_missed": [],
-            "missing": [],
-            "versions": {"scidiff": scidiff.__version__},
-        }
-        atomic.write_json(arguments.json, document)
-    return 0
+    return publish("molecules_steps", arguments, [table(results, title)], results=results)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        return run(parse(arguments))
-    except UserError as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

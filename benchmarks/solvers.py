@@ -28,25 +28,22 @@ and at most half the time of the fastest equivalent peer.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from _running import guarded, interval, options, publish, say, show
 from _solver_peers import TOP, VP, Denoise, Levels, Method, Methods, Runner, libraries
 from _solver_problems import F64, PROBLEMS, Problem, normal
-from scipy.stats import t as student
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import scidiff
-from scidiff import atomic, grids, solvers
+from scidiff import grids, solvers
 from scidiff.denoiser import Denoiser
 from scidiff.noise import Noise
 from scidiff.processes.gaussian import GaussianProcess
@@ -156,14 +153,6 @@ def best(pilot: Problem, on: Mapping[str, Method], calls: int, name: str) -> str
         if math.isfinite(error):
             judged[grid] = error
     return min(judged, key=lambda grid: judged[grid], default=None)
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % interval of the mean; NaN half-width for a single value."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def of(record: Record, calls: int, measure: str) -> list[float]:
@@ -305,18 +294,6 @@ def time_table(found: list[Record], repetitions: int) -> dict[str, Any]:
 # Running -------------------------------------------------------------------------------------------------------------
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def show(one: dict[str, Any]) -> None:
-    lines = [[str(cell) for cell in line] for line in (one["columns"], *one["rows"])]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print(f"\n{one['title']}")
-    for first, *cells in lines:
-        print("  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))]))
-
-
 def missed(ratios: Mapping[str, Mapping[int, Record]], timed: list[Record]) -> list[str]:
     """The bars that are missed."""
     found = [
@@ -338,10 +315,7 @@ def missed(ratios: Mapping[str, Mapping[int, Record]], timed: list[Record]) -> l
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="2 repeats of 32 starts, 5 repetitions; no bars")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "2 repeats of 32 starts, 5 repetitions; no bars")
     parser.add_argument("--starts", type=int, help="of a repeat; default 256")
     parser.add_argument("--repeats", type=int, help="default 4")
     chosen = parser.parse_args(arguments)
@@ -351,12 +325,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    began = time.perf_counter()
-    chosen = parse(arguments)
+    return guarded(run, parse(arguments))
+
+
+def run(chosen: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     peers, missing = libraries()
-    for name, reason in missing.items():
-        say(f"{name} is not installed: {reason}")
     contestants = {"scidiff": ours(), **peers}
     repetitions = 5 if chosen.quick else 51
     timed = times(contestants, repetitions)
@@ -364,35 +338,17 @@ def main(arguments: list[str] | None = None) -> int:
     ratios = {m: {name: versus_peers(records, m) for name, records in judged.items()} for m in MEASURES}
     tables = [error_table(name, records, chosen, m) for m in MEASURES for name, records in judged.items()]
     tables.append(time_table(timed, repetitions))
-    for table in (*(full_table(name, records, m) for m in MEASURES for name, records in judged.items()), *tables):
+    for table in (full_table(name, records, m) for m in MEASURES for name, records in judged.items()):
         show(table)
     for measure, problems in ratios.items():
         for name, by_calls in problems.items():
             for calls, one in by_calls.items():
                 spread = f"{one['ratio']:.2f} ± {one['half-width']:.2f}"
                 say(f"{name}, {calls} calls, {measure}: recommended / best peer ({one['peer']}) = {spread}")
-    misses = [] if chosen.quick else missed(ratios["root mean square"], timed)
-    for text in misses:
-        say(f"bar missed: {text}")
-    if chosen.json is not None:
-        document = {
-            "benchmark": "solvers",
-            "quick": chosen.quick,
-            "seed": chosen.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": tables,
-            "starts": chosen.starts,
-            "repeats": chosen.repeats,
-            "errors": judged,
-            "versus_best_peer": ratios,
-            "times": timed,
-            "bars_missed": misses,
-            "missing": list(missing),
-            "versions": {"scidiff": scidiff.__version__, "torch": torch.__version__}
-            | {name: importlib.metadata.version(name) for name in peers},
-        }
-        atomic.write_json(chosen.json, document)
-    return 1 if misses else 0
+    return publish("solvers", chosen, tables, misses=missed(ratios["root mean square"], timed),
+                   missing=[f"{name}: {reason}" for name, reason in missing.items()], packages=list(peers),
+                   starts=chosen.starts, repeats=chosen.repeats, errors=judged, versus_best_peer=ratios,
+                   times=timed)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -32,14 +32,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from molecules_moses import interval
+from _running import Table, guarded, interval, options, publish, say
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from winds import DatasetError, fetch, read
 
-from scidiff import atomic, runs
-from scidiff.errors import UserError
 from scidiff.fluids import ensemble
 from scidiff.fluids.blended import FieldCovariance
 from scidiff.fluids.covariance import Covariance
@@ -231,7 +229,7 @@ def one_share(
             draws, mean = (winds[:-1], winds[-1]) if method in WITH_MEAN else (winds, winds.mean(0))
             found[method].append({**judged(draws, mean, case, bench), "seconds": seconds})
         told = ", ".join(f"{m} {s[-1]['RMSE']:.3f}" for m, s in found.items())
-        print(f"{share:.0%} month {number + 1} of {len(truths)}: {told}", file=sys.stderr, flush=True)
+        say(f"{share:.0%} month {number + 1} of {len(truths)}: {told}")
     return found
 
 
@@ -250,7 +248,10 @@ def rows(found: dict[str, list[dict[str, Any]]], calls: int) -> list[list[Any]]:
     return table
 
 
-def document(bench: Bench, truths: Tensor, months: Tensor, chosen: argparse.Namespace) -> dict[str, Any]:
+def compared(
+    bench: Bench, truths: Tensor, months: Tensor, chosen: argparse.Namespace
+) -> tuple[list[Table], dict[str, dict[str, str]]]:
+    """The tables, and by how much the model is below kriging."""
     columns = ["method", "RMSE", "CRPS", "coverage of 90 %", "spectrum, log10", "violation", "calls", "seconds"]
     tables, below, body = [], {}, []
     for share in chosen.shares:
@@ -276,14 +277,7 @@ def document(bench: Bench, truths: Tensor, months: Tensor, chosen: argparse.Name
     if body:
         title = "How far scidiff lies below, paired by month; per cent"
         tables.append({"title": title, "columns": ["stations", "below", "RMSE", "CRPS"], "rows": body})
-    return {
-        "benchmark": "wind_stations",
-        "quick": chosen.quick,
-        "seed": chosen.seed,
-        "tables": tables,
-        "below": below,
-        "versions": runs.versions(),
-    }
+    return tables, below
 
 
 def data(chosen: argparse.Namespace, model: WindModel) -> tuple[Tensor, Tensor, Tensor]:
@@ -304,10 +298,7 @@ def data(chosen: argparse.Namespace, model: WindModel) -> tuple[Tensor, Tensor, 
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="2 months of the vendored sample, 4 calls")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "2 months of the vendored sample, 4 calls")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--fields", type=int, default=12, help="months, evenly spread; default 12")
     parser.add_argument("--samples", type=int, default=19, help="of each month; default 19")
@@ -327,25 +318,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def run(chosen: argparse.Namespace) -> int:
+    model = WindModel.load(chosen.model)
+    truths, months, training = data(chosen, model)
+    bench = Bench(model=model, training=training, samples=chosen.samples, calls=chosen.calls)
+    tables, below = compared(bench, truths, months, chosen)
+    return publish("wind_stations", chosen, tables, below=below)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    chosen, began = parse(arguments), time.perf_counter()
-    try:
-        model = WindModel.load(chosen.model)
-        truths, months, training = data(chosen, model)
-        bench = Bench(model=model, training=training, samples=chosen.samples, calls=chosen.calls)
-        found = document(bench, truths, months, chosen)
-    except (UserError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    for table in found["tables"]:
-        print(f"\n{table['title']}")
-        for line in [table["columns"], *table["rows"]]:
-            print("  ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in line))
-    if chosen.json is not None:
-        atomic.write_json(chosen.json, {**found, "seconds": round(time.perf_counter() - began, 1)})
-    return 0
+    return guarded(run, parse(arguments), DatasetError, OSError)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from functools import cached_property
 from importlib import resources
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from rdkit import Chem
@@ -163,9 +164,9 @@ class Generator:
         """
         try:
             found = enforce(terms, self.model.vocabulary, grammar_states=self.automaton.states)
-            given = replace(self, enforcement=found)
-            given = replace(given, thin=thin and given.pair is not None)
-            if given.pair is not None:
+            enforced = bool(found.parts) or found.counter is not None
+            given = replace(self, enforcement=found, thin=thin and enforced)
+            if enforced:
                 _ = given.length_probabilities
         except Unwritable as error:
             raise UserError(
@@ -190,11 +191,17 @@ class Generator:
 
     def guided(self, terms: Sequence[Expression]) -> Generator:
         """This generator, its model told of an expression: see `scidiff.molecules.guiding`."""
-        return replace(self, guide=by_facts(self.model, terms), thin=False)
+        return self.but(guide=by_facts(self.model, terms), thin=False)
 
     def projected(self, terms: Sequence[Expression]) -> Generator:
         """This generator, its estimates projected on an expression: see `scidiff.molecules.guiding`."""
-        return replace(self, guide=by_projection(self.model, terms), thin=False)
+        return self.but(guide=by_projection(self.model, terms), thin=False)
+
+    def but(self, **changes: Any) -> Generator:
+        """A copy that leans or thins otherwise; it has the automata of this one, which can take seconds to build."""
+        other = replace(self, **changes)
+        vars(other).update({name: vars(self)[name] for name in ("automaton", "pair") if name in vars(self)})
+        return other
 
     def planned(self, terms: Sequence[Expression], num: int) -> Choice:
         """The method that so many molecules of an expression get: see `scidiff.molecules.planning`."""
@@ -232,8 +239,7 @@ class Generator:
         """By length L, r(x_1): the share of sequences that meet what is enforced, as the first step sees it."""
         if self.pair is None:
             return torch.ones_like(self.lengths_asked)
-        untouched = replace(self, tilt=None, guide=None)
-        return untouched._by_length().exp()
+        return self.but(tilt=None, guide=None)._by_length().exp()
 
     @cached_property
     def offsets(self) -> Tensor:

@@ -37,6 +37,7 @@ that a unit is spelled with, `_SPELLED` and its number."""
 _HOLE: Item = (-1, -1)
 _SPELLED = -2
 _MOST_HOLES = 2  # in a unit that is spelled, if any of its atoms may bear substituents
+_MOST_SPELLINGS = 300  # of such a unit; a larger one has fewer holes, for each spelling is a run of its own
 _OUTSIDE, _DONE = ("outside",), ("done",)
 _State = tuple[Any, ...]  # _OUTSIDE, _DONE, or (items still to come, slots open in the hole that stands first)
 
@@ -189,9 +190,16 @@ class Motif:
         atoms = self.pieces[k].atoms
         if self.part.open is not None:
             return [tuple(a for a in atoms for _ in range(self.part.open[a] - (a == entry)))]
-        free = {a: self.part.core.GetAtomWithIdx(a).GetNumExplicitHs() - (a == entry) for a in atoms}
-        several = [c for n in range(_MOST_HOLES + 1) for c in itertools.combinations_with_replacement(atoms, n)]
-        return [chosen for chosen in several if all(chosen.count(a) <= free[a] for a in atoms)]
+        free = {a: self.part.core.GetAtomWithIdx(a).GetNumExplicitHs() for a in atoms}
+        entries = sum(map(bool, free.values())) + 1
+        found: list[tuple[int, ...]] = []
+        for n in range(_MOST_HOLES + 1):
+            several = itertools.combinations_with_replacement(atoms, n)
+            more = [c for c in several if all(c.count(a) <= free[a] for a in atoms)]
+            if n and entries * (len(found) + len(more)) > _MOST_SPELLINGS:
+                break
+            found += more
+        return [c for c in found if entry is None or c.count(entry) < free[entry]]
 
     @cached_property
     def tokens(self) -> frozenset[str]:

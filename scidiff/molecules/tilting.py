@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -180,7 +180,7 @@ def steer(
         exponent = torch.zeros(table.shape[1], dtype=torch.float64)
         for rounds in range(1, ROUNDS + 1):
             exponent = exponent + newton(last)
-            found = replace(generator, tilt=(table @ exponent).to(generator.device), thin=False)
+            found = generator.but(tilt=(table @ exponent).to(generator.device), thin=False)
             last = pilot.tile(found, rounds, seed=(seed + _PILOT) % 2**64)
             if float(last.holds.double().mean()) >= _PLENTY:
                 break

@@ -18,7 +18,7 @@ from scidiff.molecules.enforcement import spelled_out
 from scidiff.molecules.generator import TILE, Generator
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.language import Facts, Holds, violation
-from scidiff.molecules.motifs import motifs_of, with_parts
+from scidiff.molecules.motifs import _HOLE, _MOST_SPELLINGS, motifs_of, with_parts
 from scidiff.molecules.oracle import Oracle
 from scidiff.molecules.parsing import parse, parse_all
 from scidiff.molecules.parts import holds, parts_of
@@ -120,6 +120,21 @@ def test_spelled_units_share_no_ring_labels() -> None:
     assert (first.labels, second.labels) == (1, 2)
     assert "<ring:1>" in first.tokens
     assert "<ring:1>" not in second.tokens
+
+
+@pytest.mark.parametrize(("ring", "most"), [("C1CC1", 2), ("C1CCCCCCCCC1", 1), ("C1CCCCCCCCCCCCCCCCCCC1", 0)])
+def test_the_larger_a_unit_that_is_no_token_the_fewer_substituents_it_may_bear(ring: str, most: int) -> None:
+    """Each spelling is a run of its own; with two substituents anywhere a large ring system has thousands."""
+    ((motif,),) = motifs_of([parts_of("extends", ring)], Vocabulary(tokens=SPELLING))
+    spelled = [items for ways in (motif.roots, motif.entries) for found in ways.values() for items in found]
+    assert max(items.count(_HOLE) for items in spelled) == most
+    assert len(spelled) <= _MOST_SPELLINGS
+
+
+def test_leaning_elsewhere_keeps_the_automata() -> None:
+    given = Generator(model=model(TINY, (0, 0, 1, 3, 4))).given(parse_all(["n_atoms[N] <= 1"]))
+    assert given.but(thin=True).pair is given.pair
+    assert given.but(thin=True).automaton is given.automaton
 
 
 @pytest.mark.slow
