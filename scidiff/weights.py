@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ class Weights:
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
     card: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, prefix: str = "") -> dict[str, Tensor]:
+        """The tensors whose names begin so, without it, in float32."""
+        return {name.removeprefix(prefix): t.float() for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    def fields(self, name: str) -> dict[str, Any]:
+        """A part of the configuration, its lists as tuples."""
+        return {key: tuple(one) if isinstance(one, list) else one for key, one in self.config[name].items()}
+
+
+@contextmanager
+def expected(what: str, where: Path) -> Iterator[None]:
+    """Building something of weights: WeightsError names in one line what it should have been and why it is not."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{where}: expected {what}, got others: {reason}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -136,21 +136,13 @@ class FlowModel:
     @classmethod
     def of(cls, held: files.Weights, folder: Path, *, device: torch.device | str = "cpu") -> FlowModel:
         """The model of weights that were read from a folder."""
-        try:
-            fields: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in dict(held.config["flow"]).items()
-            }
+        with files.expected("weights of a flow", folder):
             prior = Stationary(mean=held.tensors["prior.mean"], variance=held.tensors["prior.variance"])
             waves = torch.view_as_complex(held.tensors["covariance"].double())
-            config = FlowConfig(**fields)
+            config = FlowConfig(**held.fields("flow"))
             covariance = Covariance.from_matrices((waves + waves.mH) / 2, config.shape[1])
             model = cls.create(config, prior, covariance=covariance, card=held.card)
-            prefix = "denoiser."
-            state = {n.removeprefix(prefix): v.float() for n, v in held.tensors.items() if n.startswith(prefix)}
-            model.denoiser.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder}: expected weights of a flow, got others: {reason}") from None
+            model.denoiser.load_state_dict(held.part("denoiser."))
         model.denoiser.to(device)
         return model
 

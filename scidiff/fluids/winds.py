@@ -203,20 +203,12 @@ class WindModel:
     @classmethod
     def of(cls, held: files.Weights, folder: Path, *, device: torch.device | str = "cpu") -> WindModel:
         """The model of weights that were read from a folder."""
-        try:
-            fields: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in dict(held.config["winds"]).items()
-            }
+        with files.expected("weights of winds", folder):
             factors = torch.view_as_complex(held.tensors["factors"].double())
             covariance = factors, held.tensors["floor"].double()
-            config, climatology, eofs = WindConfig(**fields), held.tensors["climatology"], held.tensors["eofs"]
-            model = cls.create(config, climatology, covariance, eofs, card=held.card)
-            prefix = "denoiser."
-            state = {n.removeprefix(prefix): v.float() for n, v in held.tensors.items() if n.startswith(prefix)}
-            model.denoiser.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder}: expected weights of winds, got others: {reason}") from None
+            config, climatology = WindConfig(**held.fields("winds")), held.tensors["climatology"]
+            model = cls.create(config, climatology, covariance, held.tensors["eofs"], card=held.card)
+            model.denoiser.load_state_dict(held.part("denoiser."))
         model.denoiser.to(device)
         return model
 

@@ -112,17 +112,14 @@ class FragmentModel:
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> FragmentModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
         held = files.load(folder, device=device)
-        try:
+        with files.expected("weights of a fragment model", folder):
             config = ModelConfig.read(held.config["model"])
             if sum(config.lengths) < 1 or len(config.lengths) > MAX_LENGTH + 1:
                 raise ValueError(f"expected how many molecules have 0 .. {MAX_LENGTH} fragments, got {config.lengths}")
             vocabulary = Vocabulary(tokens=tuple(held.config["tokens"]))
             _ = vocabulary.kinds  # reads every token
             model = cls.create(vocabulary, config, card=held.card)
-            model.denoiser.load_state_dict({name: value.float() for name, value in held.tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder}: expected weights of a fragment model, got others: {reason}") from None
+            model.denoiser.load_state_dict(held.part())
         model.denoiser.eval().to(device)
         return replace(model, scores=Scores.load(folder, vocabulary), census=Census.load(folder))
 

@@ -139,17 +139,12 @@ class ForecastModel:
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ForecastModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
         held = files.load(folder)
-        try:
+        with files.expected("weights of a forecaster", folder):
             config = ForecastConfig.read(held.config["forecaster"])
             fitted = {name: held.tensors[f"base.{name}"].double().numpy() for name in ("share", "spread")}
             base = Base(**fitted, context=config.context, seasons=config.seasons)
             model = cls.create(config, base, card=held.card)
-            prefix = "denoiser."
-            state = {n.removeprefix(prefix): v for n, v in held.tensors.items() if n.startswith(prefix)}
-            model.denoiser.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder}: expected weights of a forecaster, got others: {reason}") from None
+            model.denoiser.load_state_dict(held.part("denoiser."))
         model.denoiser.to(device)
         return model
 

@@ -108,18 +108,12 @@ class ImputerModel:
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ImputerModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
         held = files.load(folder, device=device)
-        try:
-            fields: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in held.config["imputer"].items()
-            }
+        with files.expected("weights of an imputer", folder):
+            fields = held.fields("imputer")
             fields["levels"] = tuple(map(tuple, fields.get("levels", ())))
             config = ImputerConfig(**fields)
             model = cls.create(config, card=held.card)
-            model.denoiser.load_state_dict({name: value.float() for name, value in held.tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder}: expected weights of an imputer, got others: {reason}") from None
+            model.denoiser.load_state_dict(held.part())
         model.denoiser.eval().to(device)
         return model
 

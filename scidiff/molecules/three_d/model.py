@@ -88,16 +88,9 @@ class ConformerModel:
             with resources.as_file(resources.files("scidiff.molecules.three_d") / "weights" / SHIPPED) as shipped:
                 return cls.load(shipped, device=device)
         held = files.load(folder, device=device)
-        try:
-            fields: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in held.config["conformers"].items()
-            }
-            model = cls.create(ConformerConfig(**fields), card=held.card)
-            model.denoiser.load_state_dict({name: value.float() for name, value in held.tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder}: expected weights of conformers, got others: {reason}") from None
+        with files.expected("weights of conformers", folder):
+            model = cls.create(ConformerConfig(**held.fields("conformers")), card=held.card)
+            model.denoiser.load_state_dict(held.part())
         model.denoiser.eval().to(device)
         return model
 
