@@ -108,6 +108,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1500, metavar="N", help="of training; default 1500")
     parser.add_argument("--alone", action="store_true", help="scidiff and the naive methods only")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="documents of this benchmark: runs none")
     chosen = parser.parse_args(arguments)
     chosen.seeds = chosen.seeds or (1 if chosen.quick else 5)
@@ -145,7 +146,7 @@ def timed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     runs, missing = collect(arguments) if "quality" in arguments.part else ([], [])
     timings = timed(arguments)
     for one in runs:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -30,7 +29,6 @@ from scidiff.constraints.runs import Runs
 from scidiff.denoiser import Denoiser
 from scidiff.errors import UserError
 from scidiff.grids import uniform
-from scidiff.interrupts import hold_back
 from scidiff.molecules.conditioned import Conditioned
 from scidiff.molecules.enforcement import Enforcement, enforce
 from scidiff.molecules.grammar import grammar
@@ -43,6 +41,7 @@ from scidiff.molecules.planning import Choice, choose
 from scidiff.molecules.tilting import Steered, steer
 from scidiff.noise import Noise
 from scidiff.sampling import sample
+from scidiff.side_by_side import side_by_side
 from scidiff.solvers.categorical import CountedUnmasking
 from scidiff.state import Layout
 
@@ -84,28 +83,6 @@ def _ceiling(pilot: list[Drawn]) -> float:
     """log c, of a tile."""
     weights = torch.tensor([drawn.log_weight for drawn in pilot], dtype=torch.float64)
     return float(weights.quantile(1 - _HEAVIEST))
-
-
-def _alone() -> None:
-    """Make a thread of the pool use one core and leave Ctrl-C to the main one."""
-    torch.set_num_threads(1)
-    hold_back()
-
-
-@contextmanager
-def side_by_side(device: torch.device) -> Iterator[Executor]:
-    """As many threads as torch has, with one core each: small products side by side, not each one cut to pieces.
-
-    So a product is also the same to the last bit whatever the number of cores. Leaving cancels what has not begun.
-    """
-    cores = torch.get_num_threads()
-    workers = cores if device.type == "cpu" else 1
-    pool = ThreadPoolExecutor(workers, "draw", initializer=_alone)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(cores)  # of threads that are yet to come; those of the pool have had theirs
 
 
 @dataclass(frozen=True, kw_only=True)

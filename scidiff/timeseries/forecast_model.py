@@ -129,6 +129,10 @@ class ForecastModel:
         """The process of each leaf."""
         return self.denoiser.processes
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
     def save(self, folder: Path) -> None:
         """Write the model to a folder of safetensors and JSON."""
         tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
@@ -218,7 +222,7 @@ def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps
     """
     if len(window) != 1:
         raise ValueError(f"expected one window, got {len(window)}")
-    device = next(model.denoiser.parameters()).device
+    device = model.device
     known: Known = {name: value.to(device) for name, value in known_of(model, window).items()}
     network = model.denoiser.network
     recurrent = isinstance(network, RecurrentNetwork)

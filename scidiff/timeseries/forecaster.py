@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from scidiff.errors import UserError
+from scidiff.side_by_side import side_by_side
 from scidiff.timeseries import filling
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.conditioning import keep_rules
@@ -29,7 +30,7 @@ from scidiff.timeseries.frequency import Frequency, infer
 from scidiff.timeseries.history import joined
 from scidiff.timeseries.horizons import Horizons, horizons
 from scidiff.timeseries.impute import series_seed
-from scidiff.timeseries.panel import Ints, Panel
+from scidiff.timeseries.panel import Floats, Ints, Panel
 from scidiff.timeseries.static import with_static
 from scidiff.timeseries.widening import PILOT, Widening, calibrate
 
@@ -240,11 +241,16 @@ class DiffusionForecaster:
         linked = rules is not None and rules.over_series(tuple(map(str, panel.ids)))
         drawn = max(count, PILOT) if moved else count  # a draw is the same, however many there are
         drawn = -(-drawn // PILOT) * PILOT if linked else drawn
+
+        def one(s: int) -> Floats:
+            seed = series_seed(self.seed, panel.ids[s])
+            return draw(model, windows[s : s + 1], draws=drawn, seed=seed, steps=self.steps)
+
         found = []
-        for s, identity in enumerate(panel.ids):
-            seed = series_seed(self.seed, identity)
-            found.append(draw(model, windows[s : s + 1], draws=drawn, seed=seed, steps=self.steps))
-            progress(s + 1, len(panel))
+        with side_by_side(model.device) as pool:
+            for own in pool.map(one, range(len(panel))):
+                found.append(own)
+                progress(len(found), len(panel))
         row = panel.offsets[:-1] + windows.origin - 1
         last = panel.time[row]
         time = np.stack([frequency.after(panel.clock, float(stamp), horizon) for stamp in last])

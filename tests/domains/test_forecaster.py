@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from scidiff.errors import UserError
 from scidiff.timeseries import lags
@@ -94,6 +95,20 @@ def test_a_draw_is_the_same_alone_and_among_others(fitted: tuple[DiffusionForeca
     assert len(np.unique(among[0, :, 0, 0])) == TILE + 7
     again = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=2, seed=4).fit(table)
     np.testing.assert_array_equal(again.forecast_panel(panel, samples=3).draws, among[:, :3])
+
+
+def test_draws_do_not_depend_on_the_number_of_threads(fitted: tuple[DiffusionForecaster, pd.DataFrame]) -> None:
+    forecaster, table = fitted
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(forecaster.forecast_panel(panel_of(table), samples=TILE).draws)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_model_comes_back_from_disk(fitted: tuple[DiffusionForecaster, pd.DataFrame], tmp_path: Path) -> None:
