@@ -10,7 +10,7 @@
 | a differentiable energy of the clean estimate | `EnergyGuidance` |
 | parts that are known | `known=` of the sampling loop, or `Inpaint` |
 | a constraint to hold exactly | `Project` |
-| sums over tokens to lie in an interval, in expectation | `ProjectTokens` |
+| properties of tokens to lie in an interval, in expectation | `ProjectTokens` |
 | any black box; weights; an estimate of log Z | `Steering`; with guided proposals `Twisted` |
 
 All but `Project` and steering are soft: follow them with one that holds.
@@ -26,7 +26,7 @@ from scidiff.guidance.measurement import Measurement
 from scidiff.guidance.mmps import MMPS
 from scidiff.guidance.pigdm import PiGDM
 from scidiff.guidance.project import Project
-from scidiff.guidance.project_tokens import ProjectTokens
+from scidiff.guidance.project_tokens import ProjectTokens, Sums
 from scidiff.guidance.steering import Steering, effective_sample_size
 from scidiff.guidance.twisted import Twisted
 
@@ -43,6 +43,7 @@ __all__ = [
     "ProjectTokens",
     "ResidualCFG",
     "Steering",
+    "Sums",
     "Twisted",
     "effective_sample_size",
 ]

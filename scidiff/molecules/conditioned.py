@@ -65,13 +65,14 @@ class Conditioned:
         self.grammar, self.pair, self.tilt, self.plain = grammar, pair, tilt, plain
         self._path = torch.zeros(())
         self._before: _Tables | None = None
-        self._ratio: Tensor | None = None  # log p_k - log g_k of places that step k did not know, 0 of others
+        self._estimates: tuple[Tensor, Tensor, Tensor] | None = None  # log p_k, log g_k, and what step k knew: [B, L]
 
     def __call__(self, log_probs: Tensor, draw: Draw, rows: Rows) -> Tensor:
         seen = log_probs.amin(-1) <= LOG_ZERO  # only what is not masked is known for certain
         tilted, tables = self._tables(log_probs)
         if self.pair is None:
-            x_0, share = self.grammar(tilted.log(), draw, rows), self._log_share(tables)
+            log_tilted = log_probs if self.tilt is None else tilted.log()
+            x_0, share = self.grammar(log_tilted, draw, rows), self._log_share(tables)
         else:
             x_0, share = self.pair.draw(tilted, tables[0], draw)
             share = share + self._log_other(tables)
@@ -83,15 +84,17 @@ class Conditioned:
             self._path = self._path + share - self._log_share(tuple(foreseen)) + kept
         self._before = tables
         if self.plain is not None:
-            self._ratio = torch.where(seen[..., None], 0.0, self.plain().double() - log_probs.double())
+            self._estimates = self.plain(), log_probs, seen
         return x_0
 
     def _kept(self, x: Tensor, seen: Tensor | None = None) -> Tensor | float:
         """log p / g of the classes x that the step before kept, all if it is not said which are seen: [B]."""
-        if self._ratio is None:
+        if self._estimates is None:
             return 0.0
-        each = self._ratio.gather(-1, x[..., None]).squeeze(-1)
-        return (each if seen is None else torch.where(seen, each, 0.0)).sum(-1)
+        *both, known = self._estimates
+        plain, given = (each.gather(-1, x[..., None]).squeeze(-1).double() for each in both)
+        kept = ~known if seen is None else seen & ~known
+        return torch.where(kept, plain - given, 0.0).sum(-1)
 
     def log_weight(self, x: Tensor) -> Tensor:
         """log w / r_0 of the finished sequences: int64 [B, L] -> float64 [B]."""
@@ -109,13 +112,19 @@ class Conditioned:
         return self.tilt is not None or self.plain is not None
 
     def _tables(self, log_probs: Tensor) -> tuple[Tensor, _Tables]:
-        """The product that is drawn from, [B, L, K] float64, and what `_log_share` needs of it and of the model's."""
-        given = log_probs.double().exp()
-        plain = given if self.plain is None else self.plain().double().exp()
+        """The product that is drawn from, [B, L, K], and what `_log_share` needs of it and of the model's.
+
+        In float64 for pairs, whose sums are longer; the grammar adds up to kinds in the precision of the estimates.
+        """
+        given = self._probabilities(log_probs)
+        plain = given if self.plain is None else self._probabilities(self.plain())
         tilted = given if self.tilt is None else given * self.tilt.exp()
         pairs = () if self.pair is None else (self.pair.by_pair(tilted),)
         kinds = (self.grammar.by_kind(tilted), self.grammar.by_kind(plain)) if self._other else ()
         return tilted, (*pairs, *kinds)
+
+    def _probabilities(self, log_probs: Tensor) -> Tensor:
+        return log_probs.exp() if self.pair is None else log_probs.double().exp()
 
     def _log_share(self, tables: _Tables) -> Tensor:
         """log r of a step: [B]."""

@@ -5,7 +5,8 @@ Draws are made from another product g_k than the model's p_k, inside the grammar
     by facts        g_k proportional to p_k^(1-w) p_k(. | facts)^w, by `scidiff.guidance.CFG`, of a model that was
                     trained to be told (`scidiff.molecules.edges`); two network calls a step
     by projection   g_k the nearest to p_k whose expectations of properties lie where they should, by
-                    `scidiff.guidance.ProjectTokens`, properties being what fragments add (`scidiff.molecules.scores`)
+                    `scidiff.guidance.ProjectTokens`, properties being what a network expects of beliefs about fragments
+                    (`scidiff.molecules.head`), or what fragments add (`scidiff.molecules.scores`)
 
 `scidiff.molecules.conditioned` keeps the weight W = p / q of every draw, exact for any g_k that excludes nothing: a
 poor guide costs draws, never the weights. Lengths are drawn from those of the training molecules that meet the request,
@@ -24,8 +25,10 @@ from torch import Tensor
 
 from scidiff.denoiser import Denoiser
 from scidiff.errors import UserError
-from scidiff.guidance import CFG, ProjectTokens
+from scidiff.guidance import CFG, ProjectTokens, Sums
+from scidiff.guidance.project_tokens import Properties
 from scidiff.molecules.edges import ends
+from scidiff.molecules.head import Expected
 from scidiff.molecules.language import Expression
 from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.molecules.scores import SCORED
@@ -65,15 +68,15 @@ class ByFacts(Guide):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ByProjection(Guide):
-    """Scores [K, J] of tokens whose sums are to lie between low and high, [J], in expectation."""
+    """J properties that are to lie between low and high, [J], in expectation."""
 
-    scores: Tensor
+    properties: Properties
     low: Tensor
     high: Tensor
     calls: ClassVar[int] = 1
 
     def around(self, plain: Denoiser) -> Denoiser:
-        return ProjectTokens(plain, leaf=LEAF, scores=self.scores, low=self.low, high=self.high)
+        return ProjectTokens(plain, leaf=LEAF, properties=self.properties, low=self.low, high=self.high)
 
 
 def by_facts(model: FragmentModel, terms: Sequence[Expression], *, weight: float = WEIGHT) -> ByFacts:
@@ -91,7 +94,7 @@ def by_facts(model: FragmentModel, terms: Sequence[Expression], *, weight: float
 
 
 def by_projection(model: FragmentModel, terms: Sequence[Expression]) -> ByProjection:
-    """The guide by what fragments add to the properties that terms are about.
+    """The guide by what is expected of the properties that terms are about.
 
     Raises:
         UserError: the model has no scores of fragments, or the terms say nothing of what is scored.
@@ -102,13 +105,16 @@ def by_projection(model: FragmentModel, terms: Sequence[Expression]) -> ByProjec
     asked = (low.isfinite() | high.isfinite()).nonzero().flatten()
     if not len(asked):
         raise UserError(_nothing_said("project", SCORED, terms))
-    device, intercept = _device(model), model.scores.intercept[asked]
-    return ByProjection(
-        scores=model.scores.table[:, asked].float().to(device),
-        low=(low[asked] - intercept).float().to(device),
-        high=(high[asked] - intercept).float().to(device),
-        lengths=_lengths(model, terms),
+    device, lengths = _device(model), _lengths(model, terms)
+    low, high = low[asked].float().to(device), high[asked].float().to(device)
+    if model.head is not None:
+        expected = Expected(head=model.head, asked=asked.to(device))
+        return ByProjection(properties=expected, low=low, high=high, lengths=lengths)
+    table, intercept, left = model.scores.table, model.scores.intercept[asked].float().to(device), model.scores.left
+    sums = Sums(
+        scores=table[:, asked].float().to(device), left=None if left is None else left[asked].float().to(device)
     )
+    return ByProjection(properties=sums, low=low - intercept, high=high - intercept, lengths=lengths)
 
 
 def _nothing_said(method: str, known: Sequence[str], terms: Sequence[Expression]) -> str:

@@ -15,6 +15,7 @@ from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.molecules.census import Census
 from scidiff.molecules.edges import Edges
+from scidiff.molecules.head import PropertyHead
 from scidiff.molecules.scores import Scores
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
 from scidiff.networks.transformer import SequenceTransformer
@@ -61,6 +62,7 @@ class FragmentModel:
         card: the model card.
         scores: what tokens add to properties; None if the folder has none.
         census: a sample of the training molecules; None if the folder has none.
+        head: what to expect of properties from beliefs; None if the folder has none.
     """
 
     vocabulary: Vocabulary
@@ -69,6 +71,7 @@ class FragmentModel:
     card: Mapping[str, Any] = field(default_factory=dict)
     scores: Scores | None = None
     census: Census | None = None
+    head: PropertyHead | None = None
 
     @classmethod
     def create(
@@ -121,7 +124,9 @@ class FragmentModel:
             model = cls.create(vocabulary, config, card=held.card)
             model.denoiser.load_state_dict(held.part())
         model.denoiser.eval().to(device)
-        return replace(model, scores=Scores.load(folder, vocabulary), census=Census.load(folder))
+        head = PropertyHead.load(folder, vocabulary)
+        head = None if head is None else head.to(device)
+        return replace(model, scores=Scores.load(folder, vocabulary), census=Census.load(folder), head=head)
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write the model to a folder of safetensors and JSON."""

@@ -42,12 +42,15 @@ class Scores:
     Attributes:
         table: s, float64 [K, P], in the order of `SCORED`.
         intercept: b, float64 [P].
+        left: standard deviation of what they leave of each property, on other molecules, float64 [P]; None if it was
+            not kept.
         card: where they come from, and how good they are.
     """
 
     table: Tensor
     intercept: Tensor
     card: Mapping[str, Any]
+    left: Tensor | None = None
 
     @classmethod
     def fit(cls, vocabulary: Vocabulary, classes: np.ndarray, values: np.ndarray, *, source: str) -> Scores:
@@ -72,11 +75,15 @@ class Scores:
             "properties": list(SCORED),
             f"r_squared_on_{len(counts) - cut}_others": good,
         }
-        return cls(table=torch.from_numpy(table), intercept=torch.from_numpy(intercept), card=card)
+        found = {"table": table, "intercept": intercept, "left": left.std(0)}
+        return cls(card=card, **{name: torch.from_numpy(values) for name, values in found.items()})
 
     def save(self, folder: Path) -> None:
         """Write them beside the weights."""
-        stored = save({"scores": self.table.T.contiguous().to(torch.float16), "intercept": self.intercept.float()})
+        kept = {"scores": self.table.T.contiguous().to(torch.float16), "intercept": self.intercept.float()}
+        if self.left is not None:
+            kept["left"] = self.left.float()
+        stored = save(kept)
         atomic.write(folder / TENSORS, lambda temporary: temporary.write_bytes(stored))
         atomic.write_json(folder / CARD, dict(self.card))
 
@@ -89,13 +96,15 @@ class Scores:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
             held = load((folder / TENSORS).read_bytes())
             table, intercept = held["scores"].double().T, held["intercept"].double()
+            left = held["left"].double() if "left" in held else None
             belongs = card["vocabulary_sha256"] == fingerprint(vocabulary)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise WeightsError(f"{folder / CARD}: expected scores of fragments, got others: {reason}") from None
-        if not belongs or table.shape != (len(vocabulary.tokens), len(SCORED)) or len(intercept) != len(SCORED):
+        shapes = [tuple(one.shape) for one in (table, intercept, intercept if left is None else left)]
+        if not belongs or shapes != [(len(vocabulary.tokens), len(SCORED)), (len(SCORED),), (len(SCORED),)]:
             raise WeightsError(f"{folder / CARD}: expected scores of the tokens of this model, got those of others")
-        return cls(table=table, intercept=intercept, card=card)
+        return cls(table=table, intercept=intercept, card=card, left=left)
 
 
 def scored(mol: Chem.Mol) -> list[float]:
