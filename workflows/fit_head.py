@@ -90,8 +90,8 @@ def main(options: argparse.Namespace) -> None:
         "r_squared_of_additive_scores": before,
     }
     cast(PropertyHead, result.denoiser).save(options.into or options.model, model.vocabulary, card)
-    for share in after:
-        print(share, {name: (before[share][name], value) for name, value in after[share].items()})
+    for share, found in after.items():
+        print(f"{share} hidden: {found}, additive scores: {before[share]}")
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ class ProjectTokens(Denoiser):
         if near.spread is None:
             return self.low, self.high
         inside = mean_inside(near.value, near.spread, self.low, self.high)
-        decided = (near.variance / near.spread.square()).clamp_max(1)
+        decided = (near.variance / near.spread.square().clamp_min(_LEAST)).clamp_max(1)
         aim = near.value + decided * (inside - near.value)
         return torch.where(self.low.isfinite(), aim, self.low), torch.where(self.high.isfinite(), aim, self.high)
 

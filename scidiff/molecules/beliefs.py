@@ -115,8 +115,8 @@ def explained(
             with torch.no_grad():
                 mean, _ = head(hidden.beliefs(batch.x_0, batch.layout, Noise(seed=2, index=batch.index)))
             left.append(cast(Tensor, batch.condition) - mean.double())
-        rest = torch.cat(left).square().mean(0) / spread
-        found[f"{share:g}"] = dict(zip(SCORED, (1 - rest).tolist(), strict=True))
+        explained_share = 1 - torch.cat(left).square().mean(0) / spread
+        found[f"{share:g}"] = {name: round(r, 3) for name, r in zip(SCORED, explained_share.tolist(), strict=True)}
     return found
 
 

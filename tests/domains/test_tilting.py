@@ -160,7 +160,7 @@ def _classes(vocabulary: Vocabulary, smiles: str) -> list[int] | None:
         return None
 
 
-def test_what_fragments_add_is_found_where_properties_are_sums() -> None:
+def test_what_fragments_add_is_found_where_properties_are_sums(tmp_path: Path) -> None:
     sample = Path(__file__).parents[2] / "datasets" / "moses" / "sample.csv.gz"
     smiles = pd.read_csv(sample).smiles[:600].tolist()
     vocabulary = Vocabulary.build(smiles, 300, workers=1)
@@ -179,6 +179,15 @@ def test_what_fragments_add_is_found_where_properties_are_sums() -> None:
     (good,) = (value for name, value in found.card.items() if name.startswith("r_squared"))
     assert good["heavy_atoms"] > 0.99
     assert good["logp"] > 0.5
+    others = np.array(values)[-round(len(values) / 10) :]
+    assert found.left is not None
+    unexplained = found.left.numpy()[1] ** 2 / others.var(0)[1]
+    assert unexplained == pytest.approx(1 - good["logp"], abs=0.05)
+    found.save(tmp_path)
+    again = Scores.load(tmp_path, vocabulary)
+    assert again is not None
+    assert again.left is not None
+    assert torch.allclose(again.left, found.left, rtol=1e-6)
 
 
 def test_from_how_many_molecules_a_pilot_pays() -> None:
