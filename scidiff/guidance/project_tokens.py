@@ -125,7 +125,7 @@ class ProjectTokens(Denoiser):
             return {**clean, self.leaf: self.project(clean[self.leaf])}
 
     def project(self, log_probs: Tensor) -> Tensor:
-        """log q from log p: [B, L, K]. A p that meets the constraints is given back as it is."""
+        """log q from log p: [B, L, K]. A p whose expectations are where they should be is given back as it is."""
         near = self.properties(log_probs.exp())
         low, high = self._ends(near)
         farthest = self.far / near.variance.clamp_min(_LEAST).sqrt()
