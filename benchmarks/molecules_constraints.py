@@ -8,13 +8,13 @@ Tables:
   of unmasking. Total variation between samples given `n_atoms[N] == 1` and the exact conditional distribution, of as
   many draws: tilted and guided draws by their weights, and rejection. Bar: 0.02.
 * `MOSES`: three sets of conditions that about 10 %, 1 % and 0.1 % of the training molecules meet, and two about QED,
-  which fragments do not add up to. Projection is by the property head, and as `sums` by what fragments add. Certified
-  molecules a processor second: `rate` leaves out the pilot of steering, stated beside it; `rate of 1,000` counts 1,000
-  molecules and the pilot that they share. `worth` counts the independent draws that they are worth by their weights
-  instead. `share` is the share of the model's molecules that meet the set, by weights. Internal diversity of the
-  certified, without pairs of one. The bars are about what the planner chooses for 1,000; draws as they come are
-  rejection. Rejection draws once, eight times as many, and is judged on each set. Mean ± half-width of the 95 %
-  interval over seeds.
+  which fragments do not add up to. `head` and `sums` are projection by the property head and by what fragments add.
+  Certified molecules a processor second: `rate` leaves out the pilot of steering, stated beside it; `rate of 1,000`
+  counts 1,000 molecules and the pilot that they share. `worth` counts the independent draws that they are worth by
+  their weights instead. `share` is the share of the model's molecules that meet the set, by weights. Internal
+  diversity of the certified, without pairs of one. The bars are about what the planner chooses for 1,000; draws as they
+  come are rejection. Rejection draws once, eight times as many, and is judged on each set. Mean ± half-width of the
+  95 % interval over seeds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SETS = {
     "QED, 1.7 %": (["qed >= 0.94"], 0.0),
     "QED, 0.9 %": (["qed >= 0.9", "logp <= 1.5"], 0.0),
 }  # conditions and the bar of certified molecules a second over rejection, 0 for none
-METHODS = ("steer", "project", "sums", "guide")
+METHODS = ("steer", "head", "sums", "guide")
 SMALL = ("*C", "*N*", "*O*", "[1*]C", "[1*]N", "[1*]F", "*C[1*]", "*N[1*]")
 DISTANCE = 0.02
 
@@ -184,11 +184,14 @@ def compare(
 
 
 def leaning(given: Generator, method: str, terms: Sequence[Expression]) -> Generator:
-    """A generator guided or projected, by a property head if there is one, or by sums of scores."""
+    """A generator guided, or projected by sums of scores or, as if these said nothing, by the property head."""
     if method == "guide":
         return given.guided(terms)
-    able = replace(given, model=replace(given.model, head=None)) if method == "sums" else given
-    return able.projected(terms)
+    scores = given.model.scores
+    if method == "head" and scores is not None and scores.left is not None:
+        scores = replace(scores, left=torch.full_like(scores.left, torch.inf))
+    head = None if method == "sums" else given.model.head
+    return replace(given, model=replace(given.model, head=head, scores=scores)).projected(terms)
 
 
 def shared(found: dict[str, float], pilot: float) -> dict[str, float]:
@@ -232,7 +235,7 @@ def run(chosen: argparse.Namespace) -> int:
     draws = chosen.draws or (256 if chosen.quick else 2560)
     seeds = [chosen.seed + 10 * k for k in range(chosen.repeats or (1 if chosen.quick else 3))]
     generator = Generator.load(chosen.model)
-    able = {"guide": generator.model.config.edges, "sums": generator.model.head}  # without a head `project` is by sums
+    able = {"guide": generator.model.config.edges, "head": generator.model.head}
     methods = chosen.methods or [one for one in METHODS if able.get(one, True)]
     near = [enumerable(4_096 if chosen.quick else 51_200, seed) for seed in seeds]
     distances = [[name, spread([one[name] for one in near])] for name in near[0]]

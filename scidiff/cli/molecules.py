@@ -92,7 +92,7 @@ Constraints = Annotated[
 Method = Annotated[
     Literal["auto", "exact", "guide", "project", "steer", "enforce", "reject"],
     typer.Option(
-        help="auto: exact, project or guide, by how rare the molecules are (`explain` says which). "
+        help="auto: exact, steer, guide or project, by how rare the molecules are (`explain` says which). "
         "exact: what fragments decide is enforced, and draws follow the model given the conditions. "
         "Three lean towards properties besides, and molecules have weights: guide tells a model of them that was "
         "trained to be told, project moves its estimates, steer tilts draws after a pilot. "

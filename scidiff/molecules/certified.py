@@ -27,7 +27,7 @@ from scidiff.molecules.where import Condition
 DUPLICATE = "duplicate"
 THINNED = "thinned to the distribution of the model"
 METHODS = ("auto", "exact", "guide", "project", "steer", "enforce", "reject")
-"""`auto` takes `exact`, `project` or `guide` by how many training molecules meet the request
+"""`auto` takes `exact`, `steer`, `guide` or `project` by how many training molecules meet the request
 (`scidiff.molecules.planning`). `exact` enforces what fragments decide and thins draws to the model given the
 conditions, but for the heaviest weights, which are clipped; `enforce` does not thin: it favours what looks likelier to
 one step than it is. Three lean towards the rest besides, and give each molecule its weight: `guide` tells a model of

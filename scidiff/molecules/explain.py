@@ -13,7 +13,7 @@ from scidiff.molecules.enforcement import ONLY, Enforcement
 from scidiff.molecules.histograms import BINS, training_histograms
 from scidiff.molecules.language import Expression
 from scidiff.molecules.parsing import parse_all
-from scidiff.molecules.planning import MANY, Choice
+from scidiff.molecules.planning import PILOT, Choice
 from scidiff.molecules.scores import SCORED
 from scidiff.molecules.where import Condition
 
@@ -48,7 +48,7 @@ class Explanation:
         feasible: about the share of the model's draws that meets what is enforced; 1 if nothing is.
         lengths: the smallest and largest number of fragments that can meet it.
         impossible: alternatives of `or` that contradict themselves.
-        method: what `--method auto` takes for `planning.MANY` molecules or more.
+        method: what `--method auto` takes for `planning.PILOT` molecules or more.
         why: in words.
     """
 
@@ -105,7 +105,7 @@ def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explana
     generator: Any = load(model, None)
     given = generator.given(terms)
     enforcement = given.enforcement
-    choice = given.planned(terms, MANY)
+    choice = given.planned(terms, PILOT)
     possible = given.length_probabilities.nonzero().flatten().tolist()
     return Explanation(
         terms=tuple(Term(text=t.text, enforced=_enforced(t, enforcement, choice), training=_share(t)) for t in terms),

@@ -31,6 +31,7 @@ from scidiff.networks.transformer import Block, rotary
 
 FOLDER = "head"
 _LEAST = 0.01  # the least spread, in units
+_POOR = 0.7  # of a property's standard deviation left by sums: an R^2 below 0.5
 _PLACES = 8.0  # about as many a molecule has
 
 
@@ -109,6 +110,13 @@ class PropertyHead(nn.Module):
         shift, log_spread = self.out(self.read(about)).split(count, -1)
         return sums + self.unit * shift, self.unit * (log_spread.exp() + _LEAST)
 
+    def needed(self, scores: Scores, asked: Tensor) -> bool:
+        """Whether sums say too little of a property that is asked for, of `SCORED` by number.
+
+        What sums say well they say at half the cost, with slopes that have nothing to learn.
+        """
+        return scores.left is not None and bool((scores.left > _POOR * self.unit.to(scores.left))[asked].any())
+
     def save(self, folder: Path, vocabulary: Vocabulary, card: Mapping[str, Any]) -> None:
         """Write it into the folder `head` beside the weights; matrices in half precision."""
         tensors = {name: x.half() if x.ndim > 1 else x for name, x in self.state_dict().items()}
@@ -124,12 +132,9 @@ class PropertyHead(nn.Module):
         asked = {"properties": list(SCORED), "vocabulary_sha256": fingerprint(vocabulary)}
         if any(held.config.get(name) != value for name, value in asked.items()):
             raise files.WeightsError(f"{folder / FOLDER}: expected a property head of the tokens of this model")
-        try:
+        with files.expected("a property head", folder / FOLDER):
             head = cls(classes=len(vocabulary.tokens), **held.config["sizes"])
-            head.load_state_dict({name: x.float() for name, x in held.tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder / FOLDER}: expected a property head, got another: {reason}") from None
+            head.load_state_dict(held.part())
         return head.eval().requires_grad_(False)
 
 

@@ -2,9 +2,10 @@
 
 A census of the training molecules says, before anything is drawn, about how many of the model's meet the request.
 Where that is enough, or so few are wanted that plain draws find them about as soon as a tile of guided ones is drawn,
-draws as they come are cheapest and follow the model without weights. Elsewhere projected draws certify about as many a
-second as steered ones, whose pilot they do without, and are worth more by their weights
-(`benchmarks/molecules_constraints.py`). A model without scores is told of what it can be told of.
+draws as they come are cheapest and follow the model without weights. Elsewhere steered draws certify the most a second
+(`benchmarks/molecules_constraints.py`), and a second of projected ones is worth as many independent draws by their
+weights, without a pilot: they take the requests that are too small for one. A model without scores is told of what it
+can be told of.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scidiff.molecules.scores import SCORED
 
 RARE = 0.05
 TILE = 512  # plain draws that cost what a tile of guided ones does
-MANY = 30  # molecules from which on only the share counts: more than a tile's worth of plain draws finds
+PILOT = 200  # molecules from which on a pilot is worth its draws, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Choice:
     """A method, and why it is chosen.
 
     Attributes:
-        method: `exact`, `project` or `guide`.
+        method: `exact`, `steer`, `guide` or `project`.
         why: in words.
         share: about the share of the model's molecules that meet what fragments do not decide; None if nobody knows.
     """
@@ -39,7 +40,7 @@ class Choice:
 
 
 def choose(
-    model: FragmentModel, enforcement: Enforcement | None, terms: Sequence[Expression], *, num: int = MANY
+    model: FragmentModel, enforcement: Enforcement | None, terms: Sequence[Expression], *, num: int = PILOT
 ) -> Choice:
     """The method for a request.
 
@@ -61,8 +62,11 @@ def choose(
         about = f"none of {len(model.census.lengths):,} training molecules meets the properties asked for"
     if share >= RARE or num <= TILE * share:
         return Choice(method="exact", why=f"{about}: plain draws are cheaper", share=share)
+    if model.scores is not None and num >= PILOT:
+        return Choice(method="steer", why=f"{about}, and {PILOT} molecules or more are worth a pilot", share=share)
     if model.scores is not None:
-        return Choice(method="project", why=f"{about}, and estimates can be moved towards them", share=share)
+        why = f"{about}, and fewer than {PILOT} molecules are not worth a pilot"
+        return Choice(method="project", why=why, share=share)
     if model.config.edges and model.edges.told(left).any():
         return Choice(method="guide", why=f"{about}, and the model can be told of them", share=share)
     return Choice(method="exact", why=f"{about}, but the model has nothing to lean on", share=share)

@@ -19,7 +19,7 @@ from scidiff.guidance import Sums
 from scidiff.molecules.census import Census
 from scidiff.molecules.edges import Edges
 from scidiff.molecules.generator import Generator
-from scidiff.molecules.guiding import ByFacts, ByProjection, Guide
+from scidiff.molecules.guiding import ByFacts, ByProjection, Guide, by_projection
 from scidiff.molecules.head import Expected, PropertyHead
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.oracle import Oracle
@@ -142,6 +142,17 @@ def test_projected_draws_meet_what_fragments_decide() -> None:
     assert near[0] > 0.6 > near[1]
 
 
+def test_the_head_is_asked_where_sums_say_little() -> None:
+    left = torch.tensor([0.8 if name == "qed" else 0.6 for name in SCORED])
+    scores = Scores(table=torch.zeros(len(SMALL), len(SCORED)), intercept=torch.zeros(len(SCORED)), card={}, left=left)
+    able = replace(told((0, 0, 1)), scores=scores, head=random_head())  # of properties with a standard deviation of 1
+    for text, headed in (("qed >= 0.5", True), ("logp <= 1", False), ("logp <= 1 and qed >= 0.5", True)):
+        asked = by_projection(able, parse_all([text]))
+        assert isinstance(asked.properties, Expected if headed else Sums)
+        assert len(asked.low) == 1 + text.count("and")
+    assert isinstance(by_projection(replace(able, head=None), parse_all(["qed >= 0.5"])).properties, Sums)
+
+
 @pytest.fixture(scope="module")
 def molecules() -> list[str]:
     return small_model.sample_smiles(300)
@@ -201,7 +212,7 @@ def test_a_census_is_kept(census: Census, tmp_path: Path) -> None:
     ("texts", "has", "method", "why"),
     [
         (["qed >= 0.3"], "edges, scores", "exact", "plain draws are cheaper"),
-        (["tpsa >= 120"], "edges, scores", "project", "can be moved"),
+        (["tpsa >= 120"], "edges, scores", "project", "not worth a pilot"),
         (["tpsa >= 120"], "edges", "guide", "can be told"),
         (["tpsa >= 120"], "", "exact", "nothing to lean on"),
         (["logp >= 50"], "scores", "project", "none of 300 training molecules"),
@@ -216,9 +227,11 @@ def test_the_planner_goes_by_what_the_census_says(
     scores = Scores(table=torch.zeros(len(SMALL), len(SCORED)), intercept=torch.zeros(len(SCORED)), card={})
     config = replace(plain.config, edges={"tpsa": (60.0, 100.0)} if "edges" in has else {})
     able = replace(plain, config=config, census=census, scores=scores if "scores" in has else None)
-    choice = choose(able, None, parse_all(texts))
+    choice = choose(able, None, parse_all(texts), num=199)
     assert choice.method == method
     assert why in choice.why
+    many = choose(able, None, parse_all(texts), num=200).method
+    assert many == ("steer" if method == "project" else method)
     if choice.share:  # what a tile's worth of plain draws finds is not worth leaning for
         few = int(TILE * choice.share)
         assert few >= 1

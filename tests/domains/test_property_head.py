@@ -152,5 +152,5 @@ def test_a_head_is_kept(tmp_path: Path) -> None:
     del held["config_sha256"]
     held["config"]["sizes"]["width"] = 32
     record.write_text(json.dumps(held))
-    with pytest.raises(WeightsError, match="expected a property head, got another"):
+    with pytest.raises(WeightsError, match="expected a property head, got others"):
         PropertyHead.load(tmp_path, vocabulary)

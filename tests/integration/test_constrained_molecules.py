@@ -91,9 +91,9 @@ def test_explain_says_how_each_term_is_enforced(folder: Path) -> None:
     assert "certification only" in shown
     assert "--method exact: this model has no census" in shown
     rare = json.loads(run("explain", "tpsa >= 125 and logp <= 0", "--json").stdout)
-    assert rare["method"] == "project"
+    assert rare["method"] == "steer"
     assert "0.0007" in rare["why"]
-    assert {term["enforced"] for term in rare["terms"]} == {"certification, and draws lean towards it (project)"}
+    assert {term["enforced"] for term in rare["terms"]} == {"certification, and draws lean towards it (steer)"}
 
 
 @pytest.mark.parametrize(
