@@ -10,7 +10,7 @@ Objectives:
   the method.
 
 Contestants, each with as many oracle calls (distinct molecules scored):
-* `scidiff`: `scidiff molecules optimise`, from the packaged model, with its defaults.
+* `scidiff`: `scidiff molecules optimise`, from the packaged model, with its defaults; at most 50 heavy atoms.
 * `random`: draws of the packaged model.
 * `genetic`: a genetic algorithm on graphs after Jensen 2019 (`_molecules_genetic.py`), begun with 100 draws of the
   packaged model, which count; at most 50 heavy atoms.
@@ -30,7 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from _molecules_genetic import POPULATION, search
+from _molecules_genetic import MOST_ATOMS, POPULATION, search
 from _running import Table, guarded, interval, options, publish, say
 from rdkit import Chem
 
@@ -70,7 +70,8 @@ def distinct(generator: Generator, count: int, seed: int) -> list[str]:
 
 
 def by_policy(score: Score, chosen: argparse.Namespace, seed: int) -> Scored:
-    run = optimise(objective=score, budget=chosen.budget, seed=seed, model=chosen.model)
+    where = [f"heavy_atoms <= {MOST_ATOMS}"]
+    run = optimise(objective=score, budget=chosen.budget, where=where, seed=seed, model=chosen.model)
     return [(one.smiles, one.score) for one in run.scored]
 
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 _OPTIMISE = """Search for molecules of a high objective, with a budget of oracle calls.
 
 A policy gradient on the denoising chain moves the model towards what scores high, kept near the model by a divergence
-and diverse by a memory of scaffolds. The budget counts distinct molecules that are scored, and is spent exactly. The
-best are certified and written, the highest score first.
+and diverse by a memory of scaffolds. Half of its draws write a part of the best molecule of a scaffold anew. The budget
+counts distinct molecules that are scored, and is spent exactly. The best are certified and written, the highest score
+first.
 
 \b
 Objectives: + - * / min(a, b) max(a, b) ( ) over numbers and the numeric names of --where: qed logp mw sa tpsa hbd hba
@@ -53,8 +54,8 @@ def optimise(
     run: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the run. Default: OUT.run")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in its folder.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Molecules of a round.")] = 128,
-    kl: Annotated[float, typer.Option(help="Weight of the divergence from the model.")] = 0.02,
+    batch_size: Annotated[int, typer.Option(help="Molecules of a round.")] = 64,
+    kl: Annotated[float, typer.Option(help="Least weight of the divergence from the model.")] = 0.02,
     room: Annotated[int, typer.Option(help="Molecules of one scaffold that are rewarded.")] = 25,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",

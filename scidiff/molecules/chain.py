@@ -36,7 +36,7 @@ class Chains:
 
     Attributes:
         index: [B] int64, their numbers in the run.
-        states: [B, n + 1, L] int64, from all masks to a sequence.
+        states: [B, n + 1, L] int64, from n masks to a sequence.
         times: [n] float64, of each call.
     """
 
@@ -64,13 +64,25 @@ class _Recorded(Denoiser):
 
 
 def draw(
-    denoiser: Denoiser, process: MaskedProcess, automaton: Automaton, *, length: int, index: Tensor, seed: int
+    denoiser: Denoiser, process: MaskedProcess, automaton: Automaton, *, start: Tensor, index: Tensor, seed: int
 ) -> Chains:
-    """Chains that lift one mask a step, in random order, each a function of (seed, index)."""
+    """Chains that lift one mask a step, in random order, each a function of (seed, index) and its start.
+
+    Args:
+        denoiser: gives the log-probabilities.
+        process: of the sequences.
+        automaton: what a sequence must be accepted by.
+        start: [B, L] int64, as many masks in each row; all of a row, or what leaves something to be accepted.
+        index: [B] int64.
+        seed: of the noise.
+    """
+    length = start.shape[1]
+    masks = int((start[0] == process.mask).sum())
     layout = Layout.dense(len(index), {LEAF: (length,)}, device=index.device)
     recorded = _Recorded(denoiser)
-    rule = CountedUnmasking.on(uniform(length), joint=automaton)
-    done = sample(recorded, {LEAF: process}, {LEAF: rule}, layout, Noise(seed=seed, index=index))
+    rule = CountedUnmasking.on(uniform(masks) * (masks / length), joint=automaton)  # t is the share of masks
+    noise = Noise(seed=seed, index=index)
+    done = sample(recorded, {LEAF: process}, {LEAF: rule}, layout, noise, initial={LEAF: start})
     states = torch.stack([*recorded.states, done.state[LEAF]], dim=1)
     times = torch.tensor(rule.times[:-1], dtype=torch.float64, device=index.device)
     return Chains(index=index, states=states, times=times)

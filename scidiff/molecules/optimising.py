@@ -1,6 +1,6 @@
 """Molecules that score high: a policy gradient on the denoising chain, with a budget of oracle calls.
 
-    each round:   draw chains;   certify and score what is new;   discount, rank;   move the policy
+    each round:   draw chains, edit elites;   certify and score what is new;   discount, rank;   move the policy
 
 The budget counts distinct molecules that are scored, and is spent exactly. A run folder holds the scores and the
 policy: a run that was stopped goes on as if it had not been.
@@ -14,9 +14,10 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,18 +27,22 @@ from scidiff.errors import UserError
 from scidiff.interrupts import held_back
 from scidiff.molecules.arithmetic import parse, value
 from scidiff.molecules.certified import load
+from scidiff.molecules.chain import Chains
+from scidiff.molecules.fragments import EncodeError
 from scidiff.molecules.language import Expression, Facts
 from scidiff.molecules.oracle import Certificate, Oracle
 from scidiff.molecules.parsing import parse_all
 from scidiff.molecules.policy import Learning, Policy
 from scidiff.molecules.quantities import scaffold
+from scidiff.molecules.remasking import Elite, Elites
 from scidiff.molecules.run_folder import RunFolder
 from scidiff.molecules.scaffold_memory import ROOM, ScaffoldMemory, advantages
 from scidiff.training import interrupt
 
 Score = Callable[[Chem.Mol], float]
-BATCH = 128
+BATCH = 64
 REPEATED = "drawn before"
+_PARENTS = 50  # elites that are edited
 _IDLE = 30  # rounds without a new molecule after which a run ends
 
 
@@ -156,7 +161,8 @@ def optimise(
         budget: distinct molecules to score.
         where: expressions of `scidiff.molecules.language`; molecules that do not meet them are refused unscored.
         seed: of all randomness.
-        batch: chains of a round.
+        batch: chains of a round; from the second on, half of them write a part of a good molecule anew
+            (`scidiff.molecules.remasking`).
         room: molecules of one scaffold that are rewarded (`scidiff.molecules.scaffold_memory`).
         learning: how the policy moves.
         model: a folder with weights, the prior; the packaged model if None.
@@ -226,6 +232,7 @@ class _Loop:
         self.oracle = Oracle(run.conditions)
         self.seen: set[str] = set()
         self.memory: ScaffoldMemory | None = None
+        self.elites = Elites()
         self.idle = 0
         self.known: dict[str, float] = {}  # scored in rounds that a kill undid: not computed again
 
@@ -267,39 +274,48 @@ class _Loop:
         """Draw, score, move."""
         run = self.run
         index = torch.arange(run.rounds * self.batch, (run.rounds + 1) * self.batch)
-        chains = self.policy.draw(index, seed=run.seed)
+        whole, part = index.tensor_split([self.batch - (self.batch // 2 if self.elites else 0)])
+        drawn = self.policy.draw(whole, seed=run.seed)
+        edited = self.policy.edit(part, self.elites.best(_PARENTS), seed=run.seed) if len(part) else []
         reward = dict.fromkeys(index.tolist(), -math.inf)
-        drawn = [pair for c in chains for pair in zip(c.index.tolist(), c.sequences.tolist(), strict=True)]
-        new = []
         with held_back():
-            for i, classes in sorted(drawn):
-                if run.complete:
-                    break
-                one = self._judged(i, Chem.MolToSmiles(self.policy.model.vocabulary.decode(classes)))
-                if one is not None:
-                    new.append(one)
+            new, repeated = self._judged([*drawn, *edited])
             reward.update(self._remember(new))
         self.idle = 0 if new else self.idle + 1
-        order = sorted(reward)
-        worth = advantages([reward[i] for i in order])
-        if not run.complete and bool(worth.any()):  # nothing is learned where all are worth the same
-            run.divergence = self.policy.learn(chains, dict(zip(order, worth.tolist(), strict=True)), seed=run.seed)
+        worth: dict[int, float] = {}
+        for group in filter(None, (whole.tolist(), part.tolist())):  # edits are ranked among edits: they begin higher
+            worth.update(zip(group, advantages([reward[i] for i in group]).tolist(), strict=True))
+        if not run.complete and any(worth.values()):  # nothing is learned where all are worth the same
+            run.divergence = self.policy.learn(drawn, edited, worth, seed=run.seed)
+        self.policy.restrain(len(repeated.intersection(whole.tolist())) / len(whole))
         run.rounds += 1
 
-    def _judged(self, index: int, smiles: str) -> Scored | None:
-        """The molecule with its score, if it is new and meets the conditions."""
-        run = self.run
-        certificate: Certificate = self.oracle.certify(smiles)
-        reasons = certificate.reasons or ((REPEATED,) if certificate.canonical in self.seen else ())
-        if reasons:
+    def _judged(self, chains: Sequence[Chains]) -> tuple[list[Scored], set[int]]:
+        """The molecules of a round that are new and meet the conditions, scored; and which draws were made before."""
+        run, vocabulary = self.run, self.policy.model.vocabulary
+        made = [pair for one in chains for pair in zip(one.index.tolist(), one.sequences.tolist(), strict=True)]
+        new, repeated = [], set()
+        for index, classes in sorted(made):
+            if run.complete:
+                break
+            certificate = self.oracle.certify(Chem.MolToSmiles(vocabulary.decode(classes)))
+            reasons = certificate.reasons or ((REPEATED,) if certificate.canonical in self.seen else ())
+            if not reasons:
+                new.append(self._scored(index, certificate))
+                continue
             run.refused += 1
             run.reasons.update(reasons)
-            return None
+            if reasons == (REPEATED,):
+                repeated.add(index)
+        return new, repeated
+
+    def _scored(self, index: int, certificate: Certificate) -> Scored:
+        """A new molecule with its score: a call of the oracle."""
         self.seen.add(certificate.canonical)
         found = self.known.get(certificate.canonical)
         score = float(self.score(certificate.mol)) if found is None else found  # type: ignore[arg-type]
         one = Scored(index=index, smiles=certificate.canonical, score=score if math.isfinite(score) else math.nan)
-        run.scored.append(one)
+        self.run.scored.append(one)
         if self.kept is not None:
             self.kept.append(one.index, one.smiles, one.score)
         return one
@@ -309,10 +325,16 @@ class _Loop:
         finite = [one for one in rows if math.isfinite(one.score)]
         if self.memory is None and finite:
             self.memory = ScaffoldMemory(threshold=float(np.median([one.score for one in finite])), room=self.room)
-        if self.memory is None:
-            return {}
-        memory = self.memory
-        return {one.index: memory.discounted(one.score, scaffold(Chem.MolFromSmiles(one.smiles))) for one in finite}
+        rewards: dict[int, float] = {}
+        for one in finite:
+            mol = Chem.MolFromSmiles(one.smiles)
+            of = scaffold(mol)
+            rewards[one.index] = cast(ScaffoldMemory, self.memory).discounted(one.score, of)
+            if self.elites.beaten(of, one.score):
+                with suppress(EncodeError):  # rings that were drawn in pieces may not be found again
+                    classes = tuple(self.policy.model.vocabulary.encode(mol))
+                    self.elites.put(of, Elite(score=one.score, index=one.index, classes=classes))
+        return rewards
 
 
 def account(run: Optimisation, idle: int) -> dict[str, Any]:

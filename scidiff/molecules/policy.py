@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -14,6 +15,7 @@ from scidiff.molecules import chain
 from scidiff.molecules.chain import Chains
 from scidiff.molecules.grammar import grammar
 from scidiff.molecules.model import LEAF, FragmentModel
+from scidiff.molecules.remasking import Elite, remasked
 from scidiff.noise import Noise
 from scidiff.processes.categorical import MaskedProcess
 from scidiff.state import Layout
@@ -28,43 +30,50 @@ class Learning:
     Attributes:
         rate: of AdamW, on the network; that on the logits of the lengths is `length_rate`.
         length_rate: see above.
-        epochs: moves a round; after the first the ratio to the probabilities drawn from is clipped (Schulman et al.
-            2017, eq. 7).
-        clip: how far the ratio may leave 1.
         steps: steps of each chain that are looked at, chosen at random; their sum is scaled up to the whole chain.
-        kl: weight beta of the divergence from the prior.
+        kl: least weight beta of the divergence from the prior.
+        repeats: the share of draws made before above which beta grows.
     """
 
     rate: float = 5e-4
     length_rate: float = 0.05
-    epochs: int = 2
-    clip: float = 0.2
-    steps: int = 3
+    steps: int = 2
     kl: float = 0.02
+    repeats: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Step:
-    """Steps of chains of one length, with what does not change while the policy moves."""
+class _Steps:
+    """P steps of chains of one length.
+
+    Attributes:
+        x_t: [P, L], and x_s, the state after it.
+        x_s: see above.
+        t: [P]
+        weight: [P] steps of the chain that each stands for.
+        worth: [P] the chain's advantage.
+        whole: [P] whether the chain began with masks alone.
+    """
 
     x_t: Tensor
     x_s: Tensor
     t: Tensor
-    owner: Tensor  # the chain of each step, by its place in the round
     weight: Tensor
-    drawn: Tensor  # log-probability under the policy that they were drawn from
-    prior: Tensor  # and under the prior
+    worth: Tensor
+    whole: Tensor
 
 
 class Policy:
     """The policy: a network that starts as the prior's, and the logits of the number of fragments.
 
-    The objective of a round of B chains with advantages A, and the network's gradient of it,
+    It moves once a round of B chains with advantages A, along the gradient of
 
-        max_theta  1/B sum_i sum_k [ min(rho_ik A_i, clip(rho_ik) A_i) - beta/2 (log pi_ik - log pi0_ik)^2 ]
+        1/B sum_i sum_k [ A_i log pi_ik - beta/2 (log pi_ik - log pi0_ik)^2 ]
 
-    with rho = pi / pi_drawn. At rho = 1 this is the policy gradient A grad log pi (Black et al. 2023, eq. 5), and the
-    second term has the gradient of beta KL(pi || pi0) of each step given its state.
+    The first term is the policy gradient (Black et al. 2023, eq. 5), the second has the gradient of beta KL(pi || pi0)
+    of each step given its state. The more of its draws are repeats, the nearer it is held to the prior:
+
+        log beta  <-  max(log kl, log beta + share of repeats - repeats)
 
     Args:
         model: the prior.
@@ -81,6 +90,7 @@ class Policy:
         start = model.length_probabilities.log().clamp_min(_IMPOSSIBLE)
         self.prior_lengths = start.to(self.device)
         self.lengths = nn.Parameter(start.clone().to(self.device))
+        self.hold = torch.zeros((), dtype=torch.float64)  # log(beta / kl)
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": list(self.denoiser.parameters()), "lr": learning.rate},
@@ -90,76 +100,110 @@ class Policy:
             betas=(0.9, 0.99),
         )
 
+    @property
+    def beta(self) -> float:
+        """The weight of the divergence from the prior."""
+        return self.learning.kl * math.exp(float(self.hold))
+
     def draw(self, index: Tensor, *, seed: int) -> list[Chains]:
-        """Chains by length, the short ones first."""
+        """Chains from masks alone by length, the short ones first."""
         rows = Layout.dense(len(index), {"length": ()}).rows("length")
         probabilities = self.lengths.detach().softmax(0).cpu()
         lengths = Noise(seed=seed, index=index).at("length", 0, rows).categorical(probabilities.expand(len(index), -1))
+        starts = [
+            (index[lengths == length], torch.full((int((lengths == length).sum()), length), self.process.mask))
+            for length in lengths.unique().tolist()
+        ]
+        return self._chains(starts, seed)
+
+    def edit(self, index: Tensor, elites: Sequence[Elite], *, seed: int) -> list[Chains]:
+        """Chains that write a part of elites anew."""
+        possible = (self.prior_lengths > _IMPOSSIBLE).nonzero().flatten().tolist()
+        starts = remasked(elites, self.automaton, possible, self.process.mask, index=index, seed=seed)
+        return self._chains(starts, seed)
+
+    def _chains(self, starts: Sequence[tuple[Tensor, Tensor]], seed: int) -> list[Chains]:
         return [
             chain.draw(
                 self.denoiser,
                 self.process,
                 self.automaton,
-                length=length,
-                index=index[lengths == length].to(self.device),
+                start=start.to(self.device),
+                index=index.to(self.device),
                 seed=seed,
             )
-            for length in lengths.unique().tolist()
+            for index, start in starts
         ]
 
-    def learn(self, chains: list[Chains], advantage: Mapping[int, float], *, seed: int) -> float:
-        """Move by one round; `advantage` is by the chain's number. Returns the mean divergence from the prior."""
-        index = torch.cat([c.index for c in chains])
-        worth = torch.tensor([advantage[i] for i in index.tolist()], dtype=torch.float64, device=self.device)
-        lengths = torch.cat([torch.full_like(c.index, c.states.shape[-1]) for c in chains])
-        first = 0
-        steps = []
-        for one in chains:
-            steps.append(self._chosen(one, first, seed))
-            first += len(one.index)
-        prior = (self.lengths.detach().log_softmax(0) - self.prior_lengths.log_softmax(0))[lengths]
-        drawn = self.lengths.detach().log_softmax(0)[lengths]
-        for _ in range(self.learning.epochs):
-            of_lengths = self._gain(self.lengths.log_softmax(0)[lengths], drawn, worth)
-            divergence = (self.lengths.log_softmax(0)[lengths] - self.prior_lengths.log_softmax(0)[lengths]) ** 2 / 2
-            (-(of_lengths - self.learning.kl * divergence).sum() / len(index)).backward()
-            for step in steps:
-                now = self._log_prob(self.denoiser, step)
-                gain = self._gain(now, step.drawn, worth[step.owner])
-                gain = gain - self.learning.kl * (now - step.prior) ** 2 / 2
-                (-(step.weight * gain).sum() / len(index)).backward()
-            torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
-        of_steps = sum(float((step.weight * (step.drawn - step.prior)).sum()) for step in steps)
-        return (of_steps + float(prior.sum())) / len(index)
+    def learn(
+        self, drawn: Sequence[Chains], edited: Sequence[Chains], advantage: Mapping[int, float], *, seed: int
+    ) -> float:
+        """Move by one round; `advantage` is by the chain's number.
 
-    def _gain(self, now: Tensor, drawn: Tensor, worth: Tensor) -> Tensor:
-        """min(rho A, clip(rho) A)."""
-        ratio = (now - drawn).exp()
-        clipped = ratio.clamp(1 - self.learning.clip, 1 + self.learning.clip)
-        return torch.minimum(ratio * worth, clipped * worth)
+        Returns:
+            The mean of log pi - log pi0 of the chains that were drawn whole, in nats.
+        """
+        count = sum(len(one.index) for one in (*drawn, *edited))
+        divergence = self._gradient_of_lengths(drawn, advantage, count)
+        for steps in self._chosen(drawn, edited, advantage, seed):
+            now = self._log_prob(self.denoiser, steps)
+            with torch.no_grad():
+                prior = self._log_prob(self.prior, steps)
+            gain = steps.worth * now - self.beta / 2 * (now - prior) ** 2
+            (-(steps.weight * gain).sum() / count).backward()
+            divergence += float((steps.weight * (now.detach() - prior))[steps.whole].sum())
+        torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return divergence / sum(len(one.index) for one in drawn)
 
-    def _log_prob(self, denoiser: nn.Module, step: _Step) -> Tensor:
-        return chain.log_prob(denoiser, self.process, self.automaton, x_t=step.x_t, x_s=step.x_s, t=step.t)
+    def restrain(self, repeats: float) -> None:
+        """Take notice of the share of the last draws that were repeats."""
+        self.hold = (self.hold + repeats - self.learning.repeats).clamp_min(0)
 
-    @torch.no_grad()
-    def _chosen(self, chains: Chains, first: int, seed: int) -> _Step:
-        """Some steps of each chain, chosen with keyed noise."""
-        count, length = len(chains.index), len(chains.times)
-        rows = Layout.dense(count, {"order": ()}).rows("order")
-        order = Noise(seed=seed, index=chains.index.cpu()).at("steps", 0, rows).uniform(shape=(length,))
-        kept = min(self.learning.steps, length)
-        k = order.argsort(-1)[:, :kept].flatten().to(self.device)
-        place = torch.arange(count, device=self.device).repeat_interleave(kept)
-        x_t, x_s, t = chains.states[place, k], chains.states[place, k + 1], chains.times[k]
-        blank = torch.zeros(len(k), dtype=torch.float64, device=self.device)
-        step = _Step(x_t=x_t, x_s=x_s, t=t, owner=place + first, weight=blank + length / kept, drawn=blank, prior=blank)
-        return replace(step, drawn=self._log_prob(self.denoiser, step), prior=self._log_prob(self.prior, step))
+    def _gradient_of_lengths(self, drawn: Sequence[Chains], advantage: Mapping[int, float], count: int) -> float:
+        """Add the gradient of the lengths that were drawn; returns the sum of their log pi - log pi0."""
+        length = [one.states.shape[-1] for one in drawn for _ in one.index]
+        worth = [advantage[i] for one in drawn for i in one.index.tolist()]
+        now = self.lengths.log_softmax(0)[length]
+        apart = now - self.prior_lengths.log_softmax(0)[length]
+        gain = torch.tensor(worth, dtype=torch.float64, device=self.device) * now - self.beta / 2 * apart**2
+        (-gain.sum() / count).backward()
+        return float(apart.detach().sum())
+
+    def _log_prob(self, denoiser: nn.Module, steps: _Steps) -> Tensor:
+        return chain.log_prob(denoiser, self.process, self.automaton, x_t=steps.x_t, x_s=steps.x_s, t=steps.t)
+
+    def _chosen(
+        self, drawn: Sequence[Chains], edited: Sequence[Chains], advantage: Mapping[int, float], seed: int
+    ) -> list[_Steps]:
+        """Some steps of each chain, chosen with keyed noise, by the length of the sequences."""
+        by_length: dict[int, list[dict[str, Tensor]]] = {}
+        for one, whole in [*((c, True) for c in drawn), *((c, False) for c in edited)]:
+            count, length = len(one.index), len(one.times)
+            rows = Layout.dense(count, {"order": ()}).rows("order")
+            order = Noise(seed=seed, index=one.index.cpu()).at("steps", 0, rows).uniform(shape=(length,))
+            kept = min(self.learning.steps, length)
+            k = order.argsort(-1)[:, :kept].flatten().to(self.device)
+            place = torch.arange(count, device=self.device).repeat_interleave(kept)
+            worth = torch.tensor([advantage[i] for i in one.index.tolist()], dtype=torch.float64, device=self.device)
+            chosen = {
+                "x_t": one.states[place, k],
+                "x_s": one.states[place, k + 1],
+                "t": one.times[k],
+                "weight": torch.full_like(worth[place], length / kept),
+                "worth": worth[place],
+                "whole": torch.full_like(place, whole, dtype=torch.bool),
+            }
+            by_length.setdefault(one.states.shape[-1], []).append(chosen)
+        return [
+            _Steps(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+            for parts in by_length.values()
+        ]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weights, and the state of the optimiser, as safetensors can hold them."""
-        weights = {**self.denoiser.state_dict(), "length.logits": self.lengths.detach()}
+        weights = {**self.denoiser.state_dict(), "length.logits": self.lengths.detach(), "hold": self.hold}
         held = self.optimiser.state_dict()["state"]
         return weights, {f"{k}/{name}": x for k, entries in held.items() for name, x in entries.items()}
 
@@ -168,6 +212,7 @@ class Policy:
         held = dict(weights)
         with torch.no_grad():
             self.lengths.copy_(held.pop("length.logits"))
+        self.hold = held.pop("hold").cpu()
         self.denoiser.load_state_dict(held)
         entries: dict[int, dict[str, Tensor]] = {}
         for key, x in optimiser.items():

@@ -135,12 +135,31 @@ def test_the_gradient_of_the_expected_reward_is_that_of_its_closed_form(denoiser
 
 def test_drawn_chains_have_the_probability_that_is_claimed(denoiser: NetworkDenoiser, drawn_from: Any) -> None:
     count = 20_000
-    drawn = chain.draw(denoiser, PROCESS, AUTOMATON, length=LENGTH, index=torch.arange(count), seed=5)
+    start = torch.full((count, LENGTH), MASK)
+    drawn = chain.draw(denoiser, PROCESS, AUTOMATON, start=start, index=torch.arange(count), seed=5)
     assert drawn.states.shape == (count, LENGTH + 1, LENGTH)
     assert drawn.times.tolist() == pytest.approx([1, 2 / 3, 1 / 3])
     seen = Counter(tuple(map(tuple, states)) for states in drawn.states.tolist())
     paths = [path(order, x) for order in itertools.permutations(range(LENGTH)) for x in ACCEPTED]
     claimed = torch.stack([log_prob(denoiser, p[:-1], p[1:]).sum() for p in paths]).exp().detach() / 6
+    assert sum(seen[tuple(p)] for p in paths) == count
+    drawn_from(torch.tensor([seen[tuple(p)] for p in paths]), claimed / claimed.sum())
+    assert float(claimed.sum()) == pytest.approx(1)
+
+
+def test_chains_from_some_masks_keep_the_rest_and_have_the_probability_that_is_claimed(
+    denoiser: NetworkDenoiser, drawn_from: Any
+) -> None:
+    count, first = 20_000, (MASK, 1, MASK)
+    start = torch.tensor([first]).expand(count, -1)
+    drawn = chain.draw(denoiser, PROCESS, AUTOMATON, start=start, index=torch.arange(count), seed=6)
+    assert drawn.times.tolist() == pytest.approx([2 / 3, 1 / 3])
+    seen = Counter(tuple(map(tuple, states)) for states in drawn.states.tolist())
+    ends = [x for x in ACCEPTED if agrees(first, x)]
+    paths = [
+        [first, tuple(x[i] if i in (1, lifted) else MASK for i in range(LENGTH)), x] for x in ends for lifted in (0, 2)
+    ]
+    claimed = torch.stack([log_prob(denoiser, p[:-1], p[1:]).sum() for p in paths]).exp().detach() / 2
     assert sum(seen[tuple(p)] for p in paths) == count
     drawn_from(torch.tensor([seen[tuple(p)] for p in paths]), claimed / claimed.sum())
     assert float(claimed.sum()) == pytest.approx(1)
