@@ -42,7 +42,7 @@ from scidiff.training import interrupt
 Score = Callable[[Chem.Mol], float]
 BATCH = 64
 REPEATED = "drawn before"
-_PARENTS = 50  # elites that are edited
+_EDITED = 50  # elites that are
 _IDLE = 30  # rounds without a new molecule after which a run ends
 
 
@@ -74,7 +74,8 @@ class Optimisation:
         refused: draws that were not scored.
         reasons: how many draws each reason refused.
         rounds: how often the policy moved.
-        divergence: of the policy from the prior in the last round: mean of log pi - log pi0 of a chain, in nats.
+        divergence: of the policy from the prior in the last round: mean of log pi - log pi0 of a chain from masks
+            alone, in nats.
         seconds: time of all sessions.
         stopped: why the budget was not spent, or empty.
     """
@@ -276,7 +277,7 @@ class _Loop:
         index = torch.arange(run.rounds * self.batch, (run.rounds + 1) * self.batch)
         whole, part = index.tensor_split([self.batch - (self.batch // 2 if self.elites else 0)])
         drawn = self.policy.draw(whole, seed=run.seed)
-        edited = self.policy.edit(part, self.elites.best(_PARENTS), seed=run.seed) if len(part) else []
+        edited = self.policy.edit(part, self.elites.best(_EDITED), seed=run.seed) if len(part) else []
         reward = dict.fromkeys(index.tolist(), -math.inf)
         with held_back():
             new, repeated = self._judged([*drawn, *edited])

@@ -35,7 +35,7 @@ class Learning:
         repeats: the share of draws made before above which beta grows.
     """
 
-    rate: float = 5e-4
+    rate: float = 2e-3
     length_rate: float = 0.05
     steps: int = 2
     kl: float = 0.02

@@ -83,7 +83,8 @@ def remasked(
     length is not among `lengths`, or the grammar has none: then as many are written as were cut.
 
     Args:
-        elites: to choose from, all alike.
+        elites: to choose from, the best first. The logarithm of the rank is uniform: that of rank r is chosen with
+            probability log((r + 1) / r) / log(n + 1), so that each doubling of the ranks has as many edits.
         automaton: the grammar.
         lengths: that a sequence may have.
         mask: the class of the mask.
@@ -98,7 +99,7 @@ def remasked(
     cut, written = (draw.uniform(shape=(2,), kind="sizes")[0] * LONGEST_RUN).long().add(1).tolist()
     batches: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
     for number, (which, where) in zip(index.tolist(), draw.uniform(shape=(2,)).tolist(), strict=True):
-        classes = elites[int(which * len(elites))].classes
+        classes = elites[int((len(elites) + 1) ** which) - 1].classes
         away = min(cut, len(classes))
         first = int(where * (len(classes) - away + 1))
         head, tail = classes[:first], classes[first + away :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from typing import Any
 
@@ -94,14 +95,16 @@ def test_lengths_that_are_not_wanted_are_not_made() -> None:
             assert any(len(sequence) == len(tree) for tree in origin(sequence))
 
 
-def test_every_elite_and_every_place_is_as_likely(drawn_from: Any) -> None:
-    lengths = (3, 5)  # of the two elites
+def test_ranks_are_log_uniform_and_every_place_is_as_likely(drawn_from: Any) -> None:
+    lengths = (3, 5)  # of the two elites, the better first
+    two = [Elite(score=float(-length), index=length, classes=tree) for length, tree in ((3, TREES[0]), (5, TREES[2]))]
     counted: Counter[tuple[int, ...]] = Counter()
-    for _, rows in remasked(ELITES[1:3], AUTOMATON, lengths, MASK, index=torch.arange(2000), seed=SEED_OF_ONE):
+    for _, rows in remasked(two, AUTOMATON, lengths, MASK, index=torch.arange(2000), seed=SEED_OF_ONE):
         assert (rows == MASK).sum(1).eq(1).all()
         counted.update((len(row), row.index(MASK)) for row in rows.tolist())
     places = [(length, place) for length in lengths for place in range(length)]
-    expected = torch.tensor([1 / 2 / length for length, _ in places], dtype=torch.float64)
+    chance = {3: math.log(2) / math.log(3), 5: math.log(3 / 2) / math.log(3)}
+    expected = torch.tensor([chance[length] / length for length, _ in places], dtype=torch.float64)
     drawn_from(torch.tensor([counted[place] for place in places]), expected)
 
 
