@@ -56,7 +56,7 @@ def optimise(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Molecules of a round.")] = 64,
     kl: Annotated[float, typer.Option(help="Least weight of the divergence from the model.")] = 0.02,
-    room: Annotated[int, typer.Option(help="Molecules of one scaffold that are rewarded.")] = 25,
+    room: Annotated[int, typer.Option(help="Molecules of one scaffold that are rewarded.")] = 10,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the account as JSON on standard output.")] = False,

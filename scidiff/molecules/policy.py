@@ -35,7 +35,7 @@ class Learning:
         repeats: the share of draws made before above which beta grows.
     """
 
-    rate: float = 2e-3
+    rate: float = 1e-3
     length_rate: float = 0.05
     steps: int = 2
     kl: float = 0.02

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-ROOM = 25  # molecules of one scaffold
+ROOM = 10  # molecules of one scaffold
 
 
 class ScaffoldMemory:
