@@ -69,6 +69,7 @@ class Elites:
 
 def fits(automaton: Automaton, sequence: Tensor, mask: int) -> bool:
     """Whether the masks of a sequence [L] can be lifted so that it is accepted."""
+    sequence = sequence.to(automaton.kind.device)
     masked = sequence == mask
     fixed = torch.nn.functional.one_hot(automaton.kind[torch.where(masked, 0, sequence)], automaton.transition.shape[1])
     return bool(automaton.log_total(torch.where(masked[:, None], 1, fixed)[None].double()).isfinite())
