@@ -16,7 +16,7 @@ from scidiff.denoiser import NetworkDenoiser
 from scidiff.molecules.census import Census
 from scidiff.molecules.edges import Edges
 from scidiff.molecules.head import PropertyHead
-from scidiff.molecules.scores import Scores
+from scidiff.molecules.scores import SCORED, Scores
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
 from scidiff.networks.transformer import SequenceTransformer
 from scidiff.processes.base import Process
@@ -126,7 +126,8 @@ class FragmentModel:
         model.denoiser.eval().to(device)
         head = PropertyHead.load(folder, vocabulary)
         head = None if head is None else head.to(device)
-        return replace(model, scores=Scores.load(folder, vocabulary), census=Census.load(folder), head=head)
+        census = Census.load(folder, tuple(config.edges) or SCORED)
+        return replace(model, scores=Scores.load(folder, vocabulary), census=census, head=head)
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write the model to a folder of safetensors and JSON."""

@@ -96,21 +96,34 @@ class EquivariantTransformer(nn.Module):
         """Vectors [N, 3] of the leaf; see the class for the condition."""
         rows, atom = layout.rows(self.leaf), condition["atom"]
         x = inputs[self.leaf].new_zeros(*atom.shape[:2], 3).index_put((rows.owner, rows.local), inputs[self.leaf])
-        molecules = self._molecules(condition)
+        with torch.autocast(x.device.type, enabled=False):
+            x = condition["root"].to(x.dtype) @ x
+        h, v, x = self.features(x, t, condition)
+        with torch.autocast(x.device.type, enabled=False):
+            out = condition["inverse"].to(v.dtype) @ self.vectors(h, v)
+        return {self.leaf: out[rows.owner, rows.local]}
+
+    def features(self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scalars [B, n, width], vectors [B, n, 3, channels] and moved positions of atoms at positions x [B, n, 3].
+
+        Of the condition, "root" and "inverse" are not needed.
+        """
+        atom, molecules = condition["atom"], self._molecules(condition)
         h = torch.stack([table(atom[..., k]) for k, table in enumerate(self.embed_atom)]).sum(0)
         about = time_features(t, _TIME).to(self.head.weight.dtype)
         if "facts" in condition:
             about = torch.cat([about, condition["facts"]], dim=-1)
         modulation = self.modulate(F.silu(self.condition_time(about))).unflatten(-1, (6, self.width))
         v = x.new_zeros(*x.shape, self.channels)
-        with torch.autocast(x.device.type, enabled=False):
-            x = condition["root"].to(x.dtype) @ x
         for layer in self.layers:
             h, v, x = layer(h, v, x, modulation, molecules)
+        return h, v, x
+
+    def vectors(self, h: Tensor, v: Tensor) -> Tensor:
+        """One vector of each atom, [B, n, 3], from its features."""
         gates = self.head(F.rms_norm(h, (self.width,))).to(v.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            out = condition["inverse"].to(v.dtype) @ (_even(v) @ gates[..., None])[..., 0]
-        return {self.leaf: out[rows.owner, rows.local]}
+        with torch.autocast(v.device.type, enabled=False):
+            return (_even(v) @ gates[..., None])[..., 0]
 
     def _molecules(self, condition: Mapping[str, Tensor]) -> Molecules:
         first, *others = (cast(nn.Embedding, part).weight for part in self.embed_pair)
