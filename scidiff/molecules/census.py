@@ -23,7 +23,7 @@ from scidiff.weights import WeightsError
 
 FILE = "census.safetensors"
 MOST = 16_384
-_NEAR = 128  # molecules that tell the numbers of fragments near values
+NEAR = 128  # molecules that tell the numbers of fragments near values
 _PRIOR = 20.0  # molecules that the distribution of all lengths counts for
 
 
@@ -70,21 +70,18 @@ class Census:
         counts = torch.where(lengths > 0, met + _PRIOR * lengths, 0.0)
         return counts / counts.sum()
 
-    def near(self, asked: Mapping[str, float], lengths: Tensor) -> Tensor:
-        """Probability of each number of fragments among the `_NEAR` molecules nearest to values: float64, as `lengths`.
+    def near(self, asked: Mapping[str, float]) -> Tensor:
+        """How many of the `NEAR` molecules nearest to values have 0, 1, 2 ... fragments: int64.
 
         Properties count in units of their spread.
 
         Args:
             asked: values by name, at least one.
-            lengths: of all molecules.
         """
         columns = self.values[:, [self.names.index(name) for name in asked]]
         wanted = torch.tensor(list(asked.values()), dtype=columns.dtype)
         away = ((columns - wanted) / columns.std(0).clamp_min(1e-9)).square().sum(1)
-        nearest = away.topk(min(_NEAR, len(away)), largest=False).indices
-        counts = torch.bincount(self.lengths[nearest], minlength=len(lengths))[: len(lengths)].double()
-        return counts / counts.sum()
+        return torch.bincount(self.lengths[away.topk(min(NEAR, len(away)), largest=False).indices])
 
     def _truth(self, term: Expression) -> Tensor | None:
         """Whether a term holds: bool [S]; None where properties do not decide it."""

@@ -103,6 +103,10 @@ class Edges:
         edges, owner = self._all.to(low.device), self._owner.to(low.device)
         return torch.cat([edges <= low[:, owner], edges > high[:, owner]], dim=1).float()
 
+    def of_values(self, values: Tensor) -> Tensor:
+        """What is known of values, NaN where nothing is: [B, P] -> [B, 2 E]."""
+        return self.facts(values.nan_to_num(-math.inf), values.nan_to_num(math.inf))
+
     def told(self, terms: Sequence[Expression]) -> Tensor:
         """The facts that follow from terms which hold together: [2 E]."""
         low, high = ends(tuple(self.of), terms)
@@ -134,8 +138,7 @@ class Edges:
         rows = Layout.dense(len(values), {"pinned": ()}, device=device).rows("pinned")
         u = noise.at("pinned", 0, rows).uniform(shape=(1 + count,))
         told = u[:, 1:] < _PINNED * u[:, :1] ** 2
-        unknown = torch.full_like(values, math.inf)
-        return self.facts(torch.where(told, values, -unknown), torch.where(told, values, unknown))
+        return self.of_values(torch.where(told, values, math.nan))
 
     def _away(self, values: Tensor, u: Tensor, *, up: bool) -> Tensor:
         """An end of an interval about each value: [B, P]; infinite where u is NaN or the edges are used up."""

@@ -15,14 +15,12 @@ from torch.nn import functional as F
 
 from scidiff.networks.geometric import EquivariantTransformer
 
-_ABSENT = -1e4
-
 
 class MoleculeReader(nn.Module):
     """Numbers of molecules from elements and positions, invariant to turns, reflections, shifts and permutations.
 
     Args:
-        classes: of atoms; class 0 is no atom.
+        classes: of atoms; class 0, which is no atom, is not used.
         sums, pooled: how many numbers of these two kinds; one norm comes last.
         width, depth, heads, channels, pair_width: of the body.
     """
@@ -56,17 +54,14 @@ class MoleculeReader(nn.Module):
         nn.init.zeros_(self.read_head.bias)
 
     def forward(self, position: Tensor, atom: Tensor) -> Tensor:
-        """Numbers [B, sums + pooled + 1] from positions [B, n, 3] in angstrom and classes [B, n]."""
-        mask = atom > 0
-        count = mask.sum(1, keepdim=True)[..., None]
-        x = (position - (position * mask[..., None]).sum(1, keepdim=True) / count) * mask[..., None]
+        """Numbers [B, sums + pooled + 1] of molecules of n atoms each: positions [B, n, 3] in angstrom, classes [B, n]."""
+        x = position - position.mean(1, keepdim=True)
         h, v, _ = self.body.features(x, x.new_zeros(len(x)), _untold(atom))
         parts = self.read_head(F.silu(self.read_hidden(F.rms_norm(h, h.shape[-1:])))).to(x.dtype)
         sums, share, pooled, charge = parts.split([self.sums, self.pooled, self.pooled, 1], dim=-1)
-        share = torch.softmax(share.masked_fill(~mask[..., None], _ABSENT), dim=1)
-        dipole = ((charge * x + self.body.vectors(h, v)) * mask[..., None]).sum(1)
+        dipole = (charge * x + self.body.vectors(h, v)).sum(1)
         length = (dipole.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        return torch.cat([(sums * mask[..., None]).sum(1), (share * pooled).sum(1), length], dim=-1)
+        return torch.cat([sums.sum(1), (share.softmax(1) * pooled).sum(1), length], dim=-1)
 
 
 def _untold(atom: Tensor) -> dict[str, Tensor]:

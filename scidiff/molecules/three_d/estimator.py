@@ -34,7 +34,7 @@ SHIPPED = "qm9_properties"
 SUMS, POOLED, NORM = ("alpha", "cv"), ("gap", "homo", "lumo"), "mu"
 ORDER = (*SUMS, *POOLED, NORM)
 """The properties in the order of the network's numbers."""
-TILE = 16  # molecules side by side; always as many, so that an estimate does not depend on its company
+TOGETHER = 64  # molecules read side by side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +75,7 @@ class EstimatorNetwork(nn.Module):
 
     def __init__(self, config: EstimatorConfig) -> None:
         super().__init__()
-        self.reader = MoleculeReader(
-            classes=len(ELEMENTS) + 1, sums=len(SUMS), pooled=len(POOLED), **asdict(config)
-        )
+        self.reader = MoleculeReader(classes=len(ELEMENTS) + 1, sums=len(SUMS), pooled=len(POOLED), **asdict(config))
         self.reference: Tensor
         self.scale: Tensor
         self.register_buffer("reference", torch.zeros(len(ELEMENTS) + 1, len(ORDER)))
@@ -154,7 +152,9 @@ class MeasuredBatches:
             "scale": self._scale.expand(len(chosen), -1),
         }
         layout = Layout.dense(len(chosen), {LEAF: (n, 3)})
-        return Batch(x_0={LEAF: torch.as_tensor(part.position[chosen])}, layout=layout, index=index, condition=condition)
+        return Batch(
+            x_0={LEAF: torch.as_tensor(part.position[chosen])}, layout=layout, index=index, condition=condition
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +174,8 @@ class Estimator:
     def values(self, mols: Sequence[Chem.Mol]) -> np.ndarray:
         """Estimates [M, 6] of molecules of H, C, N, O, F with hydrogens and one conformer each, as `QUANTUM` has them.
 
+        They do not depend on what stands beside, up to rounding.
+
         Raises:
             KeyError: an element that is not known.
         """
@@ -184,11 +186,10 @@ class Estimator:
             alike.setdefault(len(one), []).append(place)
         found = np.empty((len(mols), len(ORDER)))
         for places in alike.values():
-            for first in range(0, len(places), TILE):
-                tile = places[first : first + TILE]
-                filled = [*tile, *[tile[-1]] * (TILE - len(tile))]
-                position = np.stack([mols[k].GetConformer().GetPositions() for k in filled])
-                found[tile] = self.read(position, np.stack([atoms[k] for k in filled]))[: len(tile)]
+            for first in range(0, len(places), TOGETHER):
+                some = places[first : first + TOGETHER]
+                position = np.stack([mols[k].GetConformer().GetPositions() for k in some])
+                found[some] = self.read(position, np.stack([atoms[k] for k in some]))
         return found[:, [ORDER.index(name) for name in QUANTUM]]
 
     def read(self, position: np.ndarray, atom: np.ndarray) -> np.ndarray:
