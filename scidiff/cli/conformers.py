@@ -34,6 +34,7 @@ Examples:
   scidiff molecules conformers in.smi --num 20 --out conf.sdf
   scidiff molecules conformers ligands.sdf --num 5 --seed 7 --out conf.sdf --json --report conf.html
   scidiff molecules conformers posed.sdf --fix "c1ccoc1" --out grown.sdf     (the ring stays where it is)
+  scidiff molecules conformers posed.sdf --fix "c1ccoc1" --keep "outside(pocket.pdb) >= 0.8" --out grown.sdf
   scidiff molecules conformers in.smi --keep "distance([N:1]~*~*~[O:2]) <= 3" --keep "planar(aromatic) <= 0.05" ...
 
 \b
@@ -220,12 +221,15 @@ def geometries(
         write,
     )
     from scidiff.molecules.three_d.model import load
-    from scidiff.molecules.three_d.rules import parse
+    from scidiff.molecules.three_d.rules import PLACED, parse
 
     if out is None or not out.lower().endswith(".sdf"):
         raise UserError(f"--three-d: expected --out FILE.sdf, got {out!r}")
     fragments = fragments_of_small_molecules(told=bool(towards)) if model is None else model
     rules, known = parse(keep or ()), load(None, device)
+    for rule in rules:
+        if rule.kind in PLACED:
+            raise UserError(f"--keep: expected no place in space of new molecules, got {rule.text!r}")
 
     def finish(generation: Generation, as_json: bool) -> bool:
         line = StatusLine(progress)

@@ -82,8 +82,8 @@ Keep = Annotated[
         "--keep",
         metavar="RULE",
         help='On shapes: "distance(SMARTS) in [a, b]" (angstrom), "angle(SMARTS) <= a" (degrees), '
-        '"planar(SMARTS) <= a", "planar(aromatic) <= a" (angstrom), "clash >= a" (van der Waals radii). '
-        "May be given again.",
+        '"planar(SMARTS) <= a", "planar(aromatic) <= a" (angstrom), "clash >= a" (van der Waals radii); with --fix '
+        '"outside(FILE.pdb) >= a" (van der Waals radii), "inside([x, x], [y, y], [z, z])". May be given again.',
     ),
 ]
 Towards = Annotated[

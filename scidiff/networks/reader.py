@@ -54,7 +54,7 @@ class MoleculeReader(nn.Module):
         nn.init.zeros_(self.read_head.bias)
 
     def forward(self, position: Tensor, atom: Tensor) -> Tensor:
-        """Numbers [B, sums + pooled + 1] of molecules of n atoms each: positions [B, n, 3] in angstrom, classes [B, n]."""
+        """Numbers [B, sums + pooled + 1] of molecules of n atoms: positions [B, n, 3] in angstrom, classes [B, n]."""
         x = position - position.mean(1, keepdim=True)
         h, v, _ = self.body.features(x, x.new_zeros(len(x)), _untold(atom))
         parts = self.read_head(F.silu(self.read_hidden(F.rms_norm(h, h.shape[-1:])))).to(x.dtype)

@@ -86,6 +86,7 @@ def _held(record: Record, device: torch.device) -> tuple[Held | None, float]:
     if not record.fixed and not record.rules:
         return None, 1.0
     root = torch.as_tensor(harmonic_of(record.graph)[0], device=device)
-    if record.fixed:
-        return RigidPart.of(record.fixed, record.mol.GetConformer().GetPositions(), root), 1.0
-    return Ruled.of(record.rules, record.mol, root), LATE
+    part = RigidPart.of(record.fixed, record.mol.GetConformer().GetPositions(), root) if record.fixed else None
+    if not record.rules:
+        return part, 1.0
+    return Ruled.of(record.rules, record.mol, root, part), LATE
