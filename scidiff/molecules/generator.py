@@ -38,6 +38,7 @@ from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.molecules.motifs import Unwritable, motifs_of, with_parts
 from scidiff.molecules.parts import parts_of
 from scidiff.molecules.planning import Choice, choose
+from scidiff.molecules.threads import side_by_side
 from scidiff.molecules.tilting import Steered, steer
 from scidiff.molecules.towards import towards
 from scidiff.noise import Noise

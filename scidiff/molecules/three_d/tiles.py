@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from scidiff.molecules.threads import side_by_side
 from scidiff.molecules.three_d.batches import condition_of, harmonic_of
-from scidiff.molecules.three_d.draws import Held, positions
+from scidiff.molecules.three_d.draws import Halved, Held, positions
 from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.records import Record
@@ -49,11 +51,13 @@ def draw(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: int
     alike: dict[Hashable, list[int]] = {}
     for place, one in enumerate(asked):
         alike.setdefault(_kind(one.record), []).append(place)
+    tiles: list[list[int]] = []
     for places in alike.values():
         size = _size(asked[places[0]].record)
-        for first in range(0, len(places), size):
-            tile = places[first : first + size]
-            found = _tile([asked[place] for place in tile], model=model, seed=seed, steps=steps)
+        tiles += [places[first : first + size] for first in range(0, len(places), size)]
+    one = partial(_tile, model=model, seed=seed, steps=steps)
+    with side_by_side(next(model.denoiser.parameters()).device) as pool:
+        for tile, found in zip(tiles, pool.map(one, ([asked[k] for k in tile] for tile in tiles)), strict=True):
             yield from zip(tile, found, strict=False)
 
 
@@ -75,7 +79,7 @@ def _tile(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: in
     index = torch.tensor([one.record.number * STRIDE + one.draw for one in filled], device=device)
     held, start = _held(asked[0].record, device)
     x = positions(
-        model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps, held=held, start=start
+        Halved(model.denoiser), model.processes, condition, seed=seed, index=index, steps=steps, held=held, start=start
     )
     found: np.ndarray = x.double().cpu().numpy()
     return found

@@ -1,0 +1,33 @@
+"""Threads of one core each: many small computations side by side, not each one cut to pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from scidiff.interrupts import hold_back
+
+
+def _alone() -> None:
+    """Make a thread of the pool use one core and leave Ctrl-C to the main one."""
+    torch.set_num_threads(1)
+    hold_back()
+
+
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[Executor]:
+    """As many threads as torch has, with one core each: small products side by side, not each one cut to pieces.
+
+    So a product is also the same to the last bit whatever the number of cores. Leaving cancels what has not begun.
+    """
+    cores = torch.get_num_threads()
+    workers = cores if device.type == "cpu" else 1
+    pool = ThreadPoolExecutor(workers, "draw", initializer=_alone)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(cores)  # of threads that are yet to come; those of the pool have had theirs
