@@ -3,7 +3,7 @@
 from pathlib import Path
 
 BENCHMARKS += [f"molecules_{name}" for name in config["molecules"]["benchmarks"]]
-BENCHMARKS += ["molecules3d", "molecules3d_generation"] * config["molecules"]["conformers"]
+BENCHMARKS += ["molecules3d", "molecules3d_generation", "molecules3d_scaling"] * config["molecules"]["conformers"]
 
 
 # The data itself stays in the user's cache; here is its record, with the SHA-256 of every file.
@@ -70,7 +70,7 @@ rule molecules3d:
     output:
         RESULTS + "/{name}/result.json",
     wildcard_constraints:
-        name="molecules3d(_generation)?",
+        name="molecules3d(_generation|_scaling)?",
     params:
         out=lambda wildcards: f"{RESULTS}/{wildcards.name}",
     shell:

@@ -55,9 +55,9 @@ def draw(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: int
     for places in alike.values():
         size = _size(asked[places[0]].record)
         tiles += [places[first : first + size] for first in range(0, len(places), size)]
-    one = partial(_tile, model=model, seed=seed, steps=steps)
+    drawn = partial(_tile, model=model, seed=seed, steps=steps)
     with side_by_side(next(model.denoiser.parameters()).device) as pool:
-        for tile, found in zip(tiles, pool.map(one, ([asked[k] for k in tile] for tile in tiles)), strict=True):
+        for tile, found in zip(tiles, pool.map(drawn, ([asked[k] for k in tile] for tile in tiles)), strict=True):
             yield from zip(tile, found, strict=False)
 
 
