@@ -30,6 +30,10 @@ def fragments_of_small_molecules(*, told: bool = False) -> Path:
         told: that which is told of quantum properties.
     """
     folder = Path(str(resources.files("scidiff.molecules") / "weights" / (TOLD if told else SHIPPED)))
+    if told and not folder.is_dir():
+        raise UserError(
+            "--towards: expected --model FOLDER with a model that is told of values, which none packaged is"
+        )
     if not folder.is_dir():
         raise UserError("--three-d: expected --model FOLDER with a model of molecules of H, C, N, O, F, up to 29 atoms")
     return folder
