@@ -11,8 +11,8 @@ import torch
 
 from scidiff.interrupts import hold_back
 
-# Products in bfloat16 are compiled for each shape and kept. Tiles have ever new shapes, and a thousand of them, which is
-# what oneDNN keeps by itself, take some hundred megabytes.
+# Products in bfloat16 are compiled for each shape and kept. Tiles have ever new shapes, and a thousand of them, which
+# is what oneDNN keeps by itself, take some hundred megabytes.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
