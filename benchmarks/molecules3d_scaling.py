@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from _molecules3d_cost import edm_call, milliseconds, model_call
-from rdkit import Chem, rdBase
+from _running import guarded, options, publish, say
+from rdkit import Chem
 
-import scidiff
-from scidiff import atomic
 from scidiff.molecules.three_d.graphs import Graph, graph_of
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.networks.geometric import EquivariantTransformer
@@ -53,7 +50,6 @@ def near_call(model: ConformerModel, graph: Graph, batch: int) -> Callable[[], N
 
 
 def run(chosen: argparse.Namespace) -> int:
-    began = time.perf_counter()
     torch.set_num_threads(1)
     model, rows = ConformerModel.load(), []
     for carbons in CARBONS[:4] if chosen.quick else CARBONS:
@@ -63,25 +59,14 @@ def run(chosen: argparse.Namespace) -> int:
         spent = [milliseconds(call, batch=BATCH, repeats=REPEATS) for call in calls]
         plain = n <= MOST_PLAIN and not (chosen.quick and n > 50)
         rows.append([n, *spent, milliseconds(edm_call(n, 1), batch=1, repeats=REPEATS) if plain else None])
-        print(rows[-1], file=sys.stderr, flush=True)
+        say(f"{n} atoms: {spent}")
     powers = [exponent([(row[0], row[k]) for row in rows if row[k] is not None][-3:]) for k in (1, 2, 3)]
     table = {
         "title": "Processor time of a network call, ms a molecule",
         "columns": ["atoms", *WAYS],
         "rows": [*rows, ["exponent", *powers]],
     }
-    print("\n".join("  ".join(map(str, row)) for row in ([table["title"]], table["columns"], *table["rows"])))
-    if chosen.json is not None:
-        document: dict[str, Any] = {
-            "benchmark": "molecules3d_scaling",
-            "quick": chosen.quick,
-            "seed": chosen.seed,
-            "seconds": round(time.perf_counter() - began, 1),
-            "tables": [table],
-            "versions": {"scidiff": scidiff.__version__, "rdkit": rdBase.rdkitVersion, "torch": torch.__version__},
-        }
-        atomic.write_json(chosen.json, document)
-    return 0
+    return publish("molecules3d_scaling", chosen, [table])
 
 
 def exponent(points: list[tuple[float, float]]) -> float:
@@ -91,14 +76,8 @@ def exponent(points: list[tuple[float, float]]) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="up to 101 atoms")
-    parser.add_argument("--seed", type=int, default=0, help="nothing here is random but the noise, whose seed is 0")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    try:
-        return run(parser.parse_args(arguments))
-    except KeyboardInterrupt:
-        return 130
+    chosen = options(__doc__, "up to 101 atoms").parse_args(arguments)
+    return guarded(run, chosen)
 
 
 if __name__ == "__main__":

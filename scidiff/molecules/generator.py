@@ -38,7 +38,6 @@ from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.molecules.motifs import Unwritable, motifs_of, with_parts
 from scidiff.molecules.parts import parts_of
 from scidiff.molecules.planning import Choice, choose
-from scidiff.molecules.threads import side_by_side
 from scidiff.molecules.tilting import Steered, steer
 from scidiff.molecules.towards import towards
 from scidiff.noise import Noise
@@ -184,7 +183,7 @@ class Generator:
 
     def towards(self, asked: Mapping[str, float]) -> Generator:
         """A generator of what the model makes when it is told of values: see `scidiff.molecules.towards`."""
-        return replace(self, model=towards(self.model, asked))
+        return self.but(model=towards(self.model, asked))
 
     def planned(self, terms: Sequence[Expression], num: int) -> Choice:
         """The method that so many molecules of an expression get: see `scidiff.molecules.planning`."""

@@ -206,13 +206,10 @@ class Estimator:
             with resources.as_file(resources.files("scidiff.molecules.three_d") / "weights" / SHIPPED) as shipped:
                 return cls.load(shipped)
         held = files.load(folder)
-        try:
-            config = EstimatorConfig(**held.config["estimator"])
+        with files.expected("weights of an estimator", folder):
+            config = EstimatorConfig(**held.fields("estimator"))
             network = EstimatorNetwork(config)
-            network.load_state_dict({name: value.float() for name, value in held.tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder}: expected weights of an estimator, got others: {reason}") from None
+            network.load_state_dict(held.part())
         return cls(config=config, network=network.eval(), card=held.card)
 
     def description(self) -> dict[str, Any]:

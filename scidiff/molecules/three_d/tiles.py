@@ -13,13 +13,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from scidiff.molecules.threads import side_by_side
 from scidiff.molecules.three_d.batches import condition_of, harmonic_of
 from scidiff.molecules.three_d.draws import Halved, Held, positions
 from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.records import Record
 from scidiff.molecules.three_d.ruled import Ruled
+from scidiff.side_by_side import side_by_side
 
 TILE, TILE_HELD = 16, 4  # draws in a tile, and in one of a molecule that is held, which has none to fill it up
 STRIDE = 4096  # draws of a molecule, at most; draw k of record number r is sample r * STRIDE + k of the run
