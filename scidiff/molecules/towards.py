@@ -65,5 +65,6 @@ def towards(model: FragmentModel, asked: Mapping[str, float]) -> FragmentModel:
         model,
         config=replace(model.config, lengths=tuple(census.near(asked).tolist()), edges={}),
         denoiser=Informed(model.denoiser, edges.of_values(values)[0].to(device)),
-        census=None,
+        census=None,  # of molecules that it was told nothing of; so is a head
+        head=None,
     )
