@@ -10,6 +10,7 @@ Written from the equations of E(n)-equivariant graph networks (Satorras et al. 2
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from scidiff.molecules.three_d.batches import LEAF, condition_of
 from scidiff.molecules.three_d.graphs import Graph
 from scidiff.molecules.three_d.model import ConformerModel
+from scidiff.noise import Noise
 from scidiff.state import Layout
 
 LAYERS, WIDTH, CALLS = 9, 256, 1000
@@ -48,29 +50,35 @@ class _Layer(nn.Module):
         return h, x + (beam / (square.sqrt() + 1) * self.push(torch.cat([*ends, square], -1))).sum(2)
 
 
-def milliseconds(model: ConformerModel, graph: Graph, *, batch: int = 16, repeats: int = 5) -> tuple[float, float]:
-    """Of one call for a molecule: of the model, and of a network of EDM's size; medians."""
-    n = len(graph.kind)
-    layout = Layout.ragged({LEAF: torch.full((batch,), n)}, {LEAF: (3,)})
-    x, t, condition = (
-        torch.arange(3.0 * batch * n).sin().view(-1, 3),
-        torch.full((batch,), 0.5),
-        condition_of([graph] * batch),
-    )
+def edm_call(n: int, batch: int) -> Callable[[], None]:
+    """One call of a network of EDM's size for molecules of n atoms."""
     layers, h = nn.ModuleList(_Layer() for _ in range(LAYERS)), torch.zeros(batch, n, WIDTH)
+    x = torch.arange(3.0 * batch * n).sin().view(batch, n, 3)
 
-    def plain() -> None:
-        nodes, places = h, x.view(batch, n, 3)
+    def call() -> None:
+        nodes, places = h, x
         for layer in layers:
             nodes, places = layer(nodes, places)
 
-    spent = []
-    for call in (lambda: model.denoiser({LEAF: x.view(-1, 3)}, t, layout, condition), plain):
-        times = []
-        for _ in range(repeats + 1):
-            began = time.process_time()
-            with torch.no_grad():
-                call()
-            times.append(1000 * (time.process_time() - began) / batch)
-        spent.append(float(np.median(times[1:])))
-    return spent[0], spent[1]
+    return call
+
+
+def model_call(model: ConformerModel, graph: Graph, batch: int) -> Callable[[], None]:
+    """One call of the model for a molecule."""
+    n = len(graph.kind)
+    layout = Layout.ragged({LEAF: torch.full((batch,), n)}, {LEAF: (3,)})
+    rows, index = layout.rows(LEAF), torch.arange(batch)
+    x = {LEAF: model.processes[LEAF].prior(rows, Noise(seed=0, index=index).at(LEAF, 0, rows))}
+    t, condition = torch.full((batch,), 0.5), condition_of([graph] * batch)
+    return lambda: model.denoiser(x, t, layout, condition)  # type: ignore[func-returns-value]
+
+
+def milliseconds(call: Callable[[], None], *, batch: int, repeats: int = 5) -> float:
+    """Processor time of a call for each of a batch, the median of several after one that does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.process_time()
+        with torch.no_grad():
+            call()
+        times.append(1000 * (time.process_time() - began) / batch)
+    return float(np.median(times[1:]))

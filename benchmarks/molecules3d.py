@@ -23,8 +23,7 @@ stereo kept  share of the conformers delivered that have the molecule's stereoch
 delivered    conformers delivered of those asked for
 seconds      of processor time a molecule
 
-Intervals are 95 % by bootstrap over molecules. The share of raw draws that each certificate refuses is printed too, and
-the processor time of a network call by atoms with the exponent fitted to the last three.
+Intervals are 95 % by bootstrap over molecules. The share of raw draws that each certificate refuses is printed too.
 """
 
 from __future__ import annotations
@@ -47,17 +46,14 @@ from rdkit.Chem import AllChem
 
 from scidiff.errors import UserError
 from scidiff.molecules.reference import cache_folder
-from scidiff.molecules.three_d.batches import LEAF, condition_of, read_rows
+from scidiff.molecules.three_d.batches import read_rows
 from scidiff.molecules.three_d.conformers import conformers
-from scidiff.molecules.three_d.graphs import graph_of
 from scidiff.molecules.three_d.matching import match
 from scidiff.molecules.three_d.measures import bond_error, relaxed, rmsd
 from scidiff.molecules.three_d.model import load
 from scidiff.molecules.three_d.oracle import keeps_stereo
 from scidiff.molecules.three_d.records import Record, record
 from scidiff.molecules.three_d.stability import stable_atoms
-from scidiff.noise import Noise
-from scidiff.state import Layout
 
 NUM = 10
 NEAR = (0.25, 0.5)  # angstrom
@@ -210,40 +206,14 @@ def run(chosen: argparse.Namespace) -> int:
         delivered = sum(one["delivered"] for one in results[method])
         rows.append([method, *cells, f"{delivered} of {asked}", round(numbers[method]["seconds"][0], 3)])
     columns = ["method", *names, "seconds"]
-    calls, power = scaling(model, (3, 6, 16, 33))
     drawn = reasons.pop("drawn")
     refused = [[reason, share(count, drawn)] for reason, count in reasons.most_common()] or [["nothing", 0.0]]
     title = f"Conformers of {len(found)} held-out QM9 molecules, {NUM} each"
     tables = [
         {"title": title, "columns": columns, "rows": rows},
         {"title": f"Raw draws refused, of {drawn:,}", "columns": ["reason", "share"], "rows": refused},
-        {"title": f"A network call grows as atoms^{power:.2f}", "columns": ["atoms", "ms a molecule"], "rows": calls},
     ]
     return publish("molecules3d", chosen, tables, numbers=numbers, card=dict(model.card))
-
-
-def scaling(model: Any, chains: Sequence[int]) -> tuple[list[list[Any]], float]:
-    """Processor time of a network call by atoms (alkanes of so many carbons), and the exponent of the last three."""
-    rows = []
-    for carbons in chains:
-        mol = Chem.AddHs(Chem.MolFromSmiles("C" * carbons))
-        condition = condition_of([graph_of(mol)] * 4)
-        n, index = mol.GetNumAtoms(), torch.arange(4)
-        layout = Layout.ragged({LEAF: torch.full((4,), n)}, {LEAF: (3,)})
-        x = {
-            LEAF: model.processes[LEAF].prior(
-                layout.rows(LEAF), Noise(seed=0, index=index).at(LEAF, 0, layout.rows(LEAF))
-            )
-        }
-        t, spent = torch.full((4,), 0.5), []
-        for _ in range(6):
-            began = time.process_time()
-            with torch.no_grad():
-                model.denoiser(x, t, layout, condition)
-            spent.append((time.process_time() - began) / 4)
-        rows.append([n, round(1000 * float(np.median(spent[1:])), 2)])
-    atoms, seconds = np.log(np.array(rows[-3:], dtype=float)).T
-    return rows, float(np.polyfit(atoms, seconds, 1)[0])
 
 
 def share(count: int, drawn: int) -> float:

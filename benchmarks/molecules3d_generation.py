@@ -42,13 +42,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from _molecules3d_cost import CALLS, milliseconds
+from _molecules3d_cost import CALLS, edm_call, milliseconds, model_call
 from _running import guarded, options, publish, say, spread
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
@@ -60,6 +60,7 @@ from scidiff.molecules.reference import cache_folder
 from scidiff.molecules.three_d import busting
 from scidiff.molecules.three_d.batches import read_rows
 from scidiff.molecules.three_d.conformers import conformers
+from scidiff.molecules.three_d.draws import Halved
 from scidiff.molecules.three_d.evaluation import shares
 from scidiff.molecules.three_d.generated import fragments_of_small_molecules
 from scidiff.molecules.three_d.graphs import graph_of
@@ -70,7 +71,7 @@ from scidiff.molecules.three_d.model import ConformerModel, load
 from scidiff.molecules.three_d.oracle import refusals, with_positions
 from scidiff.molecules.three_d.records import Record, record
 from scidiff.molecules.three_d.shapes import NAMES, Shapes, distances, shapes
-from scidiff.molecules.three_d.tiles import Asked, draw
+from scidiff.molecules.three_d.tiles import TILE, Asked, draw
 
 STEPS = 10
 BESIDE, BUSTED, FRECHET = 1000, 200, 5000
@@ -297,7 +298,10 @@ def graphs(title: str, drawn: dict[str, list[dict[str, float]]]) -> dict[str, An
 
 def costs(model: ConformerModel, found: list[dict[str, float]]) -> dict[str, Any]:
     """What a molecule takes, beside a plain network of EDM's size that is called a thousand times."""
-    ours, plain = milliseconds(model, graph_of(Chem.AddHs(Chem.MolFromSmiles("CC1CC(O)C1N"))))
+    graph = graph_of(Chem.AddHs(Chem.MolFromSmiles("CC1CC(O)C1N")))
+    halved = replace(model, denoiser=Halved(model.denoiser))
+    ours = milliseconds(model_call(halved, graph, TILE), batch=TILE)
+    plain = milliseconds(edm_call(len(graph.kind), TILE), batch=TILE)
     seconds, calls = (statistics.fmean(one[key] for one in found) for key in ("seconds", "calls"))
     rows = [
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +10,10 @@ from contextlib import contextmanager
 import torch
 
 from scidiff.interrupts import hold_back
+
+# Products in bfloat16 are compiled for each shape and kept. Tiles have ever new shapes, and a thousand of them, which
+# is what oneDNN keeps by itself, take some hundred megabytes.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 @contextmanager

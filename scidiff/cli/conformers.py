@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +34,7 @@ Examples:
   scidiff molecules conformers in.smi --num 20 --out conf.sdf
   scidiff molecules conformers ligands.sdf --num 5 --seed 7 --out conf.sdf --json --report conf.html
   scidiff molecules conformers posed.sdf --fix "c1ccoc1" --out grown.sdf     (the ring stays where it is)
+  scidiff molecules conformers posed.sdf --fix "c1ccoc1" --keep "outside(pocket.pdb) >= 0.8" --out grown.sdf
   scidiff molecules conformers in.smi --keep "distance([N:1]~*~*~[O:2]) <= 3" --keep "planar(aromatic) <= 0.05" ...
 
 \b
@@ -203,6 +204,7 @@ def geometries(
     device: str,
     *,
     keep: list[str] | None,
+    towards: Mapping[str, float],
     progress: bool | None,
 ) -> tuple[Path, Callable[[Generation, bool], bool]]:
     """What `scidiff molecules generate --three-d` needs: its model of fragments, and what finishes a generation.
@@ -210,6 +212,8 @@ def geometries(
     The latter draws and writes the geometries and says what came of them; it returns whether the run fell short.
     """
     from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.three_d import estimator
+    from scidiff.molecules.three_d.asked import Asked
     from scidiff.molecules.three_d.generated import (
         fragments_of_small_molecules,
         numbers,
@@ -217,12 +221,15 @@ def geometries(
         write,
     )
     from scidiff.molecules.three_d.model import load
-    from scidiff.molecules.three_d.rules import parse
+    from scidiff.molecules.three_d.rules import PLACED, parse
 
     if out is None or not out.lower().endswith(".sdf"):
         raise UserError(f"--three-d: expected --out FILE.sdf, got {out!r}")
-    fragments = fragments_of_small_molecules() if model is None else model
+    fragments = fragments_of_small_molecules(told=bool(towards)) if model is None else model
     rules, known = parse(keep or ()), load(None, device)
+    for rule in rules:
+        if rule.kind in PLACED:
+            raise UserError(f"--keep: expected no place in space of new molecules, got {rule.text!r}")
 
     def finish(generation: Generation, as_json: bool) -> bool:
         line = StatusLine(progress)
@@ -235,17 +242,19 @@ def geometries(
             )
         finally:
             line.clear()
+        reader = estimator.Estimator.load() if towards and estimator.available() else None
+        asked = Asked.of(towards, found, reader) if towards else None
         if found.certified:
-            write(generation, found, Path(out))
+            write(generation, found, Path(out), asked=asked)
         if report is not None and found.certified:
             from scidiff.molecules.three_d.report import write_report
 
-            write_report(found, report, command=_command(), values=numbers(generation))
+            write_report(found, report, command=_command(), values=numbers(generation, asked))
         if as_json:
             account = {**generation.as_dict(), "geometries": found.as_dict(), "out": out if found.certified else None}
-            typer.echo(json.dumps(account, indent=1))
-        typer.echo(generation.summary(), err=True)
-        typer.echo(f"geometries: {found.summary()}", err=True)
+            typer.echo(json.dumps(account | ({} if asked is None else {"towards": asked.as_dict()}), indent=1))
+        lines = [generation.summary(), f"geometries: {found.summary()}", *([] if asked is None else asked.lines())]
+        typer.echo("\n".join(lines), err=True)
         for one in found.refused[:SHOWN]:
             typer.echo(f"{one.text} (index {one.number}) has no geometry: {one.reason}", err=True)
         return found.certified < generation.requested

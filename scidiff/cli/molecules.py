@@ -82,8 +82,17 @@ Keep = Annotated[
         "--keep",
         metavar="RULE",
         help='On shapes: "distance(SMARTS) in [a, b]" (angstrom), "angle(SMARTS) <= a" (degrees), '
-        '"planar(SMARTS) <= a", "planar(aromatic) <= a" (angstrom), "clash >= a" (van der Waals radii). '
-        "May be given again.",
+        '"planar(SMARTS) <= a", "planar(aromatic) <= a" (angstrom), "clash >= a" (van der Waals radii); with --fix '
+        '"outside(FILE.pdb) >= a" (van der Waals radii), "inside([x, x], [y, y], [z, z])". May be given again.',
+    ),
+]
+Towards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--towards",
+        metavar="NAME=VALUE",
+        help="A quantum property that the model is told of and nothing certifies: alpha (bohr^3), gap, homo, lumo "
+        "(eV), mu (D) or cv (cal/mol/K), as in gap=6.8eV; with --three-d. May be given again.",
     ),
 ]
 Constraints = Annotated[
@@ -146,16 +155,18 @@ def generate(
     properties: Properties = "all",
     three_d: ThreeD = False,
     keep: Keep = None,
+    towards: Towards = None,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
     progress: Shown = None,
 ) -> None:
     """See `_GENERATE`."""
-    if three_d := three_d or bool(keep):
+    asked = _asked(towards)
+    if three_d := three_d or bool(keep or asked):
         from scidiff.cli.conformers import geometries
 
-        model, give = geometries(out, report, model, device, keep=keep, progress=progress)
+        model, give = geometries(out, report, model, device, keep=keep, towards=asked, progress=progress)
     with held_back():
         from scidiff.cli.progress import StatusLine
         from scidiff.molecules import certified
@@ -177,6 +188,7 @@ def generate(
             properties=_names(properties),
             model=model,
             device=device,
+            towards=asked,
             progress=lambda account: line.show(_status(account)) if line.due() else None,
         )
     except certified.Interrupted as stop:
@@ -186,6 +198,15 @@ def generate(
     short = give(generation, as_json) if three_d else _finish(generation, out, kind, report, as_json=as_json)
     if interrupted or short:
         raise typer.Exit(INTERRUPTED if interrupted else SHORT)
+
+
+def _asked(towards: list[str] | None) -> dict[str, float]:
+    """What the model is told of."""
+    if not towards:
+        return {}
+    from scidiff.molecules.towards import parse
+
+    return parse(towards)
 
 
 def _wanted(where: list[str] | None, constraints: Path | None) -> list[str]:

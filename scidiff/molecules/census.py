@@ -5,7 +5,7 @@ It tells before anything is drawn how many molecules meet a request, and how man
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from scidiff.weights import WeightsError
 
 FILE = "census.safetensors"
 MOST = 16_384
+NEAR = 128  # molecules that tell the numbers of fragments near values
 _PRIOR = 20.0  # molecules that the distribution of all lengths counts for
 
 
@@ -32,18 +33,21 @@ class Census:
 
     Attributes:
         lengths: number of fragments, int64 [S].
-        values: the properties `SCORED`, float64 [S, P].
+        values: float64 [S, P].
+        names: of the P properties.
     """
 
     lengths: Tensor
     values: Tensor
+    names: tuple[str, ...] = SCORED
 
     @classmethod
-    def of(cls, lengths: np.ndarray, values: np.ndarray) -> Census:
+    def of(cls, lengths: np.ndarray, values: np.ndarray, names: tuple[str, ...] = SCORED) -> Census:
         """Of molecules in random order: the first `MOST`."""
         return cls(
             lengths=torch.from_numpy(lengths[:MOST].astype(np.int64)),
             values=torch.from_numpy(values[:MOST]).float().double(),
+            names=names,
         )
 
     def meets(self, terms: Sequence[Expression]) -> Tensor:
@@ -66,6 +70,19 @@ class Census:
         counts = torch.where(lengths > 0, met + _PRIOR * lengths, 0.0)
         return counts / counts.sum()
 
+    def near(self, asked: Mapping[str, float]) -> Tensor:
+        """How many of the `NEAR` molecules nearest to values have 0, 1, 2 ... fragments: int64.
+
+        Properties count in units of their spread.
+
+        Args:
+            asked: values by name, at least one.
+        """
+        columns = self.values[:, [self.names.index(name) for name in asked]]
+        wanted = torch.tensor(list(asked.values()), dtype=columns.dtype)
+        away = ((columns - wanted) / columns.std(0).clamp_min(1e-9)).square().sum(1)
+        return torch.bincount(self.lengths[away.topk(min(NEAR, len(away)), largest=False).indices])
+
     def _truth(self, term: Expression) -> Tensor | None:
         """Whether a term holds: bool [S]; None where properties do not decide it."""
         if isinstance(term, Condition):
@@ -81,9 +98,9 @@ class Census:
         return torch.stack(parts).any(0) if len(parts) == len(term.of) else None
 
     def _condition(self, condition: Condition) -> Tensor | None:
-        if condition.property not in SCORED:
+        if condition.property not in self.names:
             return None
-        values, allowed = self.values[:, SCORED.index(condition.property)], condition.allowed
+        values, allowed = self.values[:, self.names.index(condition.property)], condition.allowed
         if isinstance(allowed, Interval):
             return (values >= allowed.low) & (values <= allowed.high)
         members = [float(value) for value in allowed.values if not isinstance(value, str)]
@@ -95,8 +112,8 @@ class Census:
         atomic.write(folder / FILE, lambda temporary: temporary.write_bytes(stored))
 
     @classmethod
-    def load(cls, folder: Path) -> Census | None:
-        """That of a folder; None if it has none. WeightsError if it is damaged."""
+    def load(cls, folder: Path, names: tuple[str, ...] = SCORED) -> Census | None:
+        """That of a folder, of the named properties; None if it has none. WeightsError if it is damaged."""
         path = folder / FILE
         if not path.exists():
             return None
@@ -106,6 +123,6 @@ class Census:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise WeightsError(f"{path}: expected a census of molecules, got another file: {reason}") from None
-        if lengths.ndim != 1 or values.shape != (len(lengths), len(SCORED)) or not len(lengths):
-            raise WeightsError(f"{path}: expected {len(SCORED)} properties a molecule, got {tuple(values.shape)}")
-        return cls(lengths=lengths, values=values)
+        if lengths.ndim != 1 or values.shape != (len(lengths), len(names)) or not len(lengths):
+            raise WeightsError(f"{path}: expected {len(names)} properties a molecule, got {tuple(values.shape)}")
+        return cls(lengths=lengths, values=values, names=names)

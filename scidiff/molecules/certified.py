@@ -20,7 +20,7 @@ from scidiff.molecules.oracle import Oracle, describe
 from scidiff.molecules.parsing import parse_all
 from scidiff.molecules.planning import Choice
 from scidiff.molecules.properties import PROPERTIES, Value, lookup
-from scidiff.molecules.sources import Conditionable, Drawn, Guidable, Source, Steerable
+from scidiff.molecules.sources import Conditionable, Drawn, Guidable, Source, Steerable, Tellable
 from scidiff.molecules.training import training_molecules
 from scidiff.molecules.where import Condition
 
@@ -170,6 +170,7 @@ def generate(
     device: str | None = None,
     method: str = "auto",
     source: Source | None = None,
+    towards: Mapping[str, float] | None = None,
     progress: Callable[[Generation], None] = lambda generation: None,
 ) -> Generation:
     """Draw molecules until `num` are certified to meet every condition.
@@ -188,6 +189,7 @@ def generate(
         device: `cpu`, `cuda`, ...; the processor if None.
         method: one of `METHODS`.
         source: drawn from, not a model.
+        towards: values of properties that the model is told of (`scidiff.molecules.towards`); nothing certifies them.
         progress: told of the account after every draw.
 
     Returns:
@@ -203,7 +205,7 @@ def generate(
     _read_ahead(conditions)
     choice = Choice(method="exact" if method == "auto" else method, why="")
     if source is None:
-        source, choice = _conditioned(model, device, conditions, method, num)
+        source, choice = _conditioned(_told(model, device, towards or {}), conditions, method, num)
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
     generation.method, generation.why = choice.method, choice.why
     if choice.method == "steer" and conditions and isinstance(source, Steerable):
@@ -227,12 +229,20 @@ def _read_ahead(conditions: Sequence[Expression]) -> None:
         training_molecules()
 
 
-def _conditioned(
-    model: str | Path | None, device: str | None, conditions: Sequence[Expression], method: str, num: int
-) -> tuple[Source, Choice]:
-    """The model with these weights, doing what the method does towards the conditions, and the method it came to."""
+def _told(model: str | Path | None, device: str | None, towards: Mapping[str, float]) -> Source:
+    """The model with these weights, told of values if there are any."""
     with held_back():  # threads that torch starts now never see Ctrl-C
         source = load(model, device)
+        if not towards:
+            return source
+        if not isinstance(source, Tellable):
+            raise UserError("--towards: expected a model that can be told of values, got one that cannot")
+        return source.towards(towards)
+
+
+def _conditioned(source: Source, conditions: Sequence[Expression], method: str, num: int) -> tuple[Source, Choice]:
+    """The source doing what the method does towards the conditions, and the method it came to."""
+    with held_back():
         if method != "reject" and conditions and isinstance(source, Conditionable):
             source = source.given(conditions, thin=method in ("auto", "exact", "steer"))
         if not isinstance(source, Guidable):

@@ -28,6 +28,7 @@ from scidiff.state import Layout
 _TAIL = (0.0003, 0.001, 0.003, 0.01, 0.025)
 LEVELS = (*_TAIL, *(0.05 * k for k in range(1, 20)), *(1 - q for q in reversed(_TAIL)))
 _OFTEN = 0.6  # the largest chance of a property to be told of in training
+_PINNED = 0.8  # and of its value
 
 
 def conjuncts(terms: Sequence[Expression]) -> Iterator[Condition]:
@@ -102,6 +103,10 @@ class Edges:
         edges, owner = self._all.to(low.device), self._owner.to(low.device)
         return torch.cat([edges <= low[:, owner], edges > high[:, owner]], dim=1).float()
 
+    def of_values(self, values: Tensor) -> Tensor:
+        """What is known of values, NaN where nothing is: [B, P] -> [B, 2 E]."""
+        return self.facts(values.nan_to_num(-math.inf), values.nan_to_num(math.inf))
+
     def told(self, terms: Sequence[Expression]) -> Tensor:
         """The facts that follow from terms which hold together: [2 E]."""
         low, high = ends(tuple(self.of), terms)
@@ -122,6 +127,18 @@ class Edges:
         low = self._away(values, torch.where(told & (side < 2 / 3), below, math.nan), up=False)
         high = self._away(values, torch.where(told & (side > 1 / 3), above, math.nan), up=True)
         return self.facts(low, high)
+
+    def pinned(self, values: Tensor, noise: Noise) -> Tensor:
+        """Some of the values [B, P] themselves, for training: [B, 2 E], each a function of (seed, index).
+
+        Each property is told of, up to the edges next to its value, with probability 0.8 u^2, u uniform in each sample:
+        for a model that is asked for values and not for ranges.
+        """
+        count, device = len(self.of), values.device
+        rows = Layout.dense(len(values), {"pinned": ()}, device=device).rows("pinned")
+        u = noise.at("pinned", 0, rows).uniform(shape=(1 + count,))
+        told = u[:, 1:] < _PINNED * u[:, :1] ** 2
+        return self.of_values(torch.where(told, values, math.nan))
 
     def _away(self, values: Tensor, u: Tensor, *, up: bool) -> Tensor:
         """An end of an interval about each value: [B, P]; infinite where u is NaN or the edges are used up."""

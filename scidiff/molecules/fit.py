@@ -19,7 +19,7 @@ from scidiff import weights as files
 from scidiff.molecules.edges import Edges
 from scidiff.molecules.model import LEAF, FragmentModel, ModelConfig
 from scidiff.molecules.scores import SCORED
-from scidiff.molecules.telling import Told
+from scidiff.molecules.telling import Facts, Told
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary, encode_many
 from scidiff.noise import Noise
 from scidiff.objective import loss
@@ -127,7 +127,7 @@ def beginning(vocabulary: Vocabulary, data: Encoded, start: FragmentModel | None
     return model
 
 
-def bound(model: FragmentModel, held_out: Encoded, denoiser: nn.Module, *, told: bool = False) -> float:
+def bound(model: FragmentModel, held_out: Encoded, denoiser: nn.Module, *, told: Facts | None = None) -> float:
     """Mean negative evidence lower bound of held-out molecules given their length, in nats a molecule.
 
     With the same noise at every call. Few molecules are looked at several times, each time with other noise.
@@ -136,16 +136,16 @@ def bound(model: FragmentModel, held_out: Encoded, denoiser: nn.Module, *, told:
         model: what the denoiser belongs to.
         held_out: the molecules.
         denoiser: with the weights to be judged.
-        told: of as many of the molecules' properties as in training.
+        told: what it is told of the molecules' properties; None for nothing.
     """
     batches = held_out.batches(tokens=8192)
     device = next(denoiser.parameters()).device
-    objective: Objective = Told(edges=model.edges) if told else loss
+    objective: Objective = loss if told is None else Told(facts=told)
     total = count = 0.0
     for position in range(batches.batches_per_epoch * math.ceil(_LEAST_SEEN / len(held_out.classes))):
         batch = batches.at(position).to(device)
         noise = Noise(seed=1, index=batch.index)
-        condition = batch.condition if told else None
+        condition = None if told is None else batch.condition
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
             values = objective(denoiser, model.processes, batch.x_0, batch.layout, noise, condition=condition)  # type: ignore[arg-type]
         total, count = total + float(values.double().sum()), count + len(values)
@@ -156,7 +156,7 @@ def bounds(model: FragmentModel, held_out: Encoded, denoiser: nn.Module) -> dict
     """The held-out bound, and that of a denoiser which is told of the molecules' values, if they are known."""
     found = {"held_out_bound_nats": bound(model, held_out, denoiser)}
     if held_out.values is not None:
-        found["held_out_bound_told_nats"] = bound(model, held_out, denoiser, told=True)
+        found["held_out_bound_told_nats"] = bound(model, held_out, denoiser, told=model.edges.some)
     return found
 
 
@@ -238,7 +238,7 @@ def fit(
         config,
         out=out,
         resume=resume,
-        objective=loss if data.values is None else Told(edges=model.edges),
+        objective=loss if data.values is None else Told(facts=model.edges.some),
         validate=best or (lambda denoiser: bounds(model, held_out, denoiser)),
         description=model.description(),
         enough=lambda: best is not None and best.enough,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,6 +39,7 @@ from scidiff.molecules.motifs import Unwritable, motifs_of, with_parts
 from scidiff.molecules.parts import parts_of
 from scidiff.molecules.planning import Choice, choose
 from scidiff.molecules.tilting import Steered, steer
+from scidiff.molecules.towards import towards
 from scidiff.noise import Noise
 from scidiff.sampling import sample
 from scidiff.side_by_side import side_by_side
@@ -179,6 +180,10 @@ class Generator:
         other = replace(self, **changes)
         vars(other).update({name: vars(self)[name] for name in ("automaton", "pair") if name in vars(self)})
         return other
+
+    def towards(self, asked: Mapping[str, float]) -> Generator:
+        """A generator of what the model makes when it is told of values: see `scidiff.molecules.towards`."""
+        return self.but(model=towards(self.model, asked))
 
     def planned(self, terms: Sequence[Expression], num: int) -> Choice:
         """The method that so many molecules of an expression get: see `scidiff.molecules.planning`."""

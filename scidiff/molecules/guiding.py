@@ -63,7 +63,7 @@ class ByFacts(Guide):
     calls: ClassVar[int] = 2
 
     def around(self, plain: Denoiser) -> Denoiser:
-        return _Informed(CFG(plain, self.weight), self.facts)
+        return Informed(CFG(plain, self.weight), self.facts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,7 +152,7 @@ class Guided(Denoiser):
         return self._remembered.untold
 
 
-class _Informed(Denoiser):
+class Informed(Denoiser):
     """A denoiser that is told the same of every sample."""
 
     def __init__(self, denoiser: Denoiser, facts: Tensor):

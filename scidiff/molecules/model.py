@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from scidiff import weights as files
-from scidiff.denoiser import NetworkDenoiser
+from scidiff.denoiser import Denoiser, NetworkDenoiser
 from scidiff.molecules.census import Census
 from scidiff.molecules.edges import Edges
 from scidiff.molecules.head import PropertyHead
-from scidiff.molecules.scores import Scores
+from scidiff.molecules.scores import SCORED, Scores
 from scidiff.molecules.vocabulary import MAX_LENGTH, Vocabulary
 from scidiff.networks.transformer import SequenceTransformer
 from scidiff.processes.base import Process
@@ -67,7 +67,7 @@ class FragmentModel:
 
     vocabulary: Vocabulary
     config: ModelConfig
-    denoiser: NetworkDenoiser
+    denoiser: Denoiser
     card: Mapping[str, Any] = field(default_factory=dict)
     scores: Scores | None = None
     census: Census | None = None
@@ -88,13 +88,13 @@ class FragmentModel:
             longest=MAX_LENGTH,
             told=Edges(of=config.edges).size,
         )
-        denoiser = NetworkDenoiser(network, {LEAF: CountedMaskedProcess(classes=classes)})
+        denoiser = NetworkDenoiser(network, _processes(vocabulary))
         return cls(vocabulary=vocabulary, config=config, denoiser=denoiser, card=card or {})
 
     @property
     def processes(self) -> Mapping[str, Process]:
         """The process of each leaf."""
-        return self.denoiser.processes
+        return _processes(self.vocabulary)
 
     @property
     def edges(self) -> Edges:
@@ -126,9 +126,14 @@ class FragmentModel:
         model.denoiser.eval().to(device)
         head = PropertyHead.load(folder, vocabulary)
         head = None if head is None else head.to(device)
-        return replace(model, scores=Scores.load(folder, vocabulary), census=Census.load(folder), head=head)
+        census = Census.load(folder, tuple(config.edges) or SCORED)
+        return replace(model, scores=Scores.load(folder, vocabulary), census=census, head=head)
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write the model to a folder of safetensors and JSON."""
         tensors = {name: value.to(dtype) for name, value in self.denoiser.state_dict().items()}
         files.save(folder, files.Weights(tensors=tensors, config=self.description(), card=self.card))
+
+
+def _processes(vocabulary: Vocabulary) -> dict[str, Process]:
+    return {LEAF: CountedMaskedProcess(classes=len(vocabulary.tokens))}

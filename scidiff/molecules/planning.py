@@ -54,7 +54,7 @@ def choose(
     low, high = ends(SCORED, left)
     if not bool((low.isfinite() | high.isfinite()).any()):
         return Choice(method="exact", why="no property is asked for that draws could lean towards")
-    if model.census is None:
+    if model.census is None or not model.census.says(left):
         return Choice(method="exact", why="this model has no census, so that nothing is known before draws are made")
     share = float(model.census.meets(left).double().mean())
     about = f"about {share:.2g} of the training molecules meet the properties asked for"

@@ -85,7 +85,7 @@ class Policy:
         self.prior = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
         self.denoiser = copy.deepcopy(model.denoiser).eval().requires_grad_(True)
         self.device = next(self.denoiser.parameters()).device
-        self.process = cast(MaskedProcess, model.denoiser.processes[LEAF])
+        self.process = cast(MaskedProcess, model.processes[LEAF])
         self.automaton = grammar(model.vocabulary).to(self.device)
         start = model.length_probabilities.log().clamp_min(_IMPOSSIBLE)
         self.prior_lengths = start.to(self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from scidiff.molecules.language import Expression
@@ -53,6 +53,14 @@ class Steerable(Protocol):
         progress: Callable[[int, int], None],
     ) -> Steered:
         """The source tilted, and what a pilot of at most so many draws found and spent."""
+
+
+@runtime_checkable
+class Tellable(Protocol):
+    """A source that can be told of values."""
+
+    def towards(self, asked: Mapping[str, float]) -> Source:
+        """The source of what the model makes of them."""
 
 
 @runtime_checkable

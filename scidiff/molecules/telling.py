@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from scidiff import atomic
 from scidiff.denoiser import Denoiser
-from scidiff.molecules.edges import Edges
 from scidiff.molecules.scores import SCORED, scored
 from scidiff.molecules.vocabulary import Vocabulary
 from scidiff.noise import Noise
@@ -25,13 +24,15 @@ from scidiff.processes.base import Process
 from scidiff.state import Layout, State
 
 _CHUNK = 2000  # molecules that a process measures at a time
+Facts = Callable[[Tensor, Noise], Tensor]
+"""What is told of values [B, P] in training: [B, 2 E]; `Edges.some` or `Edges.pinned`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
     """The loss of a denoiser that is told some of what is true of each sample, whose condition is its values [B, P]."""
 
-    edges: Edges
+    facts: Facts
 
     def __call__(
         self,
@@ -44,7 +45,7 @@ class Told:
         condition: Any = None,
     ) -> Tensor:
         """The loss of each sample: [B]."""
-        facts = self.edges.some(condition, noise)
+        facts = self.facts(condition, noise)
         return loss(denoiser, processes, x_0, layout, noise, condition=facts)
 
 

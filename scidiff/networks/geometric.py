@@ -15,6 +15,7 @@ parity * volume is a scalar, and its gradient with respect to the neighbours, w,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -22,20 +23,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scidiff.networks.pairs import BINS, SMALL, AllPairs, Pairs, SomePairs, pair_geometry
 from scidiff.networks.transformer import time_features
 from scidiff.state import Layout, State
 
 _TIME = 64
-_REACH, _BINS = 8.0, 16  # angstrom; radial features
-_SMALL = 1e-4
-_NOTHING = 30.0  # exp(-30): what is less would be denormal numbers, which are slow
+ALL = AllPairs()
 
 
 class Molecules(NamedTuple):
-    """What a layer knows of a batch: of B molecules and at most n atoms.
+    """What a layer knows of a batch: of B molecules and at most n atoms, each of which looks at K.
 
-    mask [B, n] and pairs [B, n, n] say which there are; pair [B, n, n] are rows of the table [codes, P]; centre
-    [B, n, 3], parity [B, n].
+    mask [B, n] and pairs [B, n, K] say which there are; pair [B, n, K] are rows of the table [codes, P]; centre
+    [B, n, 3], parity [B, n]; others say which K.
     """
 
     mask: Tensor
@@ -44,6 +44,7 @@ class Molecules(NamedTuple):
     table: Tensor
     centre: Tensor
     parity: Tensor
+    others: Pairs = ALL
 
 
 class EquivariantTransformer(nn.Module):
@@ -59,6 +60,8 @@ class EquivariantTransformer(nn.Module):
         channels: vectors of an atom, a multiple of `heads`.
         pair_width: features of a pair.
         facts: numbers told of a sample in `condition["facts"]` [B, facts], 0 for none.
+        neighbours: how many atoms each one looks at: itself, those bonded to it and the nearest where the positions
+            that come in have them. None: all. The cost of a call then grows as the number of atoms, its weights do not.
 
     The condition holds "atom" [B, n, columns], "pair" [B, n, n] and "centre" [B, n, 3] int64 and "parity" [B, n]; and
     "root" and "inverse" [B, n, n], which take the leaf to positions and vectors back to the leaf (`root = inverse = 1`
@@ -77,9 +80,11 @@ class EquivariantTransformer(nn.Module):
         channels: int = 16,
         pair_width: int = 64,
         facts: int = 0,
+        neighbours: int | None = None,
     ) -> None:
         super().__init__()
-        self.leaf, self.width, self.channels = leaf, width, channels
+        self.leaf, self.width, self.channels, self.neighbours = leaf, width, channels, neighbours
+        self.unbonded = math.prod(pair_classes[1:])  # codes below are of no bond
         self.embed_atom = nn.ModuleList(nn.Embedding(count, width) for count in atom_classes)
         self.embed_pair = nn.ModuleList(nn.Embedding(count, pair_width) for count in pair_classes)
         self.condition_time = nn.Sequential(nn.Linear(_TIME + facts, width), nn.SiLU(), nn.Linear(width, width))
@@ -96,30 +101,47 @@ class EquivariantTransformer(nn.Module):
         """Vectors [N, 3] of the leaf; see the class for the condition."""
         rows, atom = layout.rows(self.leaf), condition["atom"]
         x = inputs[self.leaf].new_zeros(*atom.shape[:2], 3).index_put((rows.owner, rows.local), inputs[self.leaf])
-        molecules = self._molecules(condition)
+        with torch.autocast(x.device.type, enabled=False):
+            x = condition["root"].to(x.dtype) @ x
+        h, v, x = self.features(x, t, condition)
+        with torch.autocast(x.device.type, enabled=False):
+            out = condition["inverse"].to(v.dtype) @ self.vectors(h, v)
+        return {self.leaf: out[rows.owner, rows.local]}
+
+    def features(self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scalars [B, n, width], vectors [B, n, 3, channels] and moved positions of atoms at positions x [B, n, 3].
+
+        Of the condition, "root" and "inverse" are not needed.
+        """
+        atom, molecules = condition["atom"], self._molecules(condition, x)
         h = torch.stack([table(atom[..., k]) for k, table in enumerate(self.embed_atom)]).sum(0)
         about = time_features(t, _TIME).to(self.head.weight.dtype)
         if "facts" in condition:
             about = torch.cat([about, condition["facts"]], dim=-1)
         modulation = self.modulate(F.silu(self.condition_time(about))).unflatten(-1, (6, self.width))
         v = x.new_zeros(*x.shape, self.channels)
-        with torch.autocast(x.device.type, enabled=False):
-            x = condition["root"].to(x.dtype) @ x
         for layer in self.layers:
             h, v, x = layer(h, v, x, modulation, molecules)
-        gates = self.head(F.rms_norm(h, (self.width,))).to(v.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            out = condition["inverse"].to(v.dtype) @ (_even(v) @ gates[..., None])[..., 0]
-        return {self.leaf: out[rows.owner, rows.local]}
+        return h, v, x
 
-    def _molecules(self, condition: Mapping[str, Tensor]) -> Molecules:
+    def vectors(self, h: Tensor, v: Tensor) -> Tensor:
+        """One vector of each atom, [B, n, 3], from its features."""
+        gates = self.head(F.rms_norm(h, (self.width,))).to(v.dtype)
+        with torch.autocast(v.device.type, enabled=False):
+            return (_even(v) @ gates[..., None])[..., 0]
+
+    def _molecules(self, condition: Mapping[str, Tensor], x: Tensor) -> Molecules:
         first, *others = (cast(nn.Embedding, part).weight for part in self.embed_pair)
         table: Tensor = first
         for more in others:
             table = (table[:, None] + more).flatten(0, 1)
         mask = condition["atom"][..., 0] > 0
-        pairs = mask[:, :, None] & mask[:, None, :]
-        return Molecules(mask, pairs, condition["pair"], table, condition["centre"], condition["parity"])
+        pairs, pair = mask[:, :, None] & mask[:, None, :], condition["pair"]
+        told = condition["centre"], condition["parity"]
+        if self.neighbours is None:
+            return Molecules(mask, pairs, pair, table, *told)
+        near = SomePairs.nearest(x, pairs, pair >= self.unbonded, self.neighbours)
+        return Molecules(mask, near.chosen(pairs), near.chosen(pair), table, *told, near)
 
 
 class _Layer(nn.Module):
@@ -129,7 +151,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.heads = heads
         self.pair_static = nn.Linear(pair_width, pair_width)
-        self.pair_geometry = nn.Linear(_BINS + 2 * channels, pair_width, bias=False)
+        self.pair_geometry = nn.Linear(BINS + 2 * channels, pair_width, bias=False)
         self.pair_ends = nn.Linear(width, 2 * pair_width, bias=False)
         self.pair_out = nn.Linear(pair_width, 2 * heads + 1)
         self.attend_in = nn.Linear(width, 3 * width, bias=False)
@@ -152,20 +174,21 @@ class _Layer(nn.Module):
         """Features [B, n, width], vectors [B, n, 3, channels] and positions [B, n, 3] after this layer."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (modulation + self.offset).unsqueeze(2).unbind(1)
         with torch.autocast(x.device.type, enabled=False):
-            geometry, apart = pair_geometry(x, _even(v))
+            geometry, apart = pair_geometry(x, _even(v), molecules.others)
             volume, push = handedness(x, molecules)
         s = F.rms_norm(h, h.shape[-1:]) * (1 + scale_a) + shift_a
         here, there = self.pair_ends(s).chunk(2, dim=-1)
         e = F.embedding(molecules.pair, self.pair_static(molecules.table)) + self.pair_geometry(geometry)
-        e = F.silu(e + here[:, :, None] + there[:, None])
+        e = F.silu(e + here[:, :, None] + molecules.others.there(there))
         bias, weight, gate = self.pair_out(e).split([self.heads, self.heads, 1], dim=-1)
-        a, attended = self._attend(s, bias, molecules.pairs)
+        a, attended = self._attend(s, bias, molecules)
         gate = torch.sigmoid(gate) * molecules.pairs[..., None].to(e.dtype)
-        message = (gate.transpose(-1, -2) @ e)[..., 0, :] / molecules.pairs.shape[-1] ** 0.5
+        message = (gate.transpose(-1, -2) @ e)[..., 0, :] / molecules.mask.shape[-1] ** 0.5
         h = h + (1 + gate_a) * (self.attend_out(attended) + self.message(message))
         with torch.autocast(x.device.type, enabled=False):
             c = weight.to(x.dtype) / (1 + apart[..., None]) * molecules.pairs[..., None]
-            v = v + self._vectors(c.permute(0, 3, 1, 2), a.to(x.dtype), x, v, push)
+            parts = self._gathered(c.permute(0, 3, 1, 2), a.to(x.dtype), x, v, molecules.others)
+            v = v + torch.cat([parts, push[..., None]], dim=-1) @ self.vector_mix.weight.T.to(v.dtype)
             ends = (_even(v) @ self.vector_ends.weight.T.to(v.dtype)).chunk(2, dim=-1)
             lengths = (ends[0] * ends[1]).sum(-2)
         s = F.rms_norm(h, h.shape[-1:]) * (1 + scale_f) + shift_f
@@ -177,34 +200,22 @@ class _Layer(nn.Module):
             x = x + (_even(v) @ move[..., None])[..., 0]
         return h, v, x
 
-    def _attend(self, s: Tensor, bias: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention [B, heads, n, n] and what it gathers [B, n, width]."""
+    def _attend(self, s: Tensor, bias: Tensor, molecules: Molecules) -> tuple[Tensor, Tensor]:
+        """Attention [B, heads, n, K] and what it gathers [B, n, width]."""
         q, k, value = self.attend_in(s).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5 + bias.permute(0, 3, 1, 2)
+        logits = molecules.others.products(q, k) * q.shape[-1] ** -0.5 + bias.permute(0, 3, 1, 2)
         exact = torch.promote_types(logits.dtype, torch.float32)
-        a = torch.softmax(logits.masked_fill(~pairs[:, None], -1e4), dim=-1, dtype=exact)
-        return a, (a.to(value.dtype) @ value).transpose(1, 2).flatten(2)
+        a = torch.softmax(logits.masked_fill(~molecules.pairs[:, None], -1e4), dim=-1, dtype=exact)
+        return a, molecules.others.sums(a.to(value.dtype), value).transpose(1, 2).flatten(2)
 
-    def _vectors(self, c: Tensor, a: Tensor, x: Tensor, v: Tensor, push: Tensor) -> Tensor:
-        """What is added to the vectors: [B, n, 3, channels]."""
-        towards = c @ x[:, None] - c.sum(-1)[..., None] * x[:, None]  # [B, heads, n, 3]
+    def _gathered(self, c: Tensor, a: Tensor, x: Tensor, v: Tensor, others: Pairs) -> Tensor:
+        """Vectors towards the others, by the weights c of each head, and theirs: [B, n, 3, heads + channels]."""
+        towards = others.sums(c, x[:, None]) - c.sum(-1)[..., None] * x[:, None]  # [B, heads, n, 3]
         value = (_even(v) @ self.vector_value.weight.T.to(v.dtype)).unflatten(-1, (self.heads, -1))
         value = value.permute(0, 3, 1, 2, 4).flatten(3)  # [B, heads, n, 3 * channels / heads]
-        passed = (a @ value).unflatten(-1, (3, -1)).permute(0, 2, 3, 1, 4).flatten(3)
-        parts = torch.cat([towards.permute(0, 2, 3, 1), passed, push[..., None]], dim=-1)
-        return parts @ self.vector_mix.weight.T.to(parts.dtype)
-
-
-def pair_geometry(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Radial features and components along the vectors of either end [B, n, n, ...], and distances [B, n, n]."""
-    apart = ((x[:, :, None] - x[:, None]).square().sum(-1) + _SMALL).sqrt()
-    centres = torch.linspace(0, _REACH, _BINS, device=x.device, dtype=x.dtype)
-    away = ((apart[..., None] - centres) * (_BINS / _REACH)).square()
-    radial = torch.exp(-away.clamp_max(_NOTHING))
-    along = torch.einsum("bicv,bjc->bijv", v, x) - (x[..., None] * v).sum(-2)[:, :, None]
-    along = along / (1 + apart[..., None])
-    return torch.cat([radial, along, along.transpose(1, 2)], dim=-1), apart
+        passed = others.sums(a, value).unflatten(-1, (3, -1)).permute(0, 2, 3, 1, 4).flatten(3)
+        return torch.cat([towards.permute(0, 2, 3, 1), passed], dim=-1)
 
 
 def handedness(x: Tensor, molecules: Molecules) -> tuple[Tensor, Tensor]:
@@ -213,7 +224,7 @@ def handedness(x: Tensor, molecules: Molecules) -> tuple[Tensor, Tensor]:
     beams = x.gather(1, spread).unflatten(1, (-1, 3)) - x[:, :, None]
     a, b, c = beams.unbind(2)
     parity = molecules.parity.to(x.dtype)[..., None]
-    size = _SMALL**0.5 + (beams.square().sum(-1) + _SMALL).sqrt().prod(-1, keepdim=True)  # the volume of right angles
+    size = SMALL**0.5 + (beams.square().sum(-1) + SMALL).sqrt().prod(-1, keepdim=True)  # the volume of right angles
     faces = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=2)
     volume = parity * (a * faces[:, :, 0]).sum(-1, keepdim=True) / size
     faces = (parity / (1 + size))[:, :, None] * faces

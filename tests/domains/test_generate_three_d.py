@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from scidiff.cli.main import app
 from scidiff.molecules import certified
+from scidiff.molecules.three_d import estimator, tiles
 from scidiff.molecules.three_d import model as models
-from scidiff.molecules.three_d import tiles
 from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
 from scidiff.molecules.three_d.tiles import STRIDE
 
@@ -64,6 +64,49 @@ def test_each_molecule_gets_a_geometry_or_a_reason(run):
         assert mol.GetConformer().Is3D()
         assert mol.GetProp("certified") == "True"
         assert mol.GetProp("oracle_3d").startswith("distances and rdkit")
+
+
+def test_what_the_model_is_told_is_reported_beside_an_estimate_and_never_certified(run, monkeypatch):
+    told = []
+
+    class Tellable(Source):
+        def towards(self, asked):
+            told.append(asked)
+            return self
+
+    class Reader:
+        card = {"held out": {"gap": 0.25}}  # noqa: RUF012
+
+        def values(self, mols):
+            return np.array([[0.0, 5.0 + k, 0.0, 0.0, 0.0, 0.0] for k, _ in enumerate(mols)])
+
+    monkeypatch.setattr(certified, "load", lambda model, device: Tellable())
+    monkeypatch.setattr(estimator, "available", lambda: True)
+    monkeypatch.setattr(estimator.Estimator, "load", Reader)
+    done = run("--num", "5", "--towards", "gap=6.5 eV", "--out", "o.sdf", "--json")
+    assert told == [{"gap": 6.5}]
+    found = json.loads(done.stdout)["towards"]["gap"]
+    assert found == {
+        "asked": 6.5,
+        "unit": "eV",
+        "certified": False,
+        "estimated_median": 6.0,
+        "estimated_mean_distance": pytest.approx((1.5 + 0.5 + 0.5) / 3),
+        "estimator_error": 0.25,
+    }
+    assert "gap = 6.5 eV was asked of the model and is not certified" in done.output
+    items = [(mol.GetProp("asked_gap"), mol.GetProp("estimated_gap")) for mol in Chem.SDMolSupplier("o.sdf")]
+    assert items == [("6.5 eV", f"{value} eV") for value in (5, 6, 7)]
+    monkeypatch.setattr(estimator, "available", lambda: False)
+    done = run("--num", "1", "--towards", "gap=6.5", "--out", "o.sdf")
+    assert "not certified\n" in done.output
+    assert not next(iter(Chem.SDMolSupplier("o.sdf"))).HasProp("estimated_gap")
+
+
+def test_a_source_that_cannot_be_told_is_no_answer(run):
+    done = run("--num", "1", "--towards", "gap=6.5", "--out", "o.sdf")
+    assert done.exit_code == 2
+    assert "--towards: expected a model that can be told" in done.output
 
 
 def test_conditions_hold_of_what_gets_a_geometry(run):

@@ -3,8 +3,14 @@
 from pathlib import Path
 
 import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
 
 from scidiff.molecules.generator import Generator
+from scidiff.molecules.model import FragmentModel
+from scidiff.molecules.quantum import ATOMS, QUANTUM
+from scidiff.molecules.three_d.estimator import Estimator
+from scidiff.molecules.three_d.generated import fragments_of_small_molecules
 from scidiff.weights import WeightsError
 
 
@@ -21,3 +27,18 @@ def test_another_name_and_a_folder_without_weights_are_errors(tmp_path: Path, mo
     (tmp_path / "moses").mkdir()
     with pytest.raises(WeightsError, match="moses"):
         Generator.load(Path("moses"))
+
+
+def test_the_model_that_is_told_of_values_and_the_network_that_reads_them():
+    told, reader = FragmentModel.load(fragments_of_small_molecules(told=True)), Estimator.load()
+    assert list(told.edges.of) == [*QUANTUM, ATOMS]
+    assert told.census is not None
+    assert told.census.names == (*QUANTUM, ATOMS)
+    assert set(reader.card["held out"]) == set(QUANTUM)
+    mols = [Chem.AddHs(Chem.MolFromSmiles(smiles)) for smiles in ("CCCCCCO", "C")]
+    for mol in mols:
+        assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
+    (alpha, gap, *_), (small, *_) = reader.values(mols)
+    assert 60 < alpha < 85  # bohr^3; B3LYP gives 72.0, 13.2 for methane, and gaps of 9.3 and 13.7 eV
+    assert small < 25
+    assert 7 < gap < 12

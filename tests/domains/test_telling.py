@@ -61,7 +61,7 @@ def test_what_is_measured_are_the_properties_of_the_molecule(
 def test_before_it_learns_a_model_is_the_one_it_starts_from(start: FragmentModel, data: Encoded) -> None:
     model = beginning(start.vocabulary, data, start)
     assert list(model.config.edges) == list(SCORED)
-    assert bound(model, data, model.denoiser, told=True) == bound(start, data, start.denoiser)
+    assert bound(model, data, model.denoiser, told=model.edges.some) == bound(start, data, start.denoiser)
     again = beginning(start.vocabulary, replace(data, values=data.values + 1), model)
     assert again.config.edges == model.config.edges
 
@@ -73,7 +73,7 @@ def test_the_loss_is_that_given_facts_of_the_visit(start: FragmentModel, data: E
     noise = Noise(seed=5, index=batch.index)
     parts = (model.denoiser, model.processes, batch.x_0, batch.layout, noise)
     facts = Edges(of=model.config.edges).some(batch.condition, noise)
-    got = Told(edges=model.edges)(*parts, condition=batch.condition)
+    got = Told(facts=model.edges.some)(*parts, condition=batch.condition)
     assert got.equal(loss(*parts, condition=facts))
     assert not got.equal(loss(*parts))
     sums = torch.from_numpy(data.values)[:, SCORED.index("heavy_atoms")]
@@ -93,4 +93,4 @@ def test_being_told_is_learned(start: FragmentModel, data: Encoded, tmp_path: Pa
     assert told < untold - 0.1
     fitted.save(tmp_path / "model", dtype=torch.float32)
     again = FragmentModel.load(tmp_path / "model")
-    assert bound(again, data, again.denoiser, told=True) == pytest.approx(told, abs=1e-3)
+    assert bound(again, data, again.denoiser, told=again.edges.some) == pytest.approx(told, abs=1e-3)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scidiff.molecules.three_d.batches import LEAF, condition_of
 from scidiff.molecules.three_d.conformers import conformers
+from scidiff.molecules.three_d.draws import Halved, positions
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.records import Record, record
 from scidiff.state import Layout
@@ -38,6 +39,29 @@ def test_a_seed_gives_the_same_conformers_alone_and_among_others(shipped):
     all_ = conformers(records(shipped), num=2, model=shipped, steps=4, seed=3)
     first, same = one.ensembles[0].conformers, all_.ensembles[1].conformers
     assert [c.position.tobytes() for c in first] == [c.position.tobytes() for c in same]
+
+
+def test_cores_change_no_bit(shipped):
+    before, found = torch.get_num_threads(), []
+    try:
+        for cores in (1, 2):
+            torch.set_num_threads(cores)
+            run = conformers(records(shipped), num=2, model=shipped, steps=3, seed=1)
+            found.append([c.position.tobytes() for one in run.ensembles for c in one.conformers])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
+def test_wide_products_in_bfloat16_move_atoms_by_hundredths_of_an_angstrom(shipped):
+    condition, index = condition_of(records(shipped)[0].graph), torch.arange(1)
+    exact, halved = (
+        positions(denoiser, shipped.processes, condition, seed=3, index=index)
+        for denoiser in (shipped.denoiser, Halved(shipped.denoiser))
+    )
+    away = (exact - halved).norm(dim=-1)
+    assert halved.dtype == torch.float32
+    assert 0 < float(away.mean()) < 0.03
 
 
 @pytest.mark.parametrize("t", [0.02, 0.3, 0.9])

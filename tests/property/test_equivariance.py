@@ -12,6 +12,7 @@ from scidiff.molecules.three_d.batches import LEAF
 from scidiff.molecules.three_d.graphs import ATOM_CLASSES, PAIR_CLASSES
 from scidiff.molecules.three_d.harmonic import harmonic
 from scidiff.networks.geometric import EquivariantTransformer, Molecules, handedness
+from scidiff.networks.pairs import SomePairs
 from scidiff.networks.tensor_products import TensorProductNetwork
 from scidiff.state import Layout
 from scidiff.testing import assert_equivariant, equivariance_errors, random_rotation
@@ -97,6 +98,37 @@ def test_attention_is_equivariant(dtype, n, seed):
     x, told = graph(n, seed, dtype)
     ask = {"vectors": True, "permuted": permuted, "mirrored": mirrored, "tolerance": TOLERANCE[dtype], "seed": seed}
     assert_equivariant(function(made), x, told, **ask)
+
+
+@given(n=st.integers(3, 12), count=st.integers(2, 14), seed=st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_attention_to_the_nearest_is_equivariant(n, count, seed):
+    made = network(seed).double()
+    made.neighbours = count
+    x, told = graph(n, seed, torch.float64)
+    ask = {"vectors": True, "permuted": permuted, "mirrored": mirrored, "tolerance": 1e-12, "seed": seed}
+    assert_equivariant(function(made), x, told, **ask)
+
+
+@given(n=st.integers(3, 12), seed=st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_attention_to_as_many_as_there_are_is_attention_to_all(n, seed):
+    made = network(seed).double()
+    x, told = graph(n, seed, torch.float64)
+    expected = function(made)(x, told)
+    made.neighbours = n + 3
+    assert torch.allclose(function(made)(x, told), expected, rtol=1e-10, atol=1e-11)
+    made.neighbours = 2
+    assert not torch.allclose(function(made)(x, told), expected, rtol=1e-3) or n <= 3
+
+
+def test_the_nearest_are_the_atom_its_bonds_and_then_those_near_it():
+    x = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2.1, 0, 0], [3.3, 0, 0], [9, 0, 0]]])
+    bonds = torch.zeros(1, 5, 5, dtype=torch.bool)
+    bonds[0, 0, 4] = bonds[0, 4, 0] = True
+    there = torch.ones(1, 5, 5, dtype=torch.bool)
+    found = SomePairs.nearest(x, there, bonds, 3).index[0].sort(-1).values
+    assert found.tolist() == [[0, 1, 4], [0, 1, 2], [1, 2, 3], [1, 2, 3], [0, 3, 4]]
 
 
 @cache

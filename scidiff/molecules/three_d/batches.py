@@ -135,11 +135,47 @@ def _harmonic(pair: np.ndarray, atom: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return harmonic(bonded(pair), atom[..., 0] == ELEMENTS.index(1) + 1)
 
 
+class Cuts:
+    """Molecules of several sizes cut into batches of one size each, position-addressed.
+
+    An epoch shuffles the molecules of each size, cuts them into near-equal batches of at most `atoms` atoms, and
+    shuffles the batches.
+
+    Args:
+        counts: how many molecules have so many atoms.
+        atoms: atoms in a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, counts: Mapping[int, int], *, atoms: int, seed: int) -> None:
+        self._counts, self._seed = dict(counts), seed
+        self._cuts: list[tuple[int, int, int]] = []
+        for n, count in self._counts.items():
+            parts = -(-count // max(1, atoms // n))
+            self._cuts += [(n, begin, end) for begin, end in pairwise(count * k // parts for k in range(parts + 1))]
+        self._first = dict(zip(self._counts, np.cumsum([0, *self._counts.values()]).tolist(), strict=False))
+        self.per_epoch = len(self._cuts)
+        self._order = lru_cache(maxsize=64)(self._permuted)
+        self._places = lru_cache(maxsize=2)(self._shuffled)
+
+    def at(self, position: int) -> tuple[int, np.ndarray, Tensor]:
+        """Of the batch at a position: the size of its molecules, their places among those of it, and their visits."""
+        epoch, place = divmod(position, self.per_epoch)
+        n, begin, end = self._cuts[int(self._places(epoch)[place])]
+        index = (epoch * sum(self._counts.values()) + self._first[n] + torch.arange(begin, end)) % 2**32
+        return n, self._order(epoch, n)[begin:end].numpy(), index
+
+    def _permuted(self, epoch: int, n: int) -> Tensor:
+        return permutation(self._counts[n], seed=self._seed, epoch=epoch, kind=f"molecules{n}")
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        return permutation(self.per_epoch, seed=self._seed, epoch=epoch, kind="batches")
+
+
 class ConformerBatches:
     """Geometries in harmonic coordinates, position-addressed: the leaf `LEAF` is [B * n, 3].
 
-    An epoch shuffles the molecules of each size, cuts them into near-equal batches of at most `atoms` atoms, and
-    shuffles the batches. A quarter of the molecules come without their stereochemistry.
+    A quarter of the molecules come without their stereochemistry; see `Cuts` for their order.
 
     Args:
         data: what to learn from.
@@ -151,30 +187,20 @@ class ConformerBatches:
         if not len(data):
             raise ValueError("expected molecules, got none")
         self._data, self._seed = data, seed
-        self._cuts = []
-        for n, part in data.sizes.items():
-            count = -(-len(part) // max(1, atoms // n))
-            edges = [len(part) * k // count for k in range(count + 1)]
-            self._cuts += [(n, begin, end) for begin, end in pairwise(edges)]
-        self._first = dict(zip(data.sizes, np.cumsum([0, *map(len, data.sizes.values())]).tolist(), strict=False))
-        self.batches_per_epoch = len(self._cuts)
-        self.samples_per_batch = len(data) / len(self._cuts)
+        self._cuts = Cuts({n: len(part) for n, part in data.sizes.items()}, atoms=atoms, seed=seed)
+        self.batches_per_epoch = self._cuts.per_epoch
+        self.samples_per_batch = len(data) / self.batches_per_epoch
         digest = hashlib.sha256(f"{atoms} {seed}".encode())
         for part in data.sizes.values():
             for value in vars(part).values():
                 digest.update(np.ascontiguousarray(value).tobytes())
         self.fingerprint = digest.hexdigest()
-        self._order = lru_cache(maxsize=64)(self._permuted)
-        self._places = lru_cache(maxsize=2)(self._shuffled)
 
     def at(self, position: int) -> Batch:
         """The batch at a position; a pure function of it."""
-        epoch, place = divmod(position, self.batches_per_epoch)
-        n, begin, end = self._cuts[int(self._places(epoch)[place])]
-        chosen = self._order(epoch, n)[begin:end].numpy()
+        n, chosen, index = self._cuts.at(position)
         part = Conformers(**{name: value[chosen] for name, value in vars(self._data.sizes[n]).items()})
         count = len(part)
-        index = (epoch * len(self._data) + self._first[n] + torch.arange(begin, end)) % 2**32
         condition = condition_of(part)
         coin = Noise(seed=self._seed, index=index).at("stereo", 0, Layout.dense(count, {"stereo": ()}).rows("stereo"))
         shown = coin.uniform() < _SHOWN
@@ -183,12 +209,6 @@ class ConformerBatches:
         y = condition["inverse"] @ torch.as_tensor(part.position)
         layout = Layout.ragged({LEAF: torch.full((count,), n)}, {LEAF: (3,)})
         return Batch(x_0={LEAF: y.flatten(0, 1)}, layout=layout, index=index, condition=condition)
-
-    def _permuted(self, epoch: int, n: int) -> Tensor:
-        return permutation(len(self._data.sizes[n]), seed=self._seed, epoch=epoch, kind=f"molecules{n}")
-
-    def _shuffled(self, epoch: int) -> Tensor:
-        return permutation(len(self._cuts), seed=self._seed, epoch=epoch, kind="batches")
 
 
 def without_sides(pair: Tensor) -> Tensor:

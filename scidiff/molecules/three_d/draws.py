@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from scidiff.processes.gaussian import GaussianProcess
 from scidiff.processes.parametrisations import EDM
 from scidiff.sampling import sample
 from scidiff.solvers import Plan, recommended
-from scidiff.state import Layout
+from scidiff.state import Layout, State
 
 STEPS = 10
 
@@ -31,6 +31,22 @@ class Held(Projection, Protocol):
 
     def placed(self, x: Tensor) -> Tensor:
         """Positions [B, n, 3] where they are wanted."""
+
+
+class Halved(Denoiser):
+    """A denoiser whose wide products are taken in bfloat16, as in training; positions and vectors keep their precision.
+
+    Args:
+        denoiser: of positions.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
+        with torch.autocast(t.device.type, dtype=torch.bfloat16):
+            return self.denoiser(x_t, t, layout, condition)
 
 
 def solver(process: GaussianProcess, steps: int) -> Plan:

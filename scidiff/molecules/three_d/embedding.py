@@ -36,7 +36,7 @@ def conformers(
         seed: in [0, 2^64).
         steps: network calls of a draw.
         fix: SMARTS of atoms that keep the coordinates that the molecules have.
-        keep: rules on shapes, as `angle(COC) in [105, 115]` (`rules`).
+        keep: rules on shapes, as `angle(COC) in [105, 115]`, and with `fix` on places in space (`rules`).
         model: a folder with weights; the packaged ones if None.
         device: `cpu`, `cuda`, ...
 

@@ -12,6 +12,7 @@ the shift makes the mean weighted by 1^T K vanish, and R is Kabsch's rotation of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -65,6 +66,19 @@ class RigidPart(Constraint):
         moved = y + rows.T @ weight @ (superposed(self.target, here, weight) - here)
         return clean | {LEAF: moved.flatten(0, 1).to(clean[LEAF].dtype)}
 
+    @cached_property
+    def loose(self) -> Tensor:
+        """The projector on changes of y that leave the fixed atoms where they are among themselves: float64 [n, n]."""
+        rows = self.root[self.atoms]
+        among = rows - rows.mean(0)
+        return torch.eye(len(self.root), dtype=rows.dtype, device=rows.device) - torch.linalg.pinv(among) @ among
+
+    def pose(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Turns [B, 3, 3] and shifts [B, 1, 3] by which the fixed atoms of x @ turn + shift are where they belong."""
+        here = x[:, self.atoms]
+        turn, centre = _rotation(here, self.target, torch.eye(len(self.atoms), dtype=x.dtype, device=x.device))
+        return turn, self.target.mean(0) - centre @ turn
+
     def violation(self, sample: State, layout: Layout) -> Tensor:
         """The largest distance of a fixed atom from its place, best superposed, in angstrom; 0 up to 1e-6."""
         y = sample[LEAF].double().unflatten(0, (layout.batch, -1))
@@ -76,9 +90,8 @@ class RigidPart(Constraint):
 
     def placed(self, x: Tensor) -> Tensor:
         """Positions [B, n, 3] turned and shifted as a whole so that the fixed atoms are where they were given."""
-        here = x[:, self.atoms]
-        turn, centre = _rotation(here, self.target, torch.eye(len(here[0]), dtype=x.dtype, device=x.device))
-        return (x - centre) @ turn + self.target.mean(0)
+        turn, shift = self.pose(x)
+        return x @ turn + shift
 
 
 def superposed(target: Tensor, here: Tensor, weight: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from rdkit import Chem
 
 from scidiff.errors import UserError
 from scidiff.molecules.certified import Generation
+from scidiff.molecules.quantum import QUANTUM
+from scidiff.molecules.three_d.asked import Asked
 from scidiff.molecules.three_d.conformers import ConformerRun, conformers
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import with_positions
@@ -18,12 +20,20 @@ from scidiff.molecules.three_d.rules import Rule
 from scidiff.molecules.three_d.writing import ORACLE, replace
 from scidiff.molecules.writers import columns, name_of, row
 
-SHIPPED = "qm9"
+SHIPPED, TOLD = "qm9", "qm9_told"
 
 
-def fragments_of_small_molecules() -> Path:
-    """The packaged model of fragments whose molecules the conformer model knows; UserError if there is none."""
-    folder = Path(str(resources.files("scidiff.molecules") / "weights" / SHIPPED))
+def fragments_of_small_molecules(*, told: bool = False) -> Path:
+    """The packaged model of fragments whose molecules the conformer model knows; UserError if there is none.
+
+    Args:
+        told: that which is told of quantum properties.
+    """
+    folder = Path(str(resources.files("scidiff.molecules") / "weights" / (TOLD if told else SHIPPED)))
+    if told and not folder.is_dir():
+        raise UserError(
+            "--towards: expected --model FOLDER with a model that is told of values, which none packaged is"
+        )
     if not folder.is_dir():
         raise UserError("--three-d: expected --model FOLDER with a model of molecules of H, C, N, O, F, up to 29 atoms")
     return folder
@@ -50,15 +60,18 @@ def with_geometries(
     return conformers(found, num=1, model=model, seed=generation.seed, progress=progress)
 
 
-def numbers(generation: Generation) -> dict[int, dict[str, float]]:
-    """The properties of the molecules of a run that are numbers, by the index of each."""
-    return {
+def numbers(generation: Generation, asked: Asked | None = None) -> dict[int, dict[str, float]]:
+    """The properties of the molecules of a run that are numbers, and what is estimated, by the index of each."""
+    found = {
         one.index: {name: float(value) for name, value in one.values.items() if not isinstance(value, str)}
         for one in generation.molecules
     }
+    for index, values in ({} if asked is None else asked.estimates).items():
+        found[index] |= {f"estimated {name} [{QUANTUM[name].unit}]": value for name, value in values.items()}
+    return found
 
 
-def write(generation: Generation, run: ConformerRun, path: Path) -> None:
+def write(generation: Generation, run: ConformerRun, path: Path, *, asked: Asked | None = None) -> None:
     """Write the molecules that have a geometry as SDF, with the items of `writers` and those of the conformer."""
     names, molecules = columns(generation), {one.index: one for one in generation.molecules}
     blocks = []
@@ -68,6 +81,7 @@ def write(generation: Generation, run: ConformerRun, path: Path) -> None:
             mol.SetProp("_Name", one.record.name)
             items = dict(zip(names, row(molecules[one.record.number]), strict=True))
             items |= {"draw": conformer.draw, "oracle_3d": ORACLE}
+            items |= {} if asked is None else asked.items(one.record.number)
             told = "".join(f">  <{name}>\n{value}\n\n" for name, value in items.items())
             blocks.append(f"{Chem.MolToMolBlock(mol)}{told}$$$$\n")
     replace(path, "".join(blocks))

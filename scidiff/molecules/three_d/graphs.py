@@ -39,9 +39,9 @@ class Graph:
         atom: uint8 [n, len(ATOM_CLASSES)]: element, charge, degree, hydrogens, hybridisation, aromaticity, smallest
             ring and number of rings.
         pair: int16 [n, n], codes below prod(PAIR_CLASSES), symmetric.
-        centre: uint8 [n, 3], three neighbours of a stereocentre; 0 of others.
+        centre: uint16 [n, 3], three neighbours of a stereocentre; 0 of others.
         parity: int8 [n], the sign of the volume they span; 0 where there is none.
-        kind: uint8 [n]: hydrogens of one atom are of one kind, every other atom is its own.
+        kind: uint16 [n]: hydrogens of one atom are of one kind, every other atom is its own.
     """
 
     atom: np.ndarray
@@ -84,7 +84,7 @@ def graph_of(mol: Chem.Mol) -> Graph:
         pair=_pairs(mol, smallest),
         centre=centre,
         parity=parity,
-        kind=np.array(kind, dtype=np.uint8),
+        kind=np.array(kind, dtype=np.uint16),
     )
 
 
@@ -131,7 +131,7 @@ def _smallest_rings(n: int, rings: list[np.ndarray]) -> np.ndarray:
 
 def _stereocentres(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
     """Seen from the first neighbour, the others turn counter-clockwise under the tag CCW: their volume is negative."""
-    centre = np.zeros((mol.GetNumAtoms(), 3), dtype=np.uint8)
+    centre = np.zeros((mol.GetNumAtoms(), 3), dtype=np.uint16)
     parity = np.zeros(mol.GetNumAtoms(), dtype=np.int8)
     signs = {Chem.ChiralType.CHI_TETRAHEDRAL_CCW: -1, Chem.ChiralType.CHI_TETRAHEDRAL_CW: 1}
     for atom in mol.GetAtoms():

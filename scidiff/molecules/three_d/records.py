@@ -13,8 +13,10 @@ from scidiff.errors import UserError, one_line
 from scidiff.molecules.three_d.graphs import Graph, graph_of
 from scidiff.molecules.three_d.model import ConformerConfig
 from scidiff.molecules.three_d.oracle import connected
-from scidiff.molecules.three_d.rules import Rule, impossible
+from scidiff.molecules.three_d.rule_oracle import measured, within
+from scidiff.molecules.three_d.rules import PLACED, Rule, impossible
 
+LEAST_FIXED = 3  # atoms without which a molecule can turn
 LONGEST = 1000  # characters of a SMILES
 _SUFFIXES = (".smi", ".txt", ".sdf")
 
@@ -120,10 +122,10 @@ def _fixed(one: Record, pattern: Chem.Mol) -> Record | Refused:
 
 
 def keep(records: Sequence[Record | Refused], rules: Sequence[Rule]) -> list[Record | Refused]:
-    """The records under rules of shape, each with those that have a match in it; refused where bonds forbid one.
+    """The records under rules of shape, each with those that have a match in it.
 
-    Raises:
-        UserError: a record with fixed atoms.
+    Refused are those in which bonds, or the places of fixed atoms, forbid a rule; and, where a rule speaks of places in
+    space, those with fewer than three fixed atoms, which say where the molecule is.
     """
     return [_kept(one, rules) if isinstance(one, Record) else one for one in records]
 
@@ -137,12 +139,23 @@ def check_matched(records: Sequence[Record | Refused], rules: Sequence[Rule]) ->
 
 
 def _kept(one: Record, rules: Sequence[Rule]) -> Record | Refused:
-    if one.fixed:
-        raise UserError("--keep: expected no --fix beside it; a distance or an angle can be held by a rule")
-    reason = impossible(rules, one.mol)
+    reason = impossible(rules, one.mol) or _settled(one, rules)
     if reason:
         return Refused(number=one.number, name=one.name, text=one.name, reason=reason)
     return replace(one, rules=tuple(rule for rule in rules if rule.places(one.mol)))
+
+
+def _settled(one: Record, rules: Sequence[Rule]) -> str:
+    """Why the places of fixed atoms rule a rule out, or empty."""
+    for rule in rules:
+        if rule.kind in PLACED and len(one.fixed) < LEAST_FIXED:
+            return f"{rule.text}: expected --fix of {LEAST_FIXED} atoms or more, for it speaks of places in space"
+        if not one.fixed:
+            continue
+        values = zip(rule.places(one.mol), measured(rule, one.mol), strict=True)
+        if not all(within(rule, value) for place, value in values if set(place) <= set(one.fixed)):
+            return f"{rule.text}: expected fixed atoms that keep it"
+    return ""
 
 
 def unsupported(mol: Chem.Mol, config: ConformerConfig) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdMolTransforms
+from scipy.spatial.distance import cdist
 
 from scidiff.molecules.three_d.oracle import with_positions
-from scidiff.molecules.three_d.rules import Rule
+from scidiff.molecules.three_d.rules import PLACED, Rule
+from scidiff.molecules.three_d.surroundings import box, read
 
 ALLOWED = 1e-4  # angstrom or degrees, beyond the ends of a range
 
@@ -19,12 +21,15 @@ def broken(rules: Sequence[Rule], mol: Chem.Mol, position: np.ndarray) -> tuple[
     if not rules:
         return ()
     drawn = with_positions(mol, position)
-    return tuple(rule.text for rule in rules if not all(_within(rule, value) for value in measured(rule, drawn)))
+    return tuple(rule.text for rule in rules if not all(within(rule, value) for value in measured(rule, drawn)))
 
 
 def measured(rule: Rule, mol: Chem.Mol) -> Iterator[float]:
     """What a rule speaks of, of every match in a molecule with one conformer."""
     conformer, table = mol.GetConformer(), Chem.GetPeriodicTable()
+    if rule.kind in PLACED:
+        yield from _nearest(rule, mol) if rule.kind == "outside" else _beyond(rule, mol)
+        return
     for place in rule.places(mol):
         if rule.kind == "planar":
             yield _thickness(conformer.GetPositions()[list(place)])
@@ -36,7 +41,25 @@ def measured(rule: Rule, mol: Chem.Mol) -> Iterator[float]:
             yield apart / radii if rule.kind == "clash" else apart
 
 
-def _within(rule: Rule, value: float) -> bool:
+def _nearest(rule: Rule, mol: Chem.Mol) -> list[float]:
+    """Of each atom, the least distance to an atom of the surroundings, in van der Waals radii of both."""
+    around, table = read(rule.smarts), Chem.GetPeriodicTable()
+    radii = np.array([table.GetRvdw(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
+    apart = cdist(mol.GetConformer().GetPositions(), around.position)
+    found: list[float] = (apart / (radii[:, None] + around.radius)).min(1).tolist()
+    return found
+
+
+def _beyond(rule: Rule, mol: Chem.Mol) -> list[float]:
+    """Of each atom, how far it is out of the box, 0 within."""
+    low, high = np.asarray(box(rule.smarts)).T
+    x = mol.GetConformer().GetPositions()
+    found: list[float] = np.maximum(low - x, x - high).clip(0).max(1).tolist()
+    return found
+
+
+def within(rule: Rule, value: float) -> bool:
+    """Whether a value that was measured is in the range of the rule."""
     return rule.low - ALLOWED <= value <= rule.high + ALLOWED
 
 

@@ -5,8 +5,11 @@
     planar(SMARTS) <= 0.05                             angstrom, the atom farthest from their plane
     planar(aromatic) <= 0.05                           of every aromatic ring
     clash >= 0.7                                       distances in van der Waals radii, of atoms four or more bonds off
+    outside(pocket.pdb) >= 0.8                         distances to atoms of a file, in van der Waals radii
+    inside([0, 12], [-3, 8], [2, 14])                  a box of x, y and z, angstrom
 
-Where atoms have map numbers ([N:1]CC[O:2]) only these count, in the order of the numbers. A rule holds of all matches.
+The last two hold of every atom, hydrogens too, and need fixed atoms, which say where in space the molecule is. Where
+atoms have map numbers ([N:1]CC[O:2]) only these count, in the order of the numbers. A rule holds of all matches.
 """
 
 from __future__ import annotations
@@ -21,11 +24,15 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 
 from scidiff.errors import UserError
+from scidiff.molecules.three_d.surroundings import box, read
 
 FAR = 4  # bonds; from here on atoms can clash
 _ATOMS = {"distance": (2, 2), "angle": (3, 3), "planar": (4, 30)}
-_MOST = {"distance": 100.0, "angle": 180.0, "planar": 1.0, "clash": 1.0}
-_RULE = re.compile(r"\s*(?:(distance|angle|planar)\((.+)\)|(clash))\s*(in|<=|>=|==)\s*(.+?)\s*")
+_MOST = {"distance": 100.0, "angle": 180.0, "planar": 1.0, "clash": 1.0, "outside": 2.0}
+_RULE = re.compile(r"\s*(?:(distance|angle|planar|outside)\((.+)\)|(clash))\s*(in|<=|>=|==)\s*(.+?)\s*")
+_INSIDE = re.compile(r"\s*inside\((.+)\)\s*")
+PLACED = ("outside", "inside")
+"""The kinds of rules that speak of places in space."""
 _RANGE = re.compile(r"\[\s*([^,\s]+)\s*,\s*([^,\s]+)\s*\]")
 
 
@@ -34,9 +41,10 @@ class Rule:
     """One rule.
 
     Attributes:
-        kind: distance, angle, planar or clash.
-        smarts: of the atoms; "aromatic" for aromatic rings, empty for clashes.
-        low, high: the range, ends included; one of them may be infinite.
+        kind: distance, angle, planar, clash, outside or inside.
+        smarts: of the atoms; "aromatic" for aromatic rings, empty for clashes. Of `outside` the file, of `inside` the
+            ranges.
+        low, high: the range, ends included; one of them may be infinite. `inside` measures how far an atom is out.
         text: as it was written.
     """
 
@@ -51,6 +59,8 @@ class Rule:
         if self.kind == "clash":
             far = np.triu(Chem.GetDistanceMatrix(mol) >= FAR)
             return [(int(i), int(j)) for i, j in np.argwhere(far)]
+        if self.kind in PLACED:
+            return [(k,) for k in range(mol.GetNumAtoms())]
         if self.smarts == "aromatic":
             rings = mol.GetRingInfo().AtomRings()
             return [ring for ring in rings if all(mol.GetAtomWithIdx(k).GetIsAromatic() for k in ring)]
@@ -69,19 +79,26 @@ def parse(texts: Sequence[str]) -> tuple[Rule, ...]:
 
 
 def _parsed(text: str) -> Rule:
+    within = _INSIDE.fullmatch(text)
+    if within is not None:
+        if box(within[1]) is None:
+            raise UserError(f"--keep: expected inside([x, x], [y, y], [z, z]) with ascending ranges, got {text!r}")
+        return Rule(kind="inside", smarts=within[1], low=-math.inf, high=0.0, text=text.strip())
     found = _RULE.fullmatch(text)
     if found is None:
         raise UserError(
-            f"--keep: expected distance(SMARTS), angle(SMARTS), planar(SMARTS) or clash with in [a, b], <=, >= or ==, "
-            f"got {text!r}"
+            "--keep: expected distance(SMARTS), angle(SMARTS), planar(SMARTS), clash or outside(FILE) with in [a, b], "
+            f"<=, >= or ==, or inside([x, x], [y, y], [z, z]), got {text!r}"
         )
     kind, smarts = found[1] or found[3], (found[2] or "").strip()
     low, high = _bounds(found[4], found[5], text)
     if low > high or not all(0 <= end <= _MOST[kind] for end in (low, high) if math.isfinite(end)):
         raise UserError(f"--keep: expected a range within [0, {_MOST[kind]:g}], got {text!r}")
-    if (kind == "planar" and low > 0) or (kind == "clash" and high < math.inf):
+    if (kind == "planar" and low > 0) or (kind in ("clash", "outside") and high < math.inf):
         raise UserError(f"--keep: expected {kind} with {'<=' if kind == 'planar' else '>='}, got {text!r}")
-    if kind != "clash" and smarts != "aromatic":
+    if kind == "outside":
+        read(smarts)
+    elif kind != "clash" and smarts != "aromatic":
         _check_pattern(kind, smarts, text)
     if kind in ("distance", "angle") and smarts == "aromatic":
         raise UserError(f"--keep: expected a SMARTS, got {text!r}")

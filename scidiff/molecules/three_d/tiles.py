@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from scidiff.molecules.three_d.batches import condition_of, harmonic_of
-from scidiff.molecules.three_d.draws import Held, positions
+from scidiff.molecules.three_d.draws import Halved, Held, positions
 from scidiff.molecules.three_d.fixed import RigidPart
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.records import Record
 from scidiff.molecules.three_d.ruled import Ruled
+from scidiff.side_by_side import side_by_side
 
 TILE, TILE_HELD = 16, 4  # draws in a tile, and in one of a molecule that is held, which has none to fill it up
 STRIDE = 4096  # draws of a molecule, at most; draw k of record number r is sample r * STRIDE + k of the run
@@ -49,11 +51,13 @@ def draw(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: int
     alike: dict[Hashable, list[int]] = {}
     for place, one in enumerate(asked):
         alike.setdefault(_kind(one.record), []).append(place)
+    tiles: list[list[int]] = []
     for places in alike.values():
         size = _size(asked[places[0]].record)
-        for first in range(0, len(places), size):
-            tile = places[first : first + size]
-            found = _tile([asked[place] for place in tile], model=model, seed=seed, steps=steps)
+        tiles += [places[first : first + size] for first in range(0, len(places), size)]
+    drawn = partial(_tile, model=model, seed=seed, steps=steps)
+    with side_by_side(next(model.denoiser.parameters()).device) as pool:
+        for tile, found in zip(tiles, pool.map(drawn, ([asked[k] for k in tile] for tile in tiles)), strict=True):
             yield from zip(tile, found, strict=False)
 
 
@@ -75,7 +79,7 @@ def _tile(asked: Sequence[Asked], *, model: ConformerModel, seed: int, steps: in
     index = torch.tensor([one.record.number * STRIDE + one.draw for one in filled], device=device)
     held, start = _held(asked[0].record, device)
     x = positions(
-        model.denoiser, model.processes, condition, seed=seed, index=index, steps=steps, held=held, start=start
+        Halved(model.denoiser), model.processes, condition, seed=seed, index=index, steps=steps, held=held, start=start
     )
     found: np.ndarray = x.double().cpu().numpy()
     return found
@@ -86,6 +90,7 @@ def _held(record: Record, device: torch.device) -> tuple[Held | None, float]:
     if not record.fixed and not record.rules:
         return None, 1.0
     root = torch.as_tensor(harmonic_of(record.graph)[0], device=device)
-    if record.fixed:
-        return RigidPart.of(record.fixed, record.mol.GetConformer().GetPositions(), root), 1.0
-    return Ruled.of(record.rules, record.mol, root), LATE
+    part = RigidPart.of(record.fixed, record.mol.GetConformer().GetPositions(), root) if record.fixed else None
+    if not record.rules:
+        return part, 1.0
+    return Ruled.of(record.rules, record.mol, root, part), LATE

@@ -1,0 +1,70 @@
+"""Molecules with values of properties that no oracle can certify: a model is told of them, and that is all.
+
+A model that was trained to be told values (`Edges.pinned`) and is told some is a model of its own, whose draws follow
+p(molecule | values) as far as it has learned it. Numbers of fragments are drawn from those of the training molecules
+nearest to the values. Everything else stands on that model: what is enforced, what is certified, what weights mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from scidiff.errors import UserError
+from scidiff.molecules.guiding import Informed
+from scidiff.molecules.model import FragmentModel
+from scidiff.molecules.quantum import QUANTUM
+
+_ASKED = re.compile(r"\s*(\w+)\s*=\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
+
+
+def parse(texts: Sequence[str]) -> dict[str, float]:
+    """Values by name from what a user wrote: `gap=6.8eV`, `mu = 3`, in the units of `QUANTUM`.
+
+    Raises:
+        UserError: a text that asks for nothing known, or for the same twice.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        match = _ASKED.fullmatch(text)
+        known = ", ".join(f"{name} [{one.unit}]" for name, one in QUANTUM.items())
+        try:
+            name, value = (match[1].lower(), float(match[2])) if match else ("", 0.0)
+        except ValueError:
+            name = ""
+        if match is None or name not in QUANTUM or match[3].lower() not in ("", QUANTUM[name].unit.lower()):
+            raise UserError(f"--towards: expected NAME=VALUE of {known}, got {text!r}")
+        if name in found:
+            raise UserError(f"--towards: expected {name} once, got it twice")
+        found[name] = value
+    return found
+
+
+def towards(model: FragmentModel, asked: Mapping[str, float]) -> FragmentModel:
+    """The model told of values.
+
+    Raises:
+        UserError: it cannot be told of them, or has seen none like them.
+    """
+    edges, census = model.edges, model.census
+    if census is None or not set(asked) <= set(edges.of):
+        known = ", ".join(edges.of) if census is not None else ""
+        got = ", ".join(f"{name}={value:g}" for name, value in asked.items())
+        raise UserError(f"--towards: expected properties that the model is told of ({known or 'none'}), got {got}")
+    for name, value in asked.items():
+        column = census.values[:, census.names.index(name)]
+        low, high = float(column.min()), float(column.max())
+        if not low <= value <= high:
+            raise UserError(f"--towards: expected {name} in [{low:.4g}, {high:.4g}], as in training, got {value:g}")
+    values = torch.tensor([[asked.get(name, float("nan")) for name in edges.of]], dtype=torch.float64)
+    device = next(model.denoiser.parameters()).device
+    return replace(
+        model,
+        config=replace(model.config, lengths=tuple(census.near(asked).tolist()), edges={}),
+        denoiser=Informed(model.denoiser, edges.of_values(values)[0].to(device)),
+        census=None,  # of molecules that it was told nothing of; so is a head
+        head=None,
+    )
