@@ -89,15 +89,13 @@ class FlowModel:
             seed: of the weights.
             card: the model card.
         """
-        y, _ = config.box.coordinates()
-        phase = (2 * torch.pi * config.waves / config.lengths[0] * y)[:, None].expand(config.shape)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             network = UNet(
                 leaf=LEAF,
                 inputs=2,
                 outputs=1,
-                maps=torch.stack([phase.cos(), phase.sin()]),
+                maps=force_waves(config.box, config.waves),
                 widths=config.widths,
                 blocks=config.blocks,
             )
@@ -150,6 +148,13 @@ class FlowModel:
 def packaged(name: str = "kolmogorov") -> Path:
     """The folder of packaged weights: "kolmogorov" or "winds"."""
     return Path(str(resources.files("scidiff.fluids").joinpath("weights", name)))
+
+
+def force_waves(box: Box, waves: int) -> Tensor:
+    """cos(n y) and sin(n y) of n waves along y, which a network is shown: [2, H, W]."""
+    y, _ = box.coordinates()
+    phase = (2 * torch.pi * waves / box.lengths[0] * y)[:, None].expand(box.shape)
+    return torch.stack([phase.cos(), phase.sin()])
 
 
 def prior_of(fields: Tensor) -> Stationary:
