@@ -5,7 +5,7 @@
     python workflows/train_transition.py --minutes 10 --out runs/mean --mean        by least squares, on the mean
 
 Every field of trajectories 0 to 111 is simulated for one more interval; 112 to 119 are watched, those to test on are
-never looked at. The loss is in units of what the linear prediction of each wave leaves.
+never looked at. The loss is in units of what the denoiser of a Gaussian field leaves: the linear prediction without noise is 1.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def squared_error(
 
 def watch(denoiser: nn.Module, *, model: TransitionModel, before: Tensor, after: Tensor) -> dict[str, float]:
     """Of steps from fields without an error: by level of noise, and of the prediction that sees no noisy state."""
-    r, told = (after - model.carried(before)) / model.config.change, model.told(before)
+    r, told = (after - model.predicted(before)) / model.config.change, model.told(before)
     layout, noise = Layout.dense(len(r), {LEAF: tuple(r.shape[1:])}), Noise(seed=1, index=torch.arange(len(r)))
     mean = squared_error(denoiser, model.processes, {LEAF: r}, layout, noise, condition=told).mean()  # type: ignore[arg-type]
     if not model.config.generative:

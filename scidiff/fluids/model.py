@@ -146,7 +146,7 @@ class FlowModel:
 
 
 def packaged(name: str = "kolmogorov") -> Path:
-    """The folder of packaged weights: "kolmogorov" or "winds"."""
+    """The folder of packaged weights, such as "kolmogorov" or "winds"."""
     return Path(str(resources.files("scidiff.fluids").joinpath("weights", name)))
 
 

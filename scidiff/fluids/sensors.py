@@ -66,7 +66,7 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
     if path.suffix.lower() not in _NETCDF:
         raise UserError(f"expected netCDF ({', '.join(_NETCDF)}) with a coarse field over (y, x), got {str(path)!r}")
     try:
-        held, names = _opened(path)
+        held, names = opened(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from None
     if any(held[name].dims != ("y", "x") for name in names):
@@ -86,7 +86,7 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
         axis: (torch.arange(cells, dtype=torch.float64) + 0.5) * side
         for axis, cells, side in zip("yx", shape, sides, strict=True)
     }
-    _refuse_other_places(path, held, centres, "cell centres")
+    refuse_other_places(path, held, centres, "cell centres")
     tools = []
     for where, row in _cells(path, held, names, centres):
         low = (row["y"] - sides[0] / 2, row["x"] - sides[1] / 2)
@@ -122,7 +122,7 @@ def _csv(path: Path) -> list[Row]:
     return csv_rows(path, places=("x", "y"), optional=_PLACES[2:], quantities=QUANTITIES)
 
 
-def _opened(path: Path) -> tuple[xr.Dataset, list[str]]:
+def opened(path: Path) -> tuple[xr.Dataset, list[str]]:
     """A netCDF file, and which quantities it has."""
     import xarray as xr
 
@@ -139,7 +139,7 @@ def _opened(path: Path) -> tuple[xr.Dataset, list[str]]:
 
 
 def _netcdf(path: Path, config: FlowConfig) -> list[Row]:
-    held, names = _opened(path)
+    held, names = opened(path)
     dims = held[names[0]].dims
     if dims == ("y", "x"):
         return _gridded(path, held, names, config)
@@ -160,11 +160,12 @@ def _gridded(path: Path, held: xr.Dataset, names: list[str], config: FlowConfig)
             f"got {shape[0]} x {shape[1]}"
         )
     places = dict(zip("yx", config.box.coordinates(), strict=True))
-    _refuse_other_places(path, held, places, "points")
+    refuse_other_places(path, held, places, "points")
     return _cells(path, held, names, places)
 
 
-def _refuse_other_places(path: Path, held: xr.Dataset, places: Mapping[str, Tensor], what: str) -> None:
+def refuse_other_places(path: Path, held: xr.Dataset, places: Mapping[str, Tensor], what: str) -> None:
+    """UserError if the coordinates x and y, where there are any, are not those that are known."""
     for axis, known in places.items():
         step = float(known[1] - known[0])
         if axis in held.coords and not bool(

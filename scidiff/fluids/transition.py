@@ -1,10 +1,10 @@
 r"""From one field of a flow to the next: a denoiser of the step, told where the flow stands.
 
-    x_{n+1} = A x_n + c r,     A the linear prediction of each Fourier mode, r drawn by diffusion given x_n
+    x_{n+1} = A x_n + m + c r,     A the linear prediction of each Fourier mode, r drawn by diffusion given x_n
 
-(autoregressive conditional diffusion, Kohl et al., arXiv 2309.01745, in residual form). Wiener's filter of r's spectrum
-is the denoiser of a network that answers 0, so that a linear flow under Gaussian noise needs no network. The network
-reads x_n and the velocity that it stands for; in training x_n carries an error, as a rollout's own fields do.
+(autoregressive conditional diffusion, Kohl et al., arXiv 2309.01745, in residual form). The noise has the spectrum of r,
+so that a linear flow under Gaussian noise needs no network: one that answers 0 draws it. The network reads x_n and the
+velocity that it stands for; in training x_n carries an error, as a rollout's own fields do.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
-from scidiff.fluids.model import force_waves, prior_of
+from scidiff.fluids.model import force_waves, packaged, prior_of
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.symmetries import FlowBatches
 from scidiff.networks.unet import UNet
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
-from scidiff.processes.gaussian import GaussianProcess
-from scidiff.processes.stationary import Stationary
+from scidiff.processes.coloured import ColouredGaussianProcess
+from scidiff.processes.parametrisations import EDM
 from scidiff.schedules import Cosine
 from scidiff.state import Layout
 from scidiff.training.batches import Batch
 
 LEAF = "change"
+PACKAGED = ("kolmogorov-step", "kolmogorov-step-mean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,10 @@ class TransitionConfig:
         scale: standard deviation of the vorticity, in its own unit: x is vorticity / scale.
         waves: of the force along y.
         interval: time from one field to the next.
-        change: c, the standard deviation of x_{n+1} - A x_n.
+        change: c, the standard deviation of x_{n+1} - A x_n - m.
         error: standard deviation of the error that x_n carries in training, as a part of c.
         generative: the network was trained by diffusion; False: on the mean of x_{n+1} alone.
         widths, blocks: of the network.
-        noise: of the reverse SDE that draws, chosen on trajectories that were watched.
     """
 
     shape: tuple[int, int]
@@ -61,7 +61,6 @@ class TransitionConfig:
     generative: bool = True
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 2
-    noise: float = 1.0
 
     @property
     def box(self) -> Box:
@@ -75,12 +74,14 @@ class Linear:
 
     Attributes:
         carried: A of each mode of `rfft2`, real [H, W // 2 + 1].
-        prior: mean and spectrum of r.
+        mean: m, [1, H, W].
+        spectrum: variance of each mode of r by the unitary `rfft2`, [1, H, W // 2 + 1].
         change: c.
     """
 
     carried: Tensor
-    prior: Stationary
+    mean: Tensor
+    spectrum: Tensor
     change: float
 
     @classmethod
@@ -94,8 +95,10 @@ class Linear:
         carried = torch.where(power > 1e-9 * power.max(), product / power.clamp_min(1e-30), 0)
         carried = (carried + carried.flip(-2).roll(1, -2)) / 2
         rest = after - torch.fft.irfft2(torch.fft.rfft2(before) * carried.to(before), s=before.shape[-2:])
-        change = float(rest.std())
-        return cls(carried=carried.float(), prior=prior_of(rest[:, None] / change), change=change)
+        prior = prior_of(rest[:, None])
+        change = float((rest - prior.mean).std())
+        spectrum = prior.variance / change**2
+        return cls(carried=carried.float(), mean=prior.mean, spectrum=spectrum, change=change)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ class TransitionModel:
 
     Attributes:
         config: sizes and units.
-        linear: A, and r as a Gaussian field.
+        linear: A and m, and r as a Gaussian field.
         denoiser: told `told(x_n)`.
         card: the model card.
     """
@@ -123,7 +126,7 @@ class TransitionModel:
             torch.manual_seed(seed % 2**63)
             network = UNet(
                 leaf=LEAF,
-                inputs=2,
+                inputs=1,
                 outputs=1,
                 context=3,
                 maps=force_waves(config.box, config.waves),
@@ -131,7 +134,9 @@ class TransitionModel:
                 blocks=config.blocks,
             )
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        process = GaussianProcess(schedule=Cosine(), parametrisation=linear.prior)
+        process = ColouredGaussianProcess(
+            schedule=Cosine(), parametrisation=EDM(sigma_data=1.0), variance=linear.spectrum
+        )
         denoiser = NetworkDenoiser(network, {LEAF: process}).eval()
         return cls(config=config, linear=linear, denoiser=denoiser, card=card or {})
 
@@ -144,16 +149,15 @@ class TransitionModel:
         """What the network is told of fields [B, 1, H, W]: they and their velocity, [B, 3, H, W]."""
         return torch.cat([x, self.config.box.velocity(self.config.scale * x[:, 0])], 1)
 
-    def carried(self, x: Tensor) -> Tensor:
-        """A x: [..., H, W]."""
-        return torch.fft.irfft2(torch.fft.rfft2(x) * self.linear.carried.to(x), s=x.shape[-2:])
+    def predicted(self, x: Tensor) -> Tensor:
+        """A x + m: [B, 1, H, W]."""
+        found = torch.fft.irfft2(torch.fft.rfft2(x) * self.linear.carried.to(x), s=x.shape[-2:])
+        return found + self.linear.mean.to(x)
 
     def save(self, folder: Path) -> None:
         """Write the model to a folder of safetensors and JSON: the network in float16, the rest in float32."""
         tensors = {f"denoiser.{name}": value.half() for name, value in self.denoiser.state_dict().items()}
-        prior = self.linear.prior
-        tensors |= {"prior.mean": prior.mean.float(), "prior.variance": prior.variance.float()}
-        tensors["carried"] = self.linear.carried.float()
+        tensors |= {name: getattr(self.linear, name).float() for name in ("carried", "mean", "spectrum")}
         files.save(folder, files.Weights(tensors=tensors, config={"transition": asdict(self.config)}, card=self.card))
 
     @classmethod
@@ -165,8 +169,8 @@ class TransitionModel:
                 k: tuple(v) if isinstance(v, list) else v for k, v in dict(held.config["transition"]).items()
             }
             config = TransitionConfig(**fields)
-            prior = Stationary(mean=held.tensors["prior.mean"], variance=held.tensors["prior.variance"])
-            linear = Linear(carried=held.tensors["carried"], prior=prior, change=config.change)
+            known = {name: held.tensors[name].to(device) for name in ("carried", "mean", "spectrum")}
+            linear = Linear(**known, change=config.change)
             model = cls.create(config, linear, card=held.card)
             prefix = "denoiser."
             state = {n.removeprefix(prefix): v.float() for n, v in held.tensors.items() if n.startswith(prefix)}
@@ -176,6 +180,11 @@ class TransitionModel:
             raise files.WeightsError(f"{folder}: expected weights of a step in time, got others: {reason}") from None
         model.denoiser.to(device)
         return model
+
+
+def load(name: str, *, device: torch.device | str = "cpu") -> TransitionModel:
+    """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them."""
+    return TransitionModel.load(packaged(name) if name in PACKAGED else Path(name), device=device)
 
 
 class TransitionBatches(FlowBatches):
@@ -199,14 +208,15 @@ class TransitionBatches(FlowBatches):
         """The batch at a position."""
         batch, model = super().at(position), self._model
         before, after = batch.x_0[LEAF].split(1, 1)
-        before = before + erring(model.linear.prior, model.config, Noise(seed=self._seed, index=batch.index))
-        r = (after - model.carried(before)) / model.config.change
+        before = before + erring(model, Noise(seed=self._seed, index=batch.index))
+        r = (after - model.predicted(before)) / model.config.change
         layout = Layout.dense(len(r), {LEAF: tuple(r.shape[1:])})
         return Batch(x_0={LEAF: r}, layout=layout, index=batch.index, condition=model.told(before))
 
 
-def erring(prior: Stationary, config: TransitionConfig, noise: Noise) -> Tensor:
-    """Errors of a rollout's fields, of r's spectrum: [B, 1, H, W]."""
+def erring(model: TransitionModel, noise: Noise) -> Tensor:
+    """Errors as a rollout's fields have, of r's spectrum: [B, 1, H, W]."""
+    config = model.config
     rows = Layout.dense(len(noise.index), {"error": (1, *config.shape)}).rows("error")
-    waves = torch.fft.rfft2(noise.at("error", 0, rows).normal()) * prior.variance.sqrt()
+    waves = torch.fft.rfft2(noise.at("error", 0, rows).normal()) * model.linear.spectrum.sqrt()
     return config.error * config.change * torch.fft.irfft2(waves, s=config.shape)

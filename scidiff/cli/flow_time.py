@@ -1,0 +1,152 @@
+"""`scidiff fluids rollout`: flows forward in time. `app` has this and the commands of `fluids`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scidiff.cli.fluids import AsJson, Calls, Device, Out, Progress, Seed, app, check_device, check_outputs
+from scidiff.cli.progress import StatusLine
+from scidiff.errors import SHORT, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scidiff.fluids.rollout import Trajectories
+    from scidiff.fluids.transition import TransitionModel
+
+__all__ = ["app"]
+
+ROLLOUT = """Draw what a flow does next, as an ensemble of trajectories.
+
+START is netCDF with vorticity, or u and v, over (y, x) on the grid of the weights; with time before, the last is taken;
+with realization before that, as `fluids reconstruct` writes it, trajectory s starts from member s, and again from the
+first after the last. No gaps.
+
+The weights, unless --model says others, know a step of 0.3 of Kolmogorov flow at Reynolds number 200 on 64 by 64 points
+of a periodic box of 2 pi by 2 pi, without dimension. The flow is chaotic: after some units of time members tell its
+statistics, not its fields. --out holds vorticity and velocity over (realization, time, y, x), float64, by the CF
+conventions, the start at time 0; every field is checked by an oracle to be free of divergence. The same seed gives the
+same trajectories, however many are asked for.
+
+\b
+Examples:
+  scidiff fluids rollout field.nc --steps 30 --samples 16 --out future.nc --animation future.gif
+  scidiff fluids reconstruct sensors.csv --samples 16 --out now.nc && scidiff fluids rollout now.nc --out future.nc
+
+\b
+Exit codes: 0 done; 2 the request cannot be carried out; 3 some trajectories are not free of divergence (they are named);
+130 Ctrl-C (nothing is written).
+"""
+
+Start = Annotated[Path, typer.Argument(metavar="START", help="NetCDF (.nc) of the field or ensemble to start from.")]
+Steps = Annotated[int, typer.Option(min=1, max=100_000, help="Intervals of time.")]
+Members = Annotated[int, typer.Option("--samples", "-n", min=1, max=10_000, help="Trajectories to draw.")]
+Animation = Annotated[Path | None, typer.Option(metavar="FILE.gif", help="A moving picture, .gif or .webp.")]
+Weights = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov-step, or a folder.")]
+
+
+@app.command(help=ROLLOUT)
+def rollout(
+    start: Start,
+    *,
+    steps: Steps = 30,
+    samples: Members = 8,
+    out: Out = None,
+    animation: Animation = None,
+    model: Weights = "kolmogorov-step",
+    calls: Calls = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """See `ROLLOUT`."""
+    check_outputs(as_json, {"--out": (out, (".nc",)), "--animation": (animation, (".gif", ".webp"))})
+    check_device(device)
+    from scidiff.fluids import rollout as flows
+    from scidiff.fluids.starts import read_fields
+    from scidiff.fluids.transition import load
+
+    weights = load(model, device=device)
+    first = read_fields(start, weights.config.box).to(device)
+    began, line = time.monotonic(), StatusLine(progress)
+
+    def show(done: int, total: int) -> None:
+        if line.due():
+            line.show(f"step {done} of {total}")
+
+    try:
+        found = flows.rollout(
+            weights, first, steps=steps, samples=samples, seed=seed, calls=calls or flows.CALLS, progress=show
+        )
+    except FloatingPointError as error:
+        raise UserError(f"{start}: {error}; is it a field of the flow that the weights know?") from None
+    finally:
+        line.clear()
+    _tell(found, weights, out=out, animation=animation, as_json=as_json, seconds=time.monotonic() - began)
+
+
+def _tell(
+    found: Trajectories,
+    weights: TransitionModel,
+    *,
+    out: Path | None,
+    animation: Path | None,
+    as_json: bool,
+    seconds: float,
+) -> None:
+    """Certify, write, and say what came; exit 3 if a trajectory does not hold."""
+    from scidiff.fluids import fields
+    from scidiff.fluids.animation import write_animation
+    from scidiff.fluids.asked import TOLERANCE
+
+    box = weights.config.box
+    velocity = box.velocity(found.vorticity)
+    worst = _divergence(velocity.cpu().numpy(), box.lengths)
+    refused = (worst > TOLERANCE).nonzero()[0].tolist()
+    if out is not None:
+        told = {"title": "Ensemble of trajectories of a two-dimensional incompressible flow", "seed": found.seed}
+        told |= {"network_calls": found.calls, "history": shlex.join(["scidiff", *sys.argv[1:]])}
+        fields.write(fields.in_time(found.vorticity, velocity, found.times, box, told), out)
+    if animation is not None:
+        write_animation(found.vorticity.cpu().numpy(), animation)
+    if as_json:
+        record = {
+            "samples": len(found),
+            "certified": len(found) - len(refused),
+            "refused": refused,
+            "worst": {"divergence-free": float(worst.max())},
+            "tolerance": TOLERANCE,
+            "steps": len(found.times) - 1,
+            "interval": weights.config.interval,
+            "calls": found.calls,
+            "seed": found.seed,
+            "out": None if out is None else str(out),
+            "animation": None if animation is None else str(animation),
+            "seconds": round(seconds, 2),
+        }
+        typer.echo(json.dumps(record, indent=1))
+    typer.echo(
+        f"{len(found)} trajectories of {len(found.times) - 1} steps of {weights.config.interval:g}, "
+        f"{len(found) - len(refused)} certified, in {seconds:.1f} s (divergence-free: {worst.max():.1e})",
+        err=True,
+    )
+    if refused:
+        typer.echo(f"not certified: trajectories {', '.join(map(str, refused[:20]))}", err=True)
+        raise typer.Exit(SHORT)
+
+
+def _divergence(velocity: np.ndarray, lengths: tuple[float, float]) -> np.ndarray:
+    """The worst of each trajectory [S, T, 2, H, W], by the oracle, relative: [S]."""
+    from scidiff.fluids import oracle
+
+    count, times = velocity.shape[:2]
+    u, v = velocity.reshape(-1, *velocity.shape[2:]).swapaxes(0, 1)
+    return oracle.divergence(u, v, lengths).reshape(count, times).max(1)
