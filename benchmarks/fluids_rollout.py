@@ -13,9 +13,9 @@ The truth is the simulator that made the data, from the same field.
 
 Error: |mean - truth| / |truth|; a member's where there is an ensemble. CRPS (fair, of finite ensembles) in units of the
 data's standard deviation. Spread: the ensemble's standard deviation over the error of its mean, 1 where calibrated.
-Spectrum: mean |log10| of the ratio to the truth's over 1 to 30 waves, of the last half of the steps. Stable: the part of
-trajectories whose enstrophy stays between half and twice the range of the training data's. Intervals are 95 %
-(Student's t) over starts. `--quick` simulates a small data set and judges fields that the weights have seen.
+Spectrum: mean |log10| of the ratio to the truth's over 1 to 30 waves, of the last half of the steps. Stable: the part
+of trajectories whose enstrophy stays between half the least and twice the greatest of the training data's. Intervals
+are 95 % (Student's t) over starts. `--quick` simulates a small data set and judges fields that the weights have seen.
 """
 
 from __future__ import annotations
@@ -89,14 +89,15 @@ class Bench:
         """[S, steps + 1, H, W] from [H, W]."""
         count = self.samples if method in ENSEMBLES else 1
         index = number * self.samples + torch.arange(count)
-        return unrolled(self.step(method), start.expand(count, -1, -1), index, self.seed, self.steps)
+        return unrolled(self.step(method), start.expand(count, -1, -1), index, seed=self.seed, steps=self.steps)
 
 
 def judged(found: Tensor, truth: Tensor, bench: Bench) -> dict[str, Any]:
     """Scores by step of an ensemble [S, T, H, W], and over the last half of the steps."""
     count, size = len(found), truth.square().mean((1, 2))
     mean_error = (found.mean(0) - truth).square().mean((1, 2))
-    scores = {"error": (mean_error / size).sqrt(), "member": ((found - truth).square().mean((2, 3)).mean(0) / size).sqrt()}
+    member_error = (found - truth).square().mean((2, 3)).mean(0)
+    scores = {"error": (mean_error / size).sqrt(), "member": (member_error / size).sqrt()}
     apart = torch.zeros_like(truth)
     if count > 1:
         weight = (2 * torch.arange(1, count + 1) - count - 1.0)[:, None, None, None]
@@ -135,7 +136,9 @@ def tables(found: dict[str, list[dict[str, Any]]], bench: Bench, where: str) -> 
     ]
     out = []
     for name, title, of in kinds:
-        rows = [[m, *(told([float(s[name][k]) for s in scores]) for k in leads)] for m, scores in found.items() if of(m)]
+        chosen = {method: scores for method, scores in found.items() if of(method)}
+        of_each = {m: [told([float(s[name][k]) for s in scores]) for k in leads] for m, scores in chosen.items()}
+        rows = [[method, *cells] for method, cells in of_each.items()]
         columns = ["method", *(f"step {k}" for k in leads)]
         out.append({"title": f"{title} by step: {drawn_from}", "columns": columns, "rows": rows})
     late = []

@@ -5,7 +5,7 @@
     python workflows/train_transition.py --minutes 10 --out runs/mean --mean        by least squares, on the mean
 
 Every field of trajectories 0 to 111 is simulated for one more interval; 112 to 119 are watched, those to test on are
-never looked at. The loss is in units of what the denoiser of a Gaussian field leaves: the linear prediction without noise is 1.
+never looked at. The loss is in units of what the denoiser of a Gaussian field leaves.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +19,9 @@ from scidiff.errors import SHORT, UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
-    from scidiff.fluids.rollout import Trajectories
-    from scidiff.fluids.transition import TransitionModel
+    from scidiff.fluids.spectral import Box
 
 __all__ = ["app"]
 
@@ -41,8 +43,8 @@ Examples:
   scidiff fluids reconstruct sensors.csv --samples 16 --out now.nc && scidiff fluids rollout now.nc --out future.nc
 
 \b
-Exit codes: 0 done; 2 the request cannot be carried out; 3 some trajectories are not free of divergence (they are named);
-130 Ctrl-C (nothing is written).
+Exit codes: 0 done; 2 the request cannot be carried out; 3 some trajectories are not free of divergence (they are
+named); 130 Ctrl-C (nothing is written).
 """
 
 Start = Annotated[Path, typer.Argument(metavar="START", help="NetCDF (.nc) of the field or ensemble to start from.")]
@@ -68,7 +70,8 @@ def rollout(
     progress: Progress = None,
 ) -> None:
     """See `ROLLOUT`."""
-    check_outputs(as_json, {"--out": (out, (".nc",)), "--animation": (animation, (".gif", ".webp"))})
+    wanted = Wanted(out=out, animation=animation, as_json=as_json)
+    wanted.check()
     check_device(device)
     from scidiff.fluids import rollout as flows
     from scidiff.fluids.starts import read_fields
@@ -90,54 +93,91 @@ def rollout(
         raise UserError(f"{start}: {error}; is it a field of the flow that the weights know?") from None
     finally:
         line.clear()
-    _tell(found, weights, out=out, animation=animation, as_json=as_json, seconds=time.monotonic() - began)
+    account = {"steps": steps, "interval": weights.config.interval, "calls": found.calls, "seed": seed}
+    finish(
+        Flows(vorticity=found.vorticity, times=found.times, box=weights.config.box),
+        {},
+        account,
+        wanted,
+        seconds=time.monotonic() - began,
+    )
 
 
-def _tell(
-    found: Trajectories,
-    weights: TransitionModel,
+@dataclass(frozen=True, kw_only=True)
+class Flows:
+    """Trajectories of vorticity [S, T, H, W] at times [T] in a box."""
+
+    vorticity: Tensor
+    times: Tensor
+    box: Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to come of a command."""
+
+    out: Path | None
+    animation: Path | None
+    as_json: bool
+
+    def check(self) -> None:
+        """UserError for what cannot be written, before any work starts."""
+        files = {"--out": (self.out, (".nc",)), "--animation": (self.animation, (".gif", ".webp"))}
+        check_outputs(self.as_json, files)
+
+
+def finish(
+    flows: Flows,
+    certificate: Mapping[str, tuple[np.ndarray, float]],
+    account: Mapping[str, object],
+    wanted: Wanted,
     *,
-    out: Path | None,
-    animation: Path | None,
-    as_json: bool,
     seconds: float,
 ) -> None:
-    """Certify, write, and say what came; exit 3 if a trajectory does not hold."""
+    """Certify, write, and say what came; exit 3 if a trajectory does not hold.
+
+    Args:
+        flows: what was drawn.
+        certificate: how far each trajectory is from each thing that it should hold, [S], and the most that it may be;
+            that it is free of divergence comes besides.
+        account: of the run.
+        wanted: files and account.
+        seconds: that it took.
+    """
+    import numpy as np
+
     from scidiff.fluids import fields
     from scidiff.fluids.animation import write_animation
     from scidiff.fluids.asked import TOLERANCE
 
-    box = weights.config.box
-    velocity = box.velocity(found.vorticity)
-    worst = _divergence(velocity.cpu().numpy(), box.lengths)
-    refused = (worst > TOLERANCE).nonzero()[0].tolist()
-    if out is not None:
-        told = {"title": "Ensemble of trajectories of a two-dimensional incompressible flow", "seed": found.seed}
-        told |= {"network_calls": found.calls, "history": shlex.join(["scidiff", *sys.argv[1:]])}
-        fields.write(fields.in_time(found.vorticity, velocity, found.times, box, told), out)
-    if animation is not None:
-        write_animation(found.vorticity.cpu().numpy(), animation)
-    if as_json:
+    velocity = flows.box.velocity(flows.vorticity)
+    divergence = _divergence(velocity.cpu().numpy(), flows.box.lengths)
+    certificate = {"divergence-free": (divergence, TOLERANCE), **certificate}
+    held = np.asarray(np.stack([off <= most for off, most in certificate.values()]).all(0))
+    refused = np.flatnonzero(~held).tolist()
+    if wanted.out is not None:
+        told = {"title": "Ensemble of trajectories of a two-dimensional incompressible flow"}
+        told |= {name: str(value) for name, value in account.items()} | {
+            "history": shlex.join(["scidiff", *sys.argv[1:]])
+        }
+        fields.write(fields.in_time(flows.vorticity, velocity, flows.times, flows.box, told), wanted.out)
+    if wanted.animation is not None:
+        write_animation(flows.vorticity.cpu().numpy(), wanted.animation)
+    if wanted.as_json:
         record = {
-            "samples": len(found),
-            "certified": len(found) - len(refused),
+            "samples": len(held),
+            "certified": int(held.sum()),
             "refused": refused,
-            "worst": {"divergence-free": float(worst.max())},
-            "tolerance": TOLERANCE,
-            "steps": len(found.times) - 1,
-            "interval": weights.config.interval,
-            "calls": found.calls,
-            "seed": found.seed,
-            "out": None if out is None else str(out),
-            "animation": None if animation is None else str(animation),
+            "worst": {name: float(off.max()) for name, (off, _) in certificate.items()},
+            "limit": {name: most for name, (_, most) in certificate.items()},
+            **account,
+            "out": None if wanted.out is None else str(wanted.out),
+            "animation": None if wanted.animation is None else str(wanted.animation),
             "seconds": round(seconds, 2),
         }
         typer.echo(json.dumps(record, indent=1))
-    typer.echo(
-        f"{len(found)} trajectories of {len(found.times) - 1} steps of {weights.config.interval:g}, "
-        f"{len(found) - len(refused)} certified, in {seconds:.1f} s (divergence-free: {worst.max():.1e})",
-        err=True,
-    )
+    worst = "; ".join(f"{name}: {off.max():.2g} of {most:.2g}" for name, (off, most) in certificate.items())
+    typer.echo(f"{len(held)} trajectories, {held.sum()} certified, in {seconds:.1f} s ({worst})", err=True)
     if refused:
         typer.echo(f"not certified: trajectories {', '.join(map(str, refused[:20]))}", err=True)
         raise typer.Exit(SHORT)

@@ -31,9 +31,7 @@ def write_animation(vorticity: NDArray[np.float64], path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
 
     def save(temporary: Path) -> None:
-        frames[0].save(
-            temporary, format=kind, save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0
-        )
+        frames[0].save(temporary, format=kind, save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0)
 
     try:
         atomic.write(path, save)

@@ -31,9 +31,7 @@ def dataset(ensemble: Ensemble, config: FlowConfig, attributes: Mapping[str, Any
     return in_time(ensemble.vorticity[:, None], ensemble.velocity[:, None], torch.zeros(1), config.box, told)
 
 
-def in_time(
-    vorticity: Tensor, velocity: Tensor, times: Tensor, box: Box, attributes: Mapping[str, Any]
-) -> xr.Dataset:
+def in_time(vorticity: Tensor, velocity: Tensor, times: Tensor, box: Box, attributes: Mapping[str, Any]) -> xr.Dataset:
     """Flows over (realization, time, y, x), float64.
 
     Args:

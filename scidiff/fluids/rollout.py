@@ -77,7 +77,8 @@ def rollout(
     for tile in range(tiles):
         number = tile * TILE + torch.arange(TILE, device=start.device)
         said = None if progress is None else lambda n, tile=tile: progress(tile * steps + n, tiles * steps)
-        kept.append(unrolled(step, start[number % len(start)] / model.config.scale, number, seed, steps, said))
+        first = start[number % len(start)] / model.config.scale
+        kept.append(unrolled(step, first, number, seed=seed, steps=steps, progress=said))
     vorticity = model.config.scale * torch.cat(kept)[:samples].double()
     times = model.config.interval * torch.arange(steps + 1, dtype=torch.float64)
     return Trajectories(vorticity=vorticity, times=times, calls=calls, seed=seed)
@@ -88,6 +89,7 @@ def unrolled(
     step: Step,
     start: Tensor,
     number: Tensor,
+    *,
     seed: int,
     steps: int,
     progress: Callable[[int], None] | None = None,

@@ -20,8 +20,8 @@ def read_fields(path: Path, box: Box) -> Tensor:
     """The vorticity of a field or an ensemble: float64 [R, H, W].
 
     NetCDF with `vorticity`, or `u` and `v`, over (y, x) on the grid of the box, with `time` before, of which the last
-    is taken, and `realization` before that, if there are any. A mean of no more than `ROUNDING` times the greatest value
-    is taken off.
+    is taken, and `realization` before that, if there are any. A mean of no more than `ROUNDING` times the greatest
+    value is taken off.
 
     Raises:
         UserError: what is wrong with it, in one line.
@@ -51,8 +51,8 @@ def read_fields(path: Path, box: Box) -> Tensor:
         raise UserError(f"{path}: expected as many fields of v as of u, {len(found[0])}, got {len(found[1])}")
     velocity = torch.stack(found, 1)
     size = box.vorticity(velocity).abs().amax()
-    if bool((box.divergence(velocity).abs().amax() > _DIVERGENCE * size)):
-        raise UserError(f"{path}: expected a velocity without divergence, got one of {_DIVERGENCE:g} of its curl or more")
+    if bool(box.divergence(velocity).abs().amax() > _DIVERGENCE * size):
+        raise UserError(f"{path}: expected a velocity without divergence, got {_DIVERGENCE:g} of its curl or more")
     return box.vorticity(velocity)
 
 

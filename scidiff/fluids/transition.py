@@ -2,9 +2,9 @@ r"""From one field of a flow to the next: a denoiser of the step, told where the
 
     x_{n+1} = A x_n + m + c r,     A the linear prediction of each Fourier mode, r drawn by diffusion given x_n
 
-(autoregressive conditional diffusion, Kohl et al., arXiv 2309.01745, in residual form). The noise has the spectrum of r,
-so that a linear flow under Gaussian noise needs no network: one that answers 0 draws it. The network reads x_n and the
-velocity that it stands for; in training x_n carries an error, as a rollout's own fields do.
+(autoregressive conditional diffusion, Kohl et al., arXiv 2309.01745, in residual form). The noise has the spectrum of
+r, so that a linear flow under Gaussian noise needs no network: one that answers 0 draws it. The network reads x_n and
+the velocity that it stands for; in training x_n carries an error, as a rollout's own fields do.
 """
 
 from __future__ import annotations

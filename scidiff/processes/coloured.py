@@ -2,9 +2,9 @@ r"""Gaussian noise as loud in every Fourier mode as the data, on a periodic grid
 
     x_t = alpha_t x_0 + sigma_t n,   n stationary, with variance S_k of mode k
 
-(non-isotropic noise, Voleti et al., arXiv 2210.12254). Where S is the data's spectrum all modes are known equally well at
-every time, so a solver of few calls does as well by the small waves as by the large ones, and a Gaussian field has the
-clean estimate alpha_t x_t / (alpha_t^2 + sigma_t^2), which `EDM(sigma_data=1)` gives for a network that answers 0.
+(non-isotropic noise, Voleti et al., arXiv 2210.12254). Where S is the data's spectrum all modes are known equally well
+at every time, so a solver of few calls does as well by small waves as by large ones, and a Gaussian field has the clean
+estimate alpha_t x_t / (alpha_t^2 + sigma_t^2), which `EDM(sigma_data=1)` gives for a network that answers 0.
 """
 
 from __future__ import annotations
