@@ -15,7 +15,7 @@ quarters of its size; and a flow from 3 % of the points, other ones each time, a
 Error: |mean - truth| / |truth| of the start, and of the end that the starts lead to. CRPS (fair) of the start in units
 of the data's standard deviation. Spread: the ensemble's standard deviation over the error of its mean. Misfit: mean
 square of what is off at the measured values in units of the noise, 1 expected, and how many flows stay below the bound
-of 99.9 %. Intervals are 95 % (Student's t) over trajectories. `--quick` has one case of fields that the weights have seen.
+of 99.9 %. Intervals are 95 % (Student's t) over trajectories. `--quick` judges one field that the weights have seen.
 """
 
 from __future__ import annotations

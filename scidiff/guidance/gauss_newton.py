@@ -25,7 +25,7 @@ from scidiff.state import Layout, State
 Root = Callable[[Tensor], Tensor]
 """V^(1/2), symmetric, of one leaf: [N, *shape] -> [N, *shape]."""
 
-_HALVINGS = 4
+_HALVINGS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
