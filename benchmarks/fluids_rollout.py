@@ -1,7 +1,7 @@
 """Kolmogorov flow forward in time: trajectories that no weights have seen, from one field each, for 100 steps of 0.3.
 
     python benchmarks/fluids_rollout.py [--quick] [--seed N] [--json FILE] [--split validation] [--steps N] [--calls N]
-                                        [--samples N] [--methods NAME,...] [--model FOLDER] [--mean FOLDER]
+                                        [--samples N] [--methods NAME,...] --model FOLDER --mean FOLDER
 
 The truth is the simulator that made the data, from the same field.
 
@@ -38,7 +38,6 @@ from kolmogorov import fetch, later, read
 
 from scidiff import atomic, runs
 from scidiff.errors import UserError
-from scidiff.fluids.model import packaged
 from scidiff.fluids.rollout import CALLS, Step, drawn, expected, unrolled
 from scidiff.fluids.transition import TransitionModel
 from scidiff.noise import Noise
@@ -194,8 +193,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8, help="members of an ensemble")
     parser.add_argument("--calls", type=int, default=CALLS)
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--model", type=Path, default=packaged("kolmogorov-step"), metavar="FOLDER")
-    parser.add_argument("--mean", type=Path, default=packaged("kolmogorov-step-mean"), metavar="FOLDER")
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="of workflows/train_transition.py")
+    parser.add_argument("--mean", type=Path, required=True, metavar="FOLDER", help="the same, trained with --mean")
     chosen = parser.parse_args(arguments)
     chosen.steps = chosen.steps or (5 if chosen.quick else 100)
     chosen.methods = chosen.methods.split(",")

@@ -1,4 +1,4 @@
-"""Train the shipped denoiser of a step in time of Kolmogorov flow, or the network without noise that it is compared to.
+"""Train a denoiser of a step in time of Kolmogorov flow, or the network without noise that it is compared to.
 
     python datasets/kolmogorov.py                                    once: simulate the data into the cache
     python workflows/train_transition.py --minutes 10 --out runs/transition

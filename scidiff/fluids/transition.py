@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
-from scidiff.fluids.model import force_waves, packaged, prior_of
+from scidiff.fluids.model import force_waves, prior_of
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.symmetries import FlowBatches
 from scidiff.networks.unet import UNet
@@ -32,7 +32,6 @@ from scidiff.state import Layout
 from scidiff.training.batches import Batch
 
 LEAF = "change"
-PACKAGED = ("kolmogorov-step", "kolmogorov-step-mean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +179,6 @@ class TransitionModel:
             raise files.WeightsError(f"{folder}: expected weights of a step in time, got others: {reason}") from None
         model.denoiser.to(device)
         return model
-
-
-def load(name: str, *, device: torch.device | str = "cpu") -> TransitionModel:
-    """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them."""
-    return TransitionModel.load(packaged(name) if name in PACKAGED else Path(name), device=device)
 
 
 class TransitionBatches(FlowBatches):

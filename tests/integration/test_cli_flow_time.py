@@ -116,8 +116,10 @@ def test_what_is_wrong_with_a_start_is_one_line(tmp_path, steps, flows) -> None:
         assert message in said
     grid({"vorticity": field}).to_netcdf(path)
     assert "expected weights of a step in time" in run("rollout", path, "--model", flows, "--out", out, code=2)
-    assert "--animation: expected a file name ending in .gif" in run("rollout", path, "--animation", "a.mp4", code=2)
-    assert "expected at least one of --out, --animation" in run("rollout", path, code=2)
+    assert "--animation: expected a file name ending in .gif" in run(
+        "rollout", path, "--model", steps, "--animation", "a.mp4", code=2
+    )
+    assert "expected at least one of --out, --animation" in run("rollout", path, "--model", steps, code=2)
     assert "cannot read" in run("rollout", tmp_path / "none.nc", "--model", steps, "--out", out, code=2)
     assert not out.exists()
 
