@@ -1,7 +1,7 @@
 """How a flow began, and the flow behind a sequence of values: Kolmogorov flow that no weights have seen.
 
     python benchmarks/flow_inversion.py [--quick] [--seed N] [--json FILE] [--split validation] [--cases N]
-                                        [--samples N] [--calls N] [--model FOLDER]
+                                        [--samples N] [--calls N] [--tasks start,flow] [--model FOLDER]
 
 Vorticity of 64 x 64 points, simulated on 96 x 96; its values at random points carry noise of a tenth of their standard
 deviation. Two tasks: the start of a flow from 10 % of the points 0.6 later, when a field is off its start by three
@@ -44,8 +44,8 @@ from scidiff.state import Layout
 
 END, NOISE = 0.6, 0.1
 TASKS = {
-    "start from 10 % of points 0.6 later": ((END,), 0.1),
-    "flow from 3 % of points at 4 times": ((0, 0.2, 0.4, END), 0.03),
+    "start": ("A start from 10 % of points 0.6 later", (END,), 0.1),
+    "flow": ("A flow from 3 % of points at 4 times", (0, 0.2, 0.4, END), 0.03),
 }
 METHODS = ("scidiff", "4D-Var", "kriging")
 
@@ -68,7 +68,7 @@ class Case:
     @classmethod
     def of(cls, start: Tensor, model: FlowModel, task: str, number: int, chosen: argparse.Namespace) -> Case:
         """Values at random points, the same for a number and a seed."""
-        (times, share), points, scale = TASKS[task], start.numel(), model.config.scale
+        (_, times, share), points, scale = TASKS[task], start.numel(), model.config.scale
         rows, values = [], []
         layout = Layout.dense(1, {"sensors": (points,)}).rows("sensors")
         for k, time_ in enumerate(times):
@@ -141,7 +141,7 @@ def told(values: list[float | None]) -> Any:
 def document(model: FlowModel, fields: Tensor, chosen: argparse.Namespace) -> dict[str, Any]:
     names = ("error of the start", "error of the end", "CRPS", "spread", "misfit")
     tables = []
-    for task in TASKS:
+    for task in chosen.tasks:
         scores: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
         for number, start in enumerate(fields):
             for method, found in one_case(Case.of(start, model, task, number, chosen), chosen.calls).items():
@@ -154,7 +154,7 @@ def document(model: FlowModel, fields: Tensor, chosen: argparse.Namespace) -> di
             seconds = None if method == "kriging" else float(np.mean([s["seconds"] for s in all_of]))
             body.append([method, *(told([s[name] for s in all_of]) for name in names), share, seconds])
         where = "fields the weights have seen, quick" if chosen.quick else f"{chosen.split} trajectories"
-        title = f"A {task}: {len(fields)} of {len(fields)} {where}, {chosen.samples} samples each"
+        title = f"{TASKS[task][0]}: {len(fields)} of {len(fields)} {where}, {chosen.samples} samples each"
         tables.append({"title": title, "columns": ["method", *names, "held", "seconds a sample"], "rows": body})
     return {
         "benchmark": "flow_inversion",
@@ -171,12 +171,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--cases", type=int, default=4, help="trajectories, of 8")
-    parser.add_argument("--samples", type=int, help="of each case; default 4")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--cases", type=int, default=3, help="trajectories, of 8")
+    parser.add_argument("--samples", type=int, help="of each case; default 2")
     parser.add_argument("--calls", type=int, help=f"default {CALLS}")
     parser.add_argument("--model", type=Path, default=packaged(), metavar="FOLDER")
     chosen = parser.parse_args(arguments)
-    chosen.samples = chosen.samples or (2 if chosen.quick else 4)
+    chosen.tasks = chosen.tasks.split(",")
+    wrong = [name for name in chosen.tasks if name not in TASKS]
+    if wrong:
+        parser.error(f"expected tasks out of {', '.join(TASKS)}, got {wrong[0]!r}")
+    chosen.samples = chosen.samples or 2
     chosen.calls = chosen.calls or (2 if chosen.quick else CALLS)
     return chosen
 

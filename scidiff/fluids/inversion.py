@@ -41,9 +41,9 @@ from scidiff.state import Layout, State
 
 TILE = 4
 CALLS = 8
-ITERATIONS = 12  # of the conjugate gradients in a step
+ITERATIONS = 25  # of the conjugate gradients in a step
 COARSER = (16.0, 8.0, 4.0, 2.0, 1.0, 1.0)  # the noise of each step to the likeliest start, in its own units
-STEPS = 2  # from there to a draw
+STEPS = 3  # from there to a draw
 LEVELS = (0.01, 1.5)  # sigma / alpha where the reverse diffusion ends and begins
 STEP = 0.02  # of the solver, at most
 LEVEL = 0.999  # of the certificate's test
