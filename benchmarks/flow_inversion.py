@@ -173,7 +173,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--cases", type=int, default=3, help="trajectories, of 8")
-    parser.add_argument("--samples", type=int, help="of each case; default 2")
+    parser.add_argument("--samples", type=int, default=2, help="of each case")
     parser.add_argument("--calls", type=int, help=f"default {CALLS}")
     parser.add_argument("--model", type=Path, default=packaged(), metavar="FOLDER")
     chosen = parser.parse_args(arguments)
@@ -181,7 +181,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     wrong = [name for name in chosen.tasks if name not in TASKS]
     if wrong:
         parser.error(f"expected tasks out of {', '.join(TASKS)}, got {wrong[0]!r}")
-    chosen.samples = chosen.samples or 2
     chosen.calls = chosen.calls or (2 if chosen.quick else CALLS)
     return chosen
 
