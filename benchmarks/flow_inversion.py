@@ -29,14 +29,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from molecules_moses import interval
+from _running import Table, guarded, interval, options, publish, say
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from kolmogorov import fetch, later, read
 
-from scidiff import atomic, runs
-from scidiff.errors import UserError
 from scidiff.fluids.inversion import CALLS, Inverse, Observations, evolved, held, plan
 from scidiff.fluids.model import FlowModel, packaged
 from scidiff.noise import Noise
@@ -138,7 +136,8 @@ def told(values: list[float | None]) -> Any:
     return f"{mean:.3f} ± {half:.3f}"
 
 
-def document(model: FlowModel, fields: Tensor, chosen: argparse.Namespace) -> dict[str, Any]:
+def compared(model: FlowModel, fields: Tensor, chosen: argparse.Namespace) -> list[Table]:
+    """A table for each task."""
     names = ("error of the start", "error of the end", "CRPS", "spread", "misfit")
     tables = []
     for task in chosen.tasks:
@@ -147,7 +146,7 @@ def document(model: FlowModel, fields: Tensor, chosen: argparse.Namespace) -> di
             for method, found in one_case(Case.of(start, model, task, number, chosen), chosen.calls).items():
                 scores[method].append(found)
             line = ", ".join(f"{m} {s[-1]['error of the start']:.3f}" for m, s in scores.items())
-            print(f"{task}, case {number + 1} of {len(fields)}: {line}", file=sys.stderr, flush=True)
+            say(f"{task}, case {number + 1} of {len(fields)}: {line}")
         body: list[list[Any]] = []
         for method, all_of in scores.items():
             share = f"{np.mean([s['held'] for s in all_of]):.0%}"
@@ -156,20 +155,11 @@ def document(model: FlowModel, fields: Tensor, chosen: argparse.Namespace) -> di
         where = "fields the weights have seen, quick" if chosen.quick else f"{chosen.split} trajectories"
         title = f"{TASKS[task][0]}: {len(fields)} of {len(fields)} {where}, {chosen.samples} samples each"
         tables.append({"title": title, "columns": ["method", *names, "held", "seconds a sample"], "rows": body})
-    return {
-        "benchmark": "flow_inversion",
-        "quick": chosen.quick,
-        "seed": chosen.seed,
-        "tables": tables,
-        "versions": runs.versions(),
-    }
+    return tables
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one case, 2 samples, 2 calls")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "one case, 2 samples, 2 calls")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--cases", type=int, default=3, help="trajectories, of 8")
@@ -185,25 +175,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def run(chosen: argparse.Namespace) -> int:
+    model = FlowModel.load(chosen.model)
+    folder = fetch(trajectories=16, fields=2) if chosen.quick else fetch()
+    fields = read(folder, chosen.split)[: 1 if chosen.quick else chosen.cases, -1]
+    return publish("flow_inversion", chosen, compared(model, fields, chosen))
+
+
 def main(arguments: list[str] | None = None) -> int:
-    chosen, began = parse(arguments), time.perf_counter()
-    try:
-        model = FlowModel.load(chosen.model)
-        folder = fetch(trajectories=16, fields=2) if chosen.quick else fetch()
-        fields = read(folder, chosen.split)[: 1 if chosen.quick else chosen.cases, -1]
-        found = document(model, fields, chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    for table in found["tables"]:
-        print(f"\n{table['title']}")
-        for line in [table["columns"], *table["rows"]]:
-            print("  ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in line))
-    if chosen.json is not None:
-        atomic.write_json(chosen.json, {**found, "seconds": round(time.perf_counter() - began, 1)})
-    return 0
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -30,14 +30,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from molecules_moses import interval
+from _running import Table, guarded, interval, options, publish, say
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from kolmogorov import fetch, later, read
 
-from scidiff import atomic, runs
-from scidiff.errors import UserError
 from scidiff.fluids.rollout import CALLS, Step, drawn, expected, unrolled
 from scidiff.fluids.transition import TransitionModel
 from scidiff.noise import Noise
@@ -152,7 +150,8 @@ def tables(found: dict[str, list[dict[str, Any]]], bench: Bench, where: str) -> 
     return [*out, {"title": title, "columns": columns, "rows": late}]
 
 
-def document(bench: Bench, starts: Tensor, chosen: argparse.Namespace) -> dict[str, Any]:
+def compared(bench: Bench, starts: Tensor, chosen: argparse.Namespace) -> list[Table]:
+    """The tables of all methods."""
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in chosen.methods}
     simulated = []
     for number, start in enumerate(starts):
@@ -165,28 +164,15 @@ def document(bench: Bench, starts: Tensor, chosen: argparse.Namespace) -> dict[s
             seconds = 1000 * (time.process_time() - began) / bench.steps / len(forecast)
             found[method].append({**judged(forecast, truth, bench), "seconds": seconds})
         line = ", ".join(f"{m} {s[-1]['error'][-1]:.3f}" for m, s in found.items())
-        print(f"start {number + 1} of {len(starts)}: {line}", file=sys.stderr, flush=True)
+        say(f"start {number + 1} of {len(starts)}: {line}")
     where = "fields the weights have seen, quick" if chosen.quick else f"{chosen.split} trajectories"
     made = tables(found, bench, where)
     made[-1]["rows"].append(["simulator (the truth)", 0.0, "100%", None, float(np.mean(simulated))])
-    return {
-        "benchmark": "fluids_rollout",
-        "quick": chosen.quick,
-        "seed": chosen.seed,
-        "tables": made,
-        "by step": {
-            m: {name: np.mean([s[name] for s in scores], 0).tolist() for name in ("error", "CRPS")}
-            for m, scores in found.items()
-        },
-        "versions": runs.versions(),
-    }
+    return made
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one start, 8 members, 5 steps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = options(__doc__, "one start, 8 members, 5 steps")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--starts", type=int, help="trajectories; default all")
     parser.add_argument("--steps", type=int, help="default 100")
@@ -204,36 +190,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def run(chosen: argparse.Namespace) -> int:
+    model, mean = TransitionModel.load(chosen.model), TransitionModel.load(chosen.mean)
+    folder = fetch(trajectories=16, fields=2) if chosen.quick else fetch()
+    training = read(folder, "train").flatten(0, 1) / model.config.scale
+    starts = read(folder, chosen.split)[:, 0] / model.config.scale
+    bench = Bench(
+        model=model,
+        mean=mean,
+        training=training,
+        samples=chosen.samples,
+        steps=chosen.steps,
+        calls=chosen.calls,
+        seed=chosen.seed,
+    )
+    tables_ = compared(bench, starts[: 1 if chosen.quick else chosen.starts], chosen)
+    return publish("fluids_rollout", chosen, tables_)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    chosen, began = parse(arguments), time.perf_counter()
-    try:
-        model, mean = TransitionModel.load(chosen.model), TransitionModel.load(chosen.mean)
-        folder = fetch(trajectories=16, fields=2) if chosen.quick else fetch()
-        training = read(folder, "train").flatten(0, 1) / model.config.scale
-        starts = read(folder, chosen.split)[:, 0] / model.config.scale
-        starts = starts[: 1 if chosen.quick else chosen.starts]
-        bench = Bench(
-            model=model,
-            mean=mean,
-            training=training,
-            samples=chosen.samples,
-            steps=chosen.steps,
-            calls=chosen.calls,
-            seed=chosen.seed,
-        )
-        found = document(bench, starts, chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    for table in found["tables"]:
-        print(f"\n{table['title']}")
-        for line in [table["columns"], *table["rows"]]:
-            print("  ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in line))
-    if chosen.json is not None:
-        atomic.write_json(chosen.json, {**found, "seconds": round(time.perf_counter() - began, 1)})
-    return 0
+    return guarded(run, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -163,20 +163,11 @@ class TransitionModel:
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> TransitionModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
         held = files.load(folder)
-        try:
-            fields: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in dict(held.config["transition"]).items()
-            }
-            config = TransitionConfig(**fields)
+        with files.expected("weights of a step in time", folder):
+            config = TransitionConfig(**held.fields("transition"))
             known = {name: held.tensors[name].to(device) for name in ("carried", "mean", "spectrum")}
-            linear = Linear(**known, change=config.change)
-            model = cls.create(config, linear, card=held.card)
-            prefix = "denoiser."
-            state = {n.removeprefix(prefix): v.float() for n, v in held.tensors.items() if n.startswith(prefix)}
-            model.denoiser.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise files.WeightsError(f"{folder}: expected weights of a step in time, got others: {reason}") from None
+            model = cls.create(config, Linear(**known, change=config.change), card=held.card)
+            model.denoiser.load_state_dict(held.part("denoiser."))
         model.denoiser.to(device)
         return model
 
