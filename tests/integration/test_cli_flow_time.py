@@ -140,16 +140,16 @@ def _table(times: list[float], noise: float, *, timed: bool) -> str:
 
 def test_a_start_is_found_from_what_it_led_to(tmp_path, flows) -> None:
     table, out = tmp_path / "later.csv", tmp_path / "start.nc"
-    table.write_text(_table([0.1], 0.05, timed=False))
-    arguments = ["invert", table, "--time", 0.1, "--noise", 0.05, "--model", flows, "--calls", 3]
+    table.write_text(_table([0.04], 0.05, timed=False))
+    arguments = ["invert", table, "--time", 0.04, "--noise", 0.05, "--model", flows, "--calls", 2]
     told = json.loads(run(*arguments, "--samples", 3, "--out", out, "--json"))
     assert (told["samples"], told["certified"], told["measured"]) == (3, 3, 80)
     with xr.open_dataset(out) as found:
         omega = found["vorticity"].values
-        assert found["time"].values.tolist() == [0, 0.1]
+        assert found["time"].values.tolist() == [0, 0.04]
     wanted = truth().numpy()
     assert np.linalg.norm(omega[:, 0].mean(0) - wanted) < 0.7 * np.linalg.norm(wanted)
-    np.testing.assert_allclose(omega[1, 1], evolved(SIZES.equation, torch.from_numpy(omega[1:2, 0]), [0.1])[0][0])
+    np.testing.assert_allclose(omega[1, 1], evolved(SIZES.equation, torch.from_numpy(omega[1:2, 0]), [0.04])[0][0])
     few = tmp_path / "few.nc"
     run(*arguments, "--samples", 1, "--out", few)
     with xr.open_dataset(few) as found:
@@ -158,16 +158,16 @@ def test_a_start_is_found_from_what_it_led_to(tmp_path, flows) -> None:
 
 def test_trajectories_follow_their_observations(tmp_path, flows) -> None:
     table, out = tmp_path / "seen.csv", tmp_path / "flow.nc"
-    table.write_text(_table([0.0, 0.1], 0.05, timed=True))
-    arguments = ["assimilate", table, "--noise", 0.05, "--model", flows, "--calls", 3, "--samples", 2]
-    told = json.loads(run(*arguments, "--until", 0.2, "--every", 0.1, "--out", out, "--json"))
+    table.write_text(_table([0.0, 0.04], 0.05, timed=True))
+    arguments = ["assimilate", table, "--noise", 0.05, "--model", flows, "--calls", 2, "--samples", 2]
+    told = json.loads(run(*arguments, "--until", 0.08, "--every", 0.04, "--out", out, "--json"))
     assert (told["certified"], told["measured"]) == (2, 160)
     with xr.open_dataset(out) as found:
-        np.testing.assert_allclose(found["time"].values, [0, 0.1, 0.2])
+        np.testing.assert_allclose(found["time"].values, [0, 0.04, 0.08])
         last = found["vorticity"].values[:, -1].mean(0)
-    wanted = evolved(SIZES.equation, truth()[None], [0.2])[0][0].numpy()
+    wanted = evolved(SIZES.equation, truth()[None], [0.08])[0][0].numpy()
     assert np.linalg.norm(last - wanted) < 0.4 * np.linalg.norm(wanted)
-    table.write_text(_table([0.0, 0.1], 3.0, timed=True))  # far noisier than is said
+    table.write_text(_table([0.0, 0.04], 3.0, timed=True))  # far noisier than is said
     said = CliRunner().invoke(app, ["fluids", *map(str, [*arguments, "--json"])])
     assert said.exit_code == 3
     assert "not certified: trajectories 0, 1" in said.stderr
