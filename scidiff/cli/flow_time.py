@@ -31,15 +31,16 @@ START is netCDF with vorticity, or u and v, over (y, x) on the grid of the weigh
 with realization before that, as `fluids reconstruct` writes it, trajectory s starts from member s, and again from the
 first after the last. No gaps.
 
-No weights are packaged: workflows/train_transition.py trains them, for a step of 0.3 of Kolmogorov flow at Reynolds
-number 200. A chaotic flow forgets its start: late members tell its statistics, not its fields. --out holds vorticity
-and velocity over (realization, time, y, x), float64, by the CF conventions, the start at time 0; every field is checked
-by an oracle to be free of divergence. The same seed gives the same trajectories, however many are asked for.
+The weights, unless --model says others, know a step of 0.3 of Kolmogorov flow at Reynolds number 200 on 64 by 64
+points of a periodic box of 2 pi by 2 pi, without dimension. A chaotic flow forgets its start: late members tell its
+statistics, not its fields. --out holds vorticity and velocity over (realization, time, y, x), float64, by the CF
+conventions, the start at time 0; every field is checked by an oracle to be free of divergence. The same seed gives the
+same trajectories, however many are asked for.
 
 \b
 Examples:
-  scidiff fluids rollout field.nc --model runs/transition/model --steps 30 --samples 16 --out future.nc
-  scidiff fluids rollout now.nc --model runs/transition/model --out future.nc --animation future.gif
+  scidiff fluids rollout field.nc --steps 30 --samples 16 --out future.nc --animation future.gif
+  scidiff fluids reconstruct sensors.csv --samples 16 --out now.nc && scidiff fluids rollout now.nc --out future.nc
 
 \b
 Exit codes: 0 done; 2 the request cannot be carried out; 3 some trajectories are not free of divergence (they are
@@ -50,14 +51,14 @@ Start = Annotated[Path, typer.Argument(metavar="START", help="NetCDF (.nc) of th
 Steps = Annotated[int, typer.Option(min=1, max=100_000, help="Intervals of time.")]
 Members = Annotated[int, typer.Option("--samples", "-n", min=1, max=10_000, help="Trajectories to draw.")]
 Animation = Annotated[Path | None, typer.Option(metavar="FILE.gif", help="A moving picture, .gif or .webp.")]
-Weights = Annotated[Path, typer.Option("--model", metavar="FOLDER", help="Weights of a step in time.")]
+Weights = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov-step, or a folder.")]
 
 
 @app.command(help=ROLLOUT)
 def rollout(
     start: Start,
     *,
-    model: Weights,
+    model: Weights = "kolmogorov-step",
     steps: Steps = 30,
     samples: Members = 8,
     out: Out = None,
@@ -73,10 +74,12 @@ def rollout(
     wanted.check()
     check_device(device)
     from scidiff.fluids import rollout as flows
+    from scidiff.fluids.model import packaged
     from scidiff.fluids.starts import read_fields
     from scidiff.fluids.transition import TransitionModel
 
-    weights = TransitionModel.load(model, device=device)
+    folder = packaged(model) if model == "kolmogorov-step" else Path(model)
+    weights = TransitionModel.load(folder, device=device)
     first = read_fields(start, weights.config.box).to(device)
     began, line = time.monotonic(), StatusLine(progress)
 
