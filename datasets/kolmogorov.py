@@ -73,6 +73,15 @@ def simulate(trajectories: int, fields: int, seed: int) -> Tensor:
     return torch.cat(found)[:trajectories]
 
 
+def later(omega: Tensor, duration: float) -> Tensor:
+    """Fields [S, 64, 64] of the data set a while later, by the same solver."""
+    equation, steps, found = flow(), round(duration / FLOW["step"]), []
+    for part in omega.split(_TILE):
+        fine = resampled(part, equation.box.shape)
+        found.append(resampled(equation.integrate(fine, step=FLOW["step"], steps=steps), tuple(omega.shape[-2:])))
+    return torch.cat(found)
+
+
 def fetch(cache: Path | None = None, *, trajectories: int = TRAJECTORIES, fields: int = FIELDS) -> Path:
     """The folder with the fields; simulated if it is not there."""
     name = "kolmogorov" if (trajectories, fields) == (TRAJECTORIES, FIELDS) else f"kolmogorov-{trajectories}-{fields}"

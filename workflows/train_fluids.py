@@ -25,6 +25,7 @@ from kolmogorov import FLOW, fetch, read
 
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
 from scidiff.fluids.symmetries import FlowBatches
+from scidiff.fluids.transition import TransitionModel
 from scidiff.fluids.winds import WindModel
 from scidiff.noise import Noise
 from scidiff.objective import NormalLogSigma
@@ -45,7 +46,13 @@ def arguments(told: str | None) -> argparse.Namespace:
     return found.parse_args()
 
 
-def validate(denoiser: nn.Module, *, model: FlowModel | WindModel, fields: Tensor) -> dict[str, float]:
+def validate(
+    denoiser: nn.Module,
+    *,
+    model: FlowModel | WindModel | TransitionModel,
+    fields: Tensor,
+    condition: Tensor | None = None,
+) -> dict[str, float]:
     """Squared error by level of noise, in units of what Wiener's filter leaves, of trajectories that are watched."""
     found, (leaf, process) = {}, next(iter(model.processes.items()))
     layout = Layout.dense(len(fields), {leaf: tuple(fields.shape[1:])})
@@ -53,7 +60,7 @@ def validate(denoiser: nn.Module, *, model: FlowModel | WindModel, fields: Tenso
     for level in LEVELS:
         t = Cosine().time(torch.full((len(fields),), level, dtype=torch.float64).log() * -2)
         x_t = process.corrupt(fields, t, layout.rows(leaf), noise.at(leaf, 0, layout.rows(leaf)))
-        clean = denoiser({leaf: x_t}, t, layout)[leaf]
+        clean = denoiser({leaf: x_t}, t, layout, condition)[leaf]
         found[f"sigma {level:g}"] = float(process.loss(clean, fields, x_t, t, layout.rows(leaf)).mean())
     return found
 

@@ -107,6 +107,35 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the account as JSON 
 Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Default: if a terminal looks on.")]
 
 
+def check_outputs(as_json: bool, files: Mapping[str, tuple[Path | None, tuple[str, ...]]]) -> None:
+    """UserError, before any work starts, if nothing would come of it or a file cannot be written.
+
+    Args:
+        as_json: an account is printed.
+        files: the options, with their path and the endings that it may have.
+    """
+    from scidiff.atomic import check_writable
+
+    if not as_json and all(path is None for path, _ in files.values()):
+        listed = ", ".join(files)
+        raise UserError(f"expected at least one of {listed} and --json, got none: nothing would come of it")
+    for option, (path, endings) in files.items():
+        if path is not None:
+            if path.suffix.lower() not in endings:
+                raise UserError(f"{option}: expected a file name ending in {endings[0]}, got {str(path)!r}")
+            check_writable(path)
+
+
+def check_device(name: str) -> None:
+    """UserError if torch cannot compute there."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"expected the device cpu or one that torch finds here, got {name!r}") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What all three commands take."""
@@ -124,22 +153,10 @@ class Options:
 
     def weights(self) -> FlowModel | WindModel:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
-        import torch
-
-        from scidiff.atomic import check_writable
         from scidiff.fluids.tasks import load
 
-        if self.out is None and self.report is None and not self.as_json:
-            raise UserError("expected at least one of --out, --report and --json, got none: nothing would come of it")
-        for option, path, endings in (("--out", self.out, (".nc",)), ("--report", self.report, (".html", ".htm"))):
-            if path is not None:
-                if path.suffix.lower() not in endings:
-                    raise UserError(f"{option}: expected a file name ending in {endings[0]}, got {str(path)!r}")
-                check_writable(path)
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError):
-            raise UserError(f"expected the device cpu or one that torch finds here, got {self.device!r}") from None
+        check_outputs(self.as_json, {"--out": (self.out, (".nc",)), "--report": (self.report, (".html", ".htm"))})
+        check_device(self.device)
         return load(self.model, device=self.device)
 
     def flow(self, what: str) -> FlowModel:

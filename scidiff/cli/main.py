@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from scidiff import __version__
-from scidiff.cli import conformers, fluids, timeseries
+from scidiff.cli import conformers, inverting, timeseries
 from scidiff.errors import INTERRUPTED, USAGE, UserError
 
 
@@ -41,7 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(conformers.app, name="molecules")  # with the commands of `molecules`, `learning` and `optimising`
 app.add_typer(timeseries.app, name="timeseries")
-app.add_typer(fluids.app, name="fluids")
+app.add_typer(inverting.app, name="fluids")  # with the commands of `fluids` and `flow_time`
 
 
 @app.command(

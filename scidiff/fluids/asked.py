@@ -77,17 +77,17 @@ class Asked:
         except Infeasible as error:
             raise UserError(f"infeasible: {error}") from None
 
-    def certificate(self, ensemble: Ensemble, config: FlowConfig) -> dict[str, np.ndarray]:
-        """How far each field is from each thing asked for, by the oracle, relative: name -> [S]."""
+    def certificate(self, ensemble: Ensemble, lengths: tuple[float, float]) -> dict[str, np.ndarray]:
+        """How far each field of a box is from each thing asked for, by the oracle, relative: name -> [S]."""
         omega = ensemble.vorticity.cpu().numpy()
         u, v = ensemble.velocity.cpu().numpy().swapaxes(0, 1)
         found: dict[str, np.ndarray] = {}
         if self.free:
-            found[FREE] = oracle.divergence(u, v, config.lengths)
-        curl = oracle.curl(u, v, config.lengths)
+            found[FREE] = oracle.divergence(u, v, lengths)
+        curl = oracle.curl(u, v, lengths)
         found["vorticity is the curl of u, v"] = _relative(curl - omega, np.abs(omega).max((1, 2)))
         if self.sensors:
-            off = oracle.misfit({"vorticity": omega, "u": u, "v": v}, self.sensors, config.lengths)
+            off = oracle.misfit({"vorticity": omega, "u": u, "v": v}, self.sensors, lengths)
             found[f"{len(self.sensors)} sensors"] = off.max(1)
         if self.energy is not None:
             found[f"energy={self.energy:g}"] = np.abs(oracle.energy(u, v) / self.energy - 1)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 import scidiff
 from scidiff import atomic
 from scidiff.errors import UserError, one_line
 from scidiff.fluids.ensemble import Ensemble
 from scidiff.fluids.model import FlowConfig
+from scidiff.fluids.spectral import Box
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,25 +26,38 @@ _NAMES = {"vorticity": "vorticity dv/dx - du/dy", "u": "velocity along x", "v": 
 
 def dataset(ensemble: Ensemble, config: FlowConfig, attributes: Mapping[str, Any]) -> xr.Dataset:
     """The ensemble over (realization, time, y, x), float64, one time."""
+    title = "Ensemble of two-dimensional incompressible flow"
+    told = {"title": title, **attributes}
+    return in_time(ensemble.vorticity[:, None], ensemble.velocity[:, None], torch.zeros(1), config.box, told)
+
+
+def in_time(vorticity: Tensor, velocity: Tensor, times: Tensor, box: Box, attributes: Mapping[str, Any]) -> xr.Dataset:
+    """Flows over (realization, time, y, x), float64.
+
+    Args:
+        vorticity: [S, T, H, W].
+        velocity: [S, T, 2, H, W].
+        times: [T].
+        box: where they are.
+        attributes: of the data set, a title among them.
+    """
     import xarray as xr
 
-    y, x = (axis.numpy() for axis in config.box.coordinates())
+    y, x = (axis.numpy() for axis in box.coordinates())
     coordinates = {
-        "realization": ("realization", np.arange(len(ensemble), dtype=np.int32), {"standard_name": "realization"}),
-        "time": ("time", np.zeros(1), {"long_name": "time", "units": "1", "axis": "T"}),
+        "realization": ("realization", np.arange(len(vorticity), dtype=np.int32), {"standard_name": "realization"}),
+        "time": ("time", times.double().numpy(), {"long_name": "time", "units": "1", "axis": "T"}),
         "y": ("y", y, {"long_name": "y, periodic", "units": "1", "axis": "Y"}),
         "x": ("x", x, {"long_name": "x, periodic", "units": "1", "axis": "X"}),
     }
-    values = {"vorticity": ensemble.vorticity, "u": ensemble.velocity[:, 0], "v": ensemble.velocity[:, 1]}
+    values = {"vorticity": vorticity, "u": velocity[:, :, 0], "v": velocity[:, :, 1]}
     variables = {
-        name: (DIMS, values[name].cpu().numpy()[:, None], {"long_name": told, "units": "1"})
-        for name, told in _NAMES.items()
+        name: (DIMS, values[name].cpu().numpy(), {"long_name": told, "units": "1"}) for name, told in _NAMES.items()
     }
     fixed = {
         "Conventions": "CF-1.11",
-        "title": "Ensemble of two-dimensional incompressible flow",
         "source": f"scidiff {scidiff.__version__}",
-        "comment": f"dimensionless; periodic over {config.lengths[0]:.10g} in y and {config.lengths[1]:.10g} in x",
+        "comment": f"dimensionless; periodic over {box.lengths[0]:.10g} in y and {box.lengths[1]:.10g} in x",
     }
     return xr.Dataset(variables, coordinates, {**fixed, **attributes})
 

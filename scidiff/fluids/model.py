@@ -14,6 +14,7 @@ from torch import Tensor
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.symmetries import symmetrised
 from scidiff.networks.unet import UNet
@@ -36,6 +37,7 @@ class FlowConfig:
         waves: of the force along y, which the network is shown as cos(n y) and sin(n y).
         widths, blocks: of the network.
         noise: of the reverse SDE that draws, chosen on trajectories that were watched.
+        viscosity, drag, force: of the flow; the force along x is `force` sin(n y).
     """
 
     shape: tuple[int, int]
@@ -45,11 +47,22 @@ class FlowConfig:
     widths: tuple[int, ...] = (64, 128, 128)
     blocks: int = 2
     noise: float = 10.0
+    viscosity: float = 0.005
+    drag: float = 0.1
+    force: float = 1.0
 
     @property
     def box(self) -> Box:
         """The periodic box, with spectral derivatives."""
         return Box(shape=self.shape, lengths=self.lengths)
+
+    @property
+    def equation(self) -> NavierStokes:
+        """What the flow obeys, on half as many points again along each axis, where all waves of a field are kept."""
+        height, width = self.shape
+        box = Box(shape=(height * 3 // 2, width * 3 // 2), lengths=self.lengths)
+        force = kolmogorov(box, waves=self.waves, amplitude=self.force)
+        return NavierStokes(box=box, viscosity=self.viscosity, drag=self.drag, forcing=force)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +102,13 @@ class FlowModel:
             seed: of the weights.
             card: the model card.
         """
-        y, _ = config.box.coordinates()
-        phase = (2 * torch.pi * config.waves / config.lengths[0] * y)[:, None].expand(config.shape)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             network = UNet(
                 leaf=LEAF,
                 inputs=2,
                 outputs=1,
-                maps=torch.stack([phase.cos(), phase.sin()]),
+                maps=force_waves(config.box, config.waves),
                 widths=config.widths,
                 blocks=config.blocks,
             )
@@ -148,8 +159,15 @@ class FlowModel:
 
 
 def packaged(name: str = "kolmogorov") -> Path:
-    """The folder of packaged weights: "kolmogorov" or "winds"."""
+    """The folder of packaged weights, such as "kolmogorov" or "winds"."""
     return Path(str(resources.files("scidiff.fluids").joinpath("weights", name)))
+
+
+def force_waves(box: Box, waves: int) -> Tensor:
+    """cos(n y) and sin(n y) of n waves along y, which a network is shown: [2, H, W]."""
+    y, _ = box.coordinates()
+    phase = (2 * torch.pi * waves / box.lengths[0] * y)[:, None].expand(box.shape)
+    return torch.stack([phase.cos(), phase.sin()])
 
 
 def prior_of(fields: Tensor) -> Stationary:

@@ -30,6 +30,7 @@ class Instrument:
         start, end: (y, x); a point's twice, a line's ends, an area's low and high corner.
         value: measured.
         name: for messages.
+        time: when, since the start.
     """
 
     kind: Literal["point", "line", "area"]
@@ -38,6 +39,7 @@ class Instrument:
     end: tuple[float, float]
     value: float
     name: str
+    time: float = 0.0
 
 
 def derivative(points: int, length: float, difference: str = "spectral") -> Fields:

@@ -29,8 +29,8 @@ _MOST = 4000
 ROUNDING = 1e-5
 
 
-def read_sensors(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
-    """The sensors of a file.
+def read_sensors(path: Path, config: FlowConfig, *, timed: bool = False) -> tuple[Instrument, ...]:
+    """The sensors of a file; if they are timed, a column (or variable) `time` says when, >= 0 since the start.
 
     CSV has a row for each: `x, y`, any of `vorticity, u, v` (an empty cell was not measured), and for means
     `x_end, y_end` and `kind` (point, line or area). NetCDF has the same as variables over one dimension, or fields over
@@ -40,7 +40,7 @@ def read_sensors(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
         UserError: what is wrong with it, in one line.
     """
     try:
-        rows = _netcdf(path, config) if path.suffix.lower() in _NETCDF else _csv(path)
+        rows = _netcdf(path, config, timed) if path.suffix.lower() in _NETCDF else _csv(path, timed)
     except OSError as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from None
     found = [tool for where, row in rows for tool in _instruments(where, row, config.box)]
@@ -49,7 +49,7 @@ def read_sensors(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
     if len(found) > _MOST:
         raise UserError(f"{path}: expected at most {_MOST:,} measured values, got {len(found):,}")
     refuse_twins(
-        ((one.kind, one.quantity, *(round(z, 9) for z in (*one.start, *one.end))), one) for one in found
+        ((one.kind, one.quantity, *(round(z, 9) for z in (*one.start, *one.end, one.time))), one) for one in found
     )  # fmt: skip
     return tuple(found)
 
@@ -66,7 +66,7 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
     if path.suffix.lower() not in _NETCDF:
         raise UserError(f"expected netCDF ({', '.join(_NETCDF)}) with a coarse field over (y, x), got {str(path)!r}")
     try:
-        held, names = _opened(path)
+        held, names = opened(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from None
     if any(held[name].dims != ("y", "x") for name in names):
@@ -86,7 +86,7 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
         axis: (torch.arange(cells, dtype=torch.float64) + 0.5) * side
         for axis, cells, side in zip("yx", shape, sides, strict=True)
     }
-    _refuse_other_places(path, held, centres, "cell centres")
+    refuse_other_places(path, held, centres, "cell centres")
     tools = []
     for where, row in _cells(path, held, names, centres):
         low = (row["y"] - sides[0] / 2, row["x"] - sides[1] / 2)
@@ -97,32 +97,38 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
 
 def facts(instruments: Sequence[Instrument], config: FlowConfig) -> Measured:
     """What the sensors say of the model's leaf; Infeasible names two that contradict each other."""
-    rows = torch.zeros(len(instruments), 1, *config.shape, dtype=torch.float64)
+    values = torch.tensor([tool.value for tool in instruments], dtype=torch.float64) / config.scale
+    names = tuple(tool.name for tool in instruments)
+    return Measured(leaf=LEAF, rows=seen(instruments, config)[:, None], values=values, names=names)
+
+
+def seen(instruments: Sequence[Instrument], config: FlowConfig) -> Tensor:
+    """What each instrument reads of a vorticity, as an inner product: float64 [M, H, W]."""
+    rows = torch.zeros(len(instruments), *config.shape, dtype=torch.float64)
     for kind in _KINDS:
         for quantity in QUANTITIES:
             at = [m for m, tool in enumerate(instruments) if (tool.kind, tool.quantity) == (kind, quantity)]
             if at:
-                rows[at, 0] = _rows(kind, quantity, [instruments[m] for m in at], config.box)
-    values = torch.tensor([tool.value for tool in instruments], dtype=torch.float64) / config.scale
-    return Measured(leaf=LEAF, rows=rows, values=values, names=tuple(tool.name for tool in instruments))
+                rows[at] = _rows(kind, quantity, [instruments[m] for m in at], config.box)
+    return rows
 
 
 def _rows(kind: str, quantity: str, tools: Sequence[Instrument], box: Box) -> Tensor:
     start = torch.tensor([tool.start for tool in tools], dtype=torch.float64)
     end = torch.tensor([tool.end for tool in tools], dtype=torch.float64)
     makers = {"line": functionals.lines, "area": functionals.areas}
-    seen = functionals.points(box, start) if kind == "point" else makers[kind](box, start, end)
+    read = functionals.points(box, start) if kind == "point" else makers[kind](box, start, end)
     if quantity == "vorticity":
-        return seen
-    none = torch.zeros_like(seen)
-    return functionals.through_vorticity(box, torch.stack([seen, none] if quantity == "u" else [none, seen], 1))
+        return read
+    none = torch.zeros_like(read)
+    return functionals.through_vorticity(box, torch.stack([read, none] if quantity == "u" else [none, read], 1))
 
 
-def _csv(path: Path) -> list[Row]:
-    return csv_rows(path, places=("x", "y"), optional=_PLACES[2:], quantities=QUANTITIES)
+def _csv(path: Path, timed: bool) -> list[Row]:
+    return csv_rows(path, places=("time",) * timed + ("x", "y"), optional=_PLACES[2:], quantities=QUANTITIES)
 
 
-def _opened(path: Path) -> tuple[xr.Dataset, list[str]]:
+def opened(path: Path) -> tuple[xr.Dataset, list[str]]:
     """A netCDF file, and which quantities it has."""
     import xarray as xr
 
@@ -138,16 +144,18 @@ def _opened(path: Path) -> tuple[xr.Dataset, list[str]]:
     return held, names
 
 
-def _netcdf(path: Path, config: FlowConfig) -> list[Row]:
-    held, names = _opened(path)
+def _netcdf(path: Path, config: FlowConfig, timed: bool) -> list[Row]:
+    held, names = opened(path)
     dims = held[names[0]].dims
-    if dims == ("y", "x"):
+    if dims == ("y", "x") and not timed:
         return _gridded(path, held, names, config)
     if len(dims) != 1 or any(held[name].dims != dims for name in (*names, "x", "y") if name in held):
-        raise UserError(f"{path}: expected {names[0]} over one dimension, or over (y, x), got {dims}")
-    if "x" not in held or "y" not in held:
-        raise UserError(f"{path}: expected the variables x and y, got {_listed(held)}")
-    wanted = [name for name in (*_PLACES, *QUANTITIES) if name in held]
+        other = "" if timed else ", or over (y, x)"
+        raise UserError(f"{path}: expected {names[0]} over one dimension{other}, got {dims}")
+    needed = ("time",) * timed + ("x", "y")
+    if not all(name in held for name in needed):
+        raise UserError(f"{path}: expected the variables {', '.join(needed)}, got {_listed(held)}")
+    wanted = [name for name in (*needed, *_PLACES[2:], *QUANTITIES) if name in held]
     count = held.sizes[dims[0]]
     return [(f"{path}, sensor {k}", {name: held[name].values[k] for name in wanted}) for k in range(count)]
 
@@ -160,11 +168,12 @@ def _gridded(path: Path, held: xr.Dataset, names: list[str], config: FlowConfig)
             f"got {shape[0]} x {shape[1]}"
         )
     places = dict(zip("yx", config.box.coordinates(), strict=True))
-    _refuse_other_places(path, held, places, "points")
+    refuse_other_places(path, held, places, "points")
     return _cells(path, held, names, places)
 
 
-def _refuse_other_places(path: Path, held: xr.Dataset, places: Mapping[str, Tensor], what: str) -> None:
+def refuse_other_places(path: Path, held: xr.Dataset, places: Mapping[str, Tensor], what: str) -> None:
+    """UserError if the coordinates x and y, where there are any, are not those that are known."""
     for axis, known in places.items():
         step = float(known[1] - known[0])
         if axis in held.coords and not bool(
@@ -210,6 +219,9 @@ def _instruments(where: str, row: Mapping[str, Any], box: Box) -> list[Instrumen
         raise UserError(f"{where}: expected x_end and y_end for a line or an area only, got a {kind} with {sum(ends)}")
     start = _place(where, row, ("y", "x"), box)
     end = start if kind == "point" else _place(where, row, ("y_end", "x_end"), box)
+    when = number(where, "time", row["time"]) if "time" in row else 0.0
+    if when < 0:
+        raise UserError(f"{where}: expected a time >= 0, since the start, got {when:g}")
     if kind == "area" and not (end[0] > start[0] and end[1] > start[1]):
         raise UserError(f"{where}: expected an area from a low corner to a higher one, got {start} to {end} (y, x)")
     return [
@@ -220,6 +232,7 @@ def _instruments(where: str, row: Mapping[str, Any], box: Box) -> list[Instrumen
             end=end,
             value=number(where, quantity, row[quantity]),
             name=f"{quantity} of {where}",
+            time=when,
         )
         for quantity in QUANTITIES
         if not empty(row.get(quantity))

@@ -103,11 +103,11 @@ class FieldBatches(ABC):
 
 
 class FlowBatches(FieldBatches):
-    """Vorticities [S, H, W] under the symmetries of a flow that is forced by n waves along y.
+    """Vorticities under the symmetries of a flow that is forced by n waves along y; those of one row move together.
 
     Args:
-        fields: [S, H, W].
-        leaf: name of the leaf, [B, 1, H, W].
+        fields: [S, H, W], or [S, C, H, W] for C vorticities a row.
+        leaf: name of the leaf, [B, C, H, W], C = 1 if there is one.
         waves: n.
         size: fields a batch.
         seed: of the order and of the symmetries.
@@ -116,17 +116,20 @@ class FlowBatches(FieldBatches):
     key, draws = "symmetry", 3
 
     def __init__(self, fields: Tensor, *, leaf: str, waves: int, size: int, seed: int = 0) -> None:
-        if fields.shape[1] % (2 * waves):
+        if fields.shape[-2] % (2 * waves):
             raise ValueError(f"expected fields of a multiple of {2 * waves} rows, got {fields.shape}")
         super().__init__(fields, leaf=leaf, size=size, seed=seed, told=f"{leaf} {waves} {size} {seed}")
-        self._waves, self._points = waves, fields.shape[1] // (2 * waves)
+        self._waves, self._points = waves, fields.shape[-2] // (2 * waves)
 
     def move(self, fields: Tensor, u: Tensor) -> Tensor:
-        """Shifted, turned and reflected, [B, H, W] -> [B, 1, H, W]."""
-        return moved(
-            fields,
+        """Shifted, turned and reflected, [B, H, W] or [B, C, H, W] -> [B, C, H, W]."""
+        channels = fields if fields.ndim == 4 else fields[:, None]
+        u = u.repeat_interleave(channels.shape[1], 0)
+        found = moved(
+            channels.flatten(0, 1),
             shift=(u[:, 0] * fields.shape[-1]).long(),
             turned=u[:, 1] < 0.5,
             half_waves=(u[:, 2] * 2 * self._waves).long(),
             points=self._points,
-        )[:, None]
+        )
+        return found.view_as(channels)

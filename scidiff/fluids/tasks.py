@@ -58,7 +58,7 @@ class FlowTask:
 
     def certificate(self, found: Ensemble) -> dict[str, np.ndarray]:
         """How far each field is from each thing asked for, relative: name -> [S]."""
-        return self.asked.certificate(found, self.model.config)
+        return self.asked.certificate(found, self.model.config.lengths)
 
     def dataset(self, found: Ensemble, attributes: Mapping[str, Any]) -> xr.Dataset:
         """The ensemble over (realization, time, y, x)."""

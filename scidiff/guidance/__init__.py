@@ -6,6 +6,7 @@
 |---|---|
 | a condition that the network was trained with | `CFG`, at half the cost and less exactly `ResidualCFG` |
 | a measurement y = A(x_0) + e, differentiable | `MMPS`; `PiGDM` if the data are white; `DPS` if A is far from linear |
+| the same where the data's covariance is known, A a simulation | `GaussNewton`, without gradients of the denoiser |
 | a classifier of noisy states | `ClassifierGuidance` |
 | a differentiable energy of the clean estimate | `EnergyGuidance` |
 | parts that are known | `known=` of the sampling loop, or `Inpaint` |
@@ -21,6 +22,7 @@ from __future__ import annotations
 from scidiff.guidance.classifier_free import CFG, ResidualCFG
 from scidiff.guidance.dps import DPS
 from scidiff.guidance.energy import ClassifierGuidance, EnergyGuidance
+from scidiff.guidance.gauss_newton import GaussNewton
 from scidiff.guidance.inpainting import Inpaint
 from scidiff.guidance.measurement import Measurement
 from scidiff.guidance.mmps import MMPS
@@ -36,6 +38,7 @@ __all__ = [
     "MMPS",
     "ClassifierGuidance",
     "EnergyGuidance",
+    "GaussNewton",
     "Inpaint",
     "Measurement",
     "PiGDM",

@@ -96,10 +96,7 @@ def linearise(
         return {leaf: outputs[leaf] for leaf in noisy}, outputs
 
     clean, pull, outputs = pullback(denoise, {leaf: x_t[leaf] for leaf in leaves})
-    predicted, transpose, _ = pullback(lambda state: (measurement.operator(state), {}), clean)
-
-    # A^T is linear, and the transpose of A^T is A: no forward-mode derivative is needed.
-    _, push, _ = pullback(lambda weights: (transpose(weights), {}), torch.zeros_like(predicted))
+    predicted, transpose, push = derivative(measurement.operator, clean)
 
     def covariance(direction: State) -> State:
         return tweedie_shift(leaves, pull(direction), t, layout)
@@ -113,6 +110,17 @@ def linearise(
         push=push,
         covariance=covariance,
     )
+
+
+def derivative(
+    operator: Callable[[State], Tensor], at: State
+) -> tuple[Tensor, Callable[[Tensor], State], Callable[[State], Tensor]]:
+    """An operator at a state: its value, its derivative's transpose, and the derivative."""
+    value, transpose, _ = pullback(lambda state: (operator(state), {}), at)
+
+    # The transpose is linear, and its own transpose is the derivative: no forward mode is needed.
+    _, push, _ = pullback(lambda weights: (transpose(weights), {}), torch.zeros_like(value))
+    return value, transpose, push
 
 
 def pullback(

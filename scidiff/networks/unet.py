@@ -3,7 +3,7 @@
 Two by two points become one cell of the first level (and at the end again points); each level halves the cells. The
 time sets a scale and a shift of each block (FiLM, Perez et al. 2018), the last convolution of a block starts at zero,
 and so does the answer. Static maps (a forcing, a mask, terrain) are read beside the field, and any size that the levels
-divide is.
+divide is. So is a context, fields of each sample that it is told: the state a step ago, a guess, another variable.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class UNet(nn.Module):
         leaf: the leaf that is denoised, read as [B, inputs, H, W]; H and W are multiples of 2^levels.
         inputs: channels read of the leaf.
         outputs: channels of the answer.
+        context: channels of the context, which is the condition, [B, context, H, W].
         maps: static maps [M, H, W], kept with the weights; None: none.
         widths: channels of each level, multiples of 8.
         blocks: of each level, on the way down.
@@ -69,17 +70,18 @@ class UNet(nn.Module):
         leaf: str,
         inputs: int,
         outputs: int,
+        context: int = 0,
         maps: Tensor | None = None,
         widths: tuple[int, ...] = (64, 128, 128),
         blocks: int = 2,
         convolution: type[Convolution] = Convolution,
     ) -> None:
         super().__init__()
-        self.leaf = leaf
+        self.leaf, self.context = leaf, context
         self.register_buffer("maps", torch.zeros(0, 1, 1) if maps is None else maps.float())
         level, block = 4 * widths[0], partial(Block, level=4 * widths[0], convolution=convolution)
         self.embed = nn.Sequential(nn.Linear(_TIMES, level), nn.SiLU(), nn.Linear(level, level), nn.SiLU())
-        self.enter = convolution(4 * (inputs + len(self.maps)), widths[0])
+        self.enter = convolution(4 * (inputs + context + len(self.maps)), widths[0])
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.narrow, self.widen = nn.ModuleList(), nn.ModuleList()
         for k, width in enumerate(widths):
@@ -94,6 +96,8 @@ class UNet(nn.Module):
     def forward(self, inputs: State, t: Tensor, layout: Layout, condition: object = None) -> State:
         """The raw output of the leaf, [B, outputs, H, W]."""
         x = inputs[self.leaf]
+        if self.context:
+            x = torch.cat([x, cast(Tensor, condition).to(x.dtype)], 1)
         maps = self.maps.to(x.dtype).expand(len(x), *self.maps.shape) if len(self.maps) else x[:, :0]
         level = self.embed(time_features(t, _TIMES).to(x.dtype))
         x = self.enter(F.pixel_unshuffle(torch.cat([x, maps], 1), 2).contiguous(memory_format=torch.channels_last))

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from scidiff import grids
 from scidiff.denoiser import Denoiser
-from scidiff.guidance import DPS, MMPS, EnergyGuidance, Measurement, PiGDM
+from scidiff.guidance import DPS, MMPS, EnergyGuidance, GaussNewton, Measurement, PiGDM
 from scidiff.noise import Noise
 from scidiff.processes.categorical import MaskedProcess
 from scidiff.processes.gaussian import ZeroMeanGaussianProcess
@@ -55,6 +55,57 @@ def test_mmps_is_the_posterior_mean_of_gaussian_data(schedule: Schedule) -> None
     assert (unguided - expected).abs().amax() > 0.5  # the test is not empty
     # sigma_t^2 / alpha_t = 1e3 .. 1e4 at VE's and EDM's largest noise loses that many digits of J
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-8)
+
+
+def root_of_posterior(level: Tensor) -> Callable[[Tensor], Tensor]:
+    """The symmetric root of Cov[x_0 | x_t] by sigma^2 / alpha^2."""
+    variance, axes = torch.linalg.eigh(torch.linalg.inv(torch.linalg.inv(COV) + torch.eye(D, dtype=F64) / level))
+    return lambda x: x @ (axes * variance.sqrt()) @ axes.T
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_gauss_newton_is_the_posterior_mean_of_gaussian_data(schedule: Schedule) -> None:
+    denoiser, processes = Exact(MEAN, COV, {"x": schedule}), {"x": gaussian(schedule)}
+    guided = GaussNewton(denoiser, processes, linear(), posterior=root_of_posterior, iterations=2 * D)
+    exact = Exact(*posterior(MEAN, COV, A, Y, R), {"x": schedule})
+    for time in TIMES:
+        t = time.expand(B)
+        x_t = {"x": noisy(schedule, t)}
+        torch.testing.assert_close(guided(x_t, t, LAYOUT)["x"], exact(x_t, t, LAYOUT)["x"], rtol=0, atol=1e-8)
+
+
+def test_gauss_newton_ends_where_the_slope_is_zero_and_never_climbs() -> None:
+    """Of |y - A(x)|^2 / (2 R) + |x - clean|^2 / 2 in the metric of V, A bent, one of its samples out of reach."""
+    schedule, t = VPLinear(), torch.full((B,), 0.4, dtype=F64)
+
+    def operator(state: State) -> Tensor:
+        plain = state["x"] @ A.T
+        seen = plain + torch.sin(plain) / 2
+        return torch.where((torch.arange(B) == 2)[:, None], torch.inf, seen)
+
+    denoiser, processes = Exact(MEAN, COV, {"x": schedule}), {"x": gaussian(schedule)}
+    measurement = Measurement(operator=operator, value=Y, variance=R)
+    x_t = {"x": noisy(schedule, t)}
+    clean = denoiser(x_t, t, LAYOUT)["x"]
+    alpha, sigma = schedule(t[0])
+    precision = torch.linalg.inv(COV) + (alpha / sigma) ** 2 * torch.eye(D, dtype=F64)
+
+    def total(x: Tensor) -> Tensor:
+        off = x - clean
+        return measurement.energy({"x": x}) + (off @ precision * off).sum(-1) / 2
+
+    before = total(clean)
+    for steps in (1, 2, 40):
+        guided = GaussNewton(
+            denoiser, processes, measurement, posterior=root_of_posterior, steps=steps, iterations=2 * D
+        )
+        x = guided(x_t, t, LAYOUT)["x"]
+        assert (total(x) <= before)[torch.arange(B) != 2].all()
+        before = total(x)
+    torch.testing.assert_close(x[2], clean[2])
+    reached = torch.arange(B) != 2
+    assert slope(total, x)[reached].abs().max() < 1e-3
+    assert (x - clean)[reached].abs().max() > 0.1
 
 
 def test_mmps_with_leaves_of_different_schedules() -> None:

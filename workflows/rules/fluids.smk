@@ -6,6 +6,7 @@ BENCHMARKS += ["fluids"] if config["fluids"]["reconstruction"] else []
 BENCHMARKS += ["wind_stations"] if config["fluids"]["winds"] else []
 BENCHMARKS += ["fluids_constraints"] if config["fluids"]["constraints"] else []
 BENCHMARKS += ["flow_equations"] if config["fluids"]["equations"] else []
+BENCHMARKS += ["flow_inversion"] if config["fluids"]["inversion"] else []
 
 
 FLUIDS = sorted(str(path) for path in Path("scidiff/fluids").rglob("*") if path.suffix in {".py", ".safetensors"})
@@ -79,3 +80,16 @@ rule flow_equations:
         out=RESULTS + "/flow_equations",
     shell:
         "{RUN} flow_equations --out {params.out} || {ACCEPT}"
+
+
+rule flow_inversion:
+    input:
+        "benchmarks/flow_inversion.py",
+        [] if QUICK else RESULTS + "/data/kolmogorov.json",
+        FLUIDS,
+    output:
+        RESULTS + "/flow_inversion/result.json",
+    params:
+        out=RESULTS + "/flow_inversion",
+    shell:
+        "{RUN} flow_inversion --out {params.out} || {ACCEPT}"

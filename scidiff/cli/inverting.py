@@ -1,0 +1,185 @@
+"""`scidiff fluids invert` and `assimilate`: how a flow began. `app` has them and the commands of `flow_time`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scidiff.cli.flow_time import Animation, Flows, Members, Wanted, app, finish
+from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Seed, check_device
+from scidiff.cli.progress import StatusLine
+from scidiff.cli.sharing import sharing
+from scidiff.errors import UserError
+
+if TYPE_CHECKING:
+    from scidiff.fluids.model import FlowModel
+    from scidiff.fluids.oracle import Instrument
+
+__all__ = ["app"]
+
+_LONGEST = 10.0
+
+_COMMON = """The weights know how such a flow may look, the equation (Kolmogorov flow at Reynolds number 200, unless
+--model says others) how it goes on: starts are drawn that lead, through the solver, to what was measured, within its
+noise. What the measured values do not tell differs among the members. Each is carried by the solver to all times and
+checked: its misfit, the mean square of what is off in units of the noise, must be one that a draw from the posterior
+has with a probability of 99.9 %.
+
+--out holds vorticity and velocity over (realization, time, y, x), float64, by the CF conventions. The same seed gives
+the same flows, however many are asked for.
+"""
+
+INVERT = f"""Find how a flow began from what it came to: sparse, noisy values of its state at one later time.
+
+SENSORS is a table or netCDF as for `fluids reconstruct`, measured --time after the start.
+
+{_COMMON}
+\b
+Examples:
+  scidiff fluids invert later.csv --time 0.6 --noise 0.2 --samples 8 --out start.nc
+
+\b
+Exit codes: 0 done; 2 the request cannot be carried out; 3 some flows do not hold what was measured (they are named);
+130 Ctrl-C (nothing is written).
+"""
+
+ASSIMILATE = f"""Find the flow behind a sequence of sparse, noisy values: an ensemble of trajectories.
+
+OBSERVATIONS is a table as for `fluids reconstruct` with a column time besides, >= 0 since the start, or netCDF with the
+same variables over one dimension. One window of time, as long as the flow remembers; trajectories may go on beyond it
+(--until), as forecasts.
+
+{_COMMON}
+\b
+Examples:
+  scidiff fluids assimilate buoys.csv --noise 0.2 --every 0.1 --samples 8 --out flow.nc --animation flow.gif
+  scidiff fluids assimilate buoys.csv --noise 0.2 --until 2 --every 0.2 --out flow.nc
+
+\b
+Exit codes: 0 done; 2 the request cannot be carried out; 3 some flows do not hold what was measured (they are named);
+130 Ctrl-C (nothing is written).
+"""
+
+Sensors = Annotated[Path, typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of the later state.")]
+Observed = Annotated[Path, typer.Argument(metavar="OBSERVATIONS", help="Table (.csv) or netCDF (.nc), with time.")]
+Noise = Annotated[float, typer.Option(help="Standard deviation of the noise of every value, in its unit.")]
+After = Annotated[float, typer.Option("--time", help="Of the measured state, since the start.")]
+Every = Annotated[float | None, typer.Option(help="Time from one field of --out to the next; default: a tenth of all.")]
+Until = Annotated[float | None, typer.Option(help="Last time of --out; default: the last one measured.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What both commands take."""
+
+    noise: Noise
+    samples: Members = 4
+    out: Out = None
+    animation: Animation = None
+    model: Model = "kolmogorov"
+    calls: Calls = None
+    seed: Seed = 0
+    device: Device = "cpu"
+    as_json: AsJson = False
+    progress: Progress = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """Files and account."""
+        return Wanted(out=self.out, animation=self.animation, as_json=self.as_json)
+
+    def weights(self) -> FlowModel:
+        """Of the model; UserError for what cannot be written or computed, before any work starts."""
+        from scidiff.fluids.model import FlowModel
+        from scidiff.fluids.tasks import load
+
+        self.wanted.check()
+        check_device(self.device)
+        if not 0 < self.noise < float("inf"):
+            raise UserError(f"--noise: expected a number > 0, got {self.noise:g}")
+        weights = load(self.model, device=self.device)
+        if not isinstance(weights, FlowModel):
+            raise UserError(f"--model: expected weights of a periodic flow, got {self.model!r}, of winds")
+        return weights
+
+
+@app.command(help=INVERT)
+@sharing(Options)
+def invert(sensors: Sensors, *, after: After, options: Options) -> None:
+    """See `INVERT`."""
+    weights = options.weights()
+    from scidiff.fluids.sensors import read_sensors
+
+    if not 0 < after <= _LONGEST:
+        raise UserError(f"--time: expected a time in (0, {_LONGEST:g}], got {after:g}")
+    tools = [replace(tool, time=after) for tool in read_sensors(sensors, weights.config)]
+    _run(weights, tools, [0.0, after], options)
+
+
+@app.command(help=ASSIMILATE)
+@sharing(Options)
+def assimilate(observations: Observed, *, every: Every = None, until: Until = None, options: Options) -> None:
+    """See `ASSIMILATE`."""
+    weights = options.weights()
+    from scidiff.fluids.sensors import read_sensors
+
+    tools = read_sensors(observations, weights.config, timed=True)
+    last = max(tool.time for tool in tools)
+    until = last if until is None else until
+    if not 0 < last <= until <= _LONGEST:
+        raise UserError(
+            f"{observations}: expected a last time in (0, {_LONGEST:g}] and no later --until than that, got "
+            f"{last:g} and {until:g}"
+        )
+    every = until / 10 if every is None else every
+    if not until / 1000 <= every <= until:
+        raise UserError(f"--every: expected a thousandth of {until:g} to the whole of it, got {every:g}")
+    count = round(until / every)
+    if abs(count * every - until) > 1e-6 * until:
+        raise UserError(f"--every: expected a whole part of {until:g}, got {every:g}")
+    _run(weights, tools, [until * k / count for k in range(count + 1)], options)
+
+
+def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float], options: Options) -> None:
+    """Draw starts, carry them to all times, certify, write."""
+    import torch
+
+    from scidiff.fluids import inversion
+
+    began, config = time.monotonic(), weights.config
+    observed = inversion.Observations.of(tools, config, options.noise)
+    calls = options.calls or inversion.CALLS
+    start = inversion.starts(
+        weights, observed, samples=options.samples, seed=options.seed, calls=calls, progress=_shown(options.progress)
+    )
+    try:
+        flow = inversion.trajectories(config.equation, start, times)
+        misfit, _ = inversion.held(observed, config.equation, start)
+    except FloatingPointError as error:
+        raise UserError(f"the flows that were drawn are too fast for the solver: {error}") from None
+    account = {"measured": len(tools), "noise": options.noise, "calls": calls, "seed": options.seed}
+    finish(
+        Flows(vorticity=flow, times=torch.tensor(times, dtype=torch.float64), box=config.box),
+        {"misfit": (misfit, observed.bound() / len(tools))},
+        account,
+        options.wanted,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _shown(wanted: bool | None) -> Callable[[int, int], None]:
+    """Says how many flows are drawn."""
+    line = StatusLine(wanted)
+
+    def show(done: int, total: int) -> None:
+        if done == total:
+            line.clear()
+        elif line.due():
+            line.show(f"flow {done} of {total}")
+
+    return show

@@ -1,0 +1,196 @@
+"""`scidiff fluids rollout`, `invert` and `assimilate`: flows in time, and one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+from typer.testing import CliRunner
+
+from scidiff.cli.main import app
+from scidiff.fluids.inversion import evolved
+from scidiff.fluids.model import FlowConfig, FlowModel
+from scidiff.fluids.spectral import Box
+from scidiff.fluids.transition import Linear, TransitionConfig, TransitionModel
+from scidiff.processes.stationary import Stationary
+
+BOX = Box(shape=(16, 16))
+SIZES = FlowConfig(shape=(16, 16), lengths=BOX.lengths, scale=2.0, waves=2, widths=(8,), blocks=1, viscosity=0.05)
+
+
+def _spectrum() -> torch.Tensor:
+    variance = 6.0 / (1 + BOX.shells().double()) ** 3
+    variance[0, 0] = variance[8] = variance[:, 8] = 0
+    return variance[None]
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory) -> Path:
+    """Weights of a Gaussian field: the network answers 0."""
+    folder = tmp_path_factory.mktemp("weights") / "flow"
+    FlowModel.create(SIZES, Stationary(mean=torch.zeros(1, 16, 16), variance=_spectrum())).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory) -> Path:
+    """Weights of a step of a linear flow."""
+    folder = tmp_path_factory.mktemp("weights") / "step"
+    linear = Linear(carried=torch.full((16, 9), 0.9), mean=torch.zeros(1, 16, 16), spectrum=_spectrum(), change=0.3)
+    sizes = TransitionConfig(
+        shape=(16, 16), lengths=BOX.lengths, scale=2.0, waves=2, interval=0.5, change=0.3, error=0.1,
+        widths=(8,), blocks=1,
+    )  # fmt: skip
+    TransitionModel.create(sizes, linear).save(folder)
+    return folder
+
+
+def truth() -> torch.Tensor:
+    """A start of the flow: float64 [16, 16]."""
+    white = torch.randn(16, 16, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    return 2 * torch.fft.irfft2(torch.fft.rfft2(white) * _spectrum()[0].sqrt())
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["fluids", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    if code:
+        assert len(result.stderr.strip().splitlines()) == 1
+    return result.stdout if code == 0 else result.stderr.strip()
+
+
+def grid(values: dict[str, np.ndarray], dims: tuple[str, ...] = ("y", "x")) -> xr.Dataset:
+    return xr.Dataset({name: (dims, value) for name, value in values.items()})
+
+
+def test_a_rollout_starts_where_it_is_told_and_moves(tmp_path, steps) -> None:
+    path, out, picture = tmp_path / "now.nc", tmp_path / "later.nc", tmp_path / "a.gif"
+    first = np.stack([truth().numpy(), -truth().numpy()])
+    velocity = BOX.velocity(torch.from_numpy(first)).numpy()
+    four = ("realization", "time", "y", "x")
+    grid({"u": velocity[:, None, 0], "v": velocity[:, None, 1]}, four).to_netcdf(path)
+    told = json.loads(
+        run(
+            "rollout", path, "--model", steps, "--steps", 3, "--samples", 3, "--out", out, "--animation", picture,
+            "--json", "--seed", 5,
+        )
+    )  # fmt: skip
+    assert (told["samples"], told["certified"], told["steps"], told["interval"], told["calls"]) == (3, 3, 3, 0.5, 6)
+    with xr.open_dataset(out) as found:
+        assert found["vorticity"].dims == four
+        assert found["time"].values.tolist() == [0, 0.5, 1, 1.5]
+        assert found.attrs["Conventions"].startswith("CF-")
+        omega = found["vorticity"].values
+        np.testing.assert_allclose(omega[:, 0], first[[0, 1, 0]], atol=1e-5)
+    assert np.abs(omega[0, 1:] - omega[2, 1:]).max(axis=(1, 2)).min() > 0.1
+    with Image.open(picture) as moving:
+        assert moving.n_frames == 4
+    few = tmp_path / "few.nc"
+    run("rollout", path, "--model", steps, "--steps", 2, "--samples", 1, "--out", few, "--seed", 5)
+    with xr.open_dataset(few) as found:
+        np.testing.assert_array_equal(found["vorticity"].values, omega[:1, :3])
+
+
+def test_what_is_wrong_with_a_start_is_one_line(tmp_path, steps, flows) -> None:
+    path, out = tmp_path / "now.nc", tmp_path / "later.nc"
+    field = truth().numpy()
+    gap = field.copy()
+    gap[2, 5] = np.nan
+    for dataset, message in (
+        (grid({"vorticity": gap}), "expected vorticity at every point, got none at y=2 x=5"),
+        (grid({"vorticity": field + 1}), "expected vorticity without a mean over the box, got one of 1"),
+        (grid({"vorticity": field[:8]}), "on 16 x 16 points, got 8 x 16"),
+        (grid({"u": field}), "expected vorticity, or both u and v, got u alone"),
+        (grid({"u": field, "v": field}), "expected a velocity without divergence"),
+        (grid({"vorticity": field}, ("x", "y")), "expected vorticity over"),
+        (grid({"speed": field}), "expected one of the variables vorticity, u, v"),
+    ):
+        dataset.to_netcdf(path)
+        said = run("rollout", path, "--model", steps, "--out", out, code=2)
+        assert message in said
+    grid({"vorticity": field}).to_netcdf(path)
+    assert "expected weights of a step in time" in run("rollout", path, "--model", flows, "--out", out, code=2)
+    assert "--animation: expected a file name ending in .gif" in run(
+        "rollout", path, "--model", steps, "--animation", "a.mp4", code=2
+    )
+    assert "expected at least one of --out, --animation" in run("rollout", path, "--model", steps, code=2)
+    assert "cannot read" in run("rollout", tmp_path / "none.nc", "--model", steps, "--out", out, code=2)
+    assert not out.exists()
+
+
+def _table(times: list[float], noise: float, *, timed: bool) -> str:
+    """Vorticity at 80 points of the flow at each time, with noise."""
+    source = torch.Generator().manual_seed(9)
+    lines = ["time,x,y,vorticity" if timed else "x,y,vorticity"]
+    for time, field in zip(times, evolved(SIZES.equation, truth()[None], times), strict=True):
+        at = torch.randperm(256, generator=source)[:80]
+        seen = field.flatten()[at] + noise * torch.randn(80, generator=source, dtype=torch.float64)
+        step = 2 * np.pi / 16
+        for k, value in zip(at.tolist(), seen.tolist(), strict=True):
+            place = f"{k % 16 * step:.12g},{k // 16 * step:.12g},{value:.9g}"
+            lines.append(f"{time},{place}" if timed else place)
+    return "\n".join(lines) + "\n"
+
+
+def test_a_start_is_found_from_what_it_led_to(tmp_path, flows) -> None:
+    table, out = tmp_path / "later.csv", tmp_path / "start.nc"
+    table.write_text(_table([0.04], 0.05, timed=False))
+    arguments = ["invert", table, "--time", 0.04, "--noise", 0.05, "--model", flows, "--calls", 2]
+    told = json.loads(run(*arguments, "--samples", 3, "--out", out, "--json"))
+    assert (told["samples"], told["certified"], told["measured"]) == (3, 3, 80)
+    with xr.open_dataset(out) as found:
+        omega = found["vorticity"].values
+        assert found["time"].values.tolist() == [0, 0.04]
+    wanted = truth().numpy()
+    assert np.linalg.norm(omega[:, 0].mean(0) - wanted) < 0.7 * np.linalg.norm(wanted)
+    np.testing.assert_allclose(omega[1, 1], evolved(SIZES.equation, torch.from_numpy(omega[1:2, 0]), [0.04])[0][0])
+    few = tmp_path / "few.nc"
+    run(*arguments, "--samples", 1, "--out", few)
+    with xr.open_dataset(few) as found:
+        np.testing.assert_array_equal(found["vorticity"].values, omega[:1])
+
+
+def test_trajectories_follow_their_observations(tmp_path, flows) -> None:
+    table, out = tmp_path / "seen.csv", tmp_path / "flow.nc"
+    table.write_text(_table([0.0, 0.04], 0.05, timed=True))
+    arguments = ["assimilate", table, "--noise", 0.05, "--model", flows, "--calls", 2, "--samples", 2]
+    told = json.loads(run(*arguments, "--until", 0.08, "--every", 0.04, "--out", out, "--json"))
+    assert (told["certified"], told["measured"]) == (2, 160)
+    with xr.open_dataset(out) as found:
+        np.testing.assert_allclose(found["time"].values, [0, 0.04, 0.08])
+        last = found["vorticity"].values[:, -1].mean(0)
+    wanted = evolved(SIZES.equation, truth()[None], [0.08])[0][0].numpy()
+    assert np.linalg.norm(last - wanted) < 0.4 * np.linalg.norm(wanted)
+    table.write_text(_table([0.0, 0.04], 3.0, timed=True))  # far noisier than is said
+    said = CliRunner().invoke(app, ["fluids", *map(str, [*arguments, "--json"])])
+    assert said.exit_code == 3
+    assert "not certified: trajectories 0, 1" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("invert", "x,y,vorticity\n1,1,3\n", ["--time", 0.3, "--noise", 0], "--noise: expected a number > 0, got 0"),
+        ("invert", "x,y,vorticity\n1,1,3\n", ["--time", 20, "--noise", 1], r"--time: expected a time in \(0, 10\]"),
+        ("invert", "time,x,y,u\n0,1,1,3\n", ["--time", 1, "--noise", 1], "expected columns out of x, y.*got 'time'"),
+        ("assimilate", "x,y,vorticity\n1,1,3\n", ["--noise", 1], "expected the columns time, x, y and one of"),
+        ("assimilate", "time,x,y,vorticity\n-1,1,1,3\n", ["--noise", 1], "line 2: expected a time >= 0"),
+        ("assimilate", "time,x,y,vorticity\n0,1,1,3\n", ["--noise", 1], r"expected a last time in \(0, 10\]"),
+        ("assimilate", "time,x,y,u\n1,1,1,3\n1,1,1,4\n", ["--noise", 1], "line 3 .4. contradicts u of .*line 2"),
+        ("assimilate", "time,x,y,u\n1,1,1,3\n", ["--noise", 1, "--every", 0.3], "--every: expected a whole part of 1"),
+        ("assimilate", "time,x,y,u\n1,1,1,3\n", ["--noise", 1, "--until", 0.5], "got 1 and 0.5"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_observations_is_one_line(tmp_path, flows, case) -> None:
+    command, text, more, message = case
+    table, out = tmp_path / "seen.csv", tmp_path / "out.nc"
+    table.write_text(text)
+    said = run(command, table, *more, "--model", flows, "--out", out, code=2)
+    assert re.search(message, said), said
+    assert not out.exists()
