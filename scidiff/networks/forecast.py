@@ -3,9 +3,11 @@ r"""A network that forecasts a whole horizon at once: a guess step by step, and 
     outlook = encode(known)                        what is known of each step: once a series
     output  = forward(noisy horizon, t, outlook)   once a draw and call, among the few patches of the horizon
 
-The first half moves and scales a base forecast, from which it starts. It reads every step by itself with the same
-weights, so that a single series has as many examples as steps. The second half works in the coordinates that the first
-makes (`coordinates`), and tells what steps have in common. The patches are as in PatchTST (Nie et al. 2023).
+The first half moves and scales a base forecast, from which it starts. It reads every step of every variable by itself
+with the same weights, so that a single series has as many examples as steps; several variables are told apart by a
+learned embedding. The second half works in the coordinates that the first makes (`coordinates`), and tells what steps
+and variables have in common: a token is a patch of one variable, as in PatchTST (Nie et al. 2023), and all tokens
+attend to each other. So the order of the variables says nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ _BOUND = 2.0  # on the logarithm of what a scale is multiplied by
 Known = Mapping[str, Tensor]
 """What is known of S series of V variables, and of the H steps that follow:
 
-    recent [S, R]        of the last steps before the origin
-    ahead [S, H, F]      of each step: its calendar, covariates, what stood seasons before
+    recent [S, V, R]     of the last steps before the origin
+    ahead [S, V, H, F]   of each step: its calendar, covariates, what stood seasons before
     base [S, H, V]       the base forecast
     spread [S, H, V]     how far it is usually off, > 0
 """
@@ -39,20 +41,15 @@ class Outlook(Coordinates):
     """What the denoiser is told about S series, beside location and scale.
 
     Attributes:
-        about: [S, patches, width], what is known of each patch of the horizon.
+        about: [S, V patches, width], what is known of each patch of the horizon, variable by variable.
     """
 
     about: Tensor
 
 
 def patched(x: Tensor, size: int) -> Tensor:
-    """Runs of `size` steps as one token, zeros before the first step: [S, T, C] -> [S, ceil(T / size), size C]."""
-    return F.pad(x, (0, 0, -x.shape[1] % size, 0)).unflatten(1, (-1, size)).flatten(2)
-
-
-def unpatched(x: Tensor, size: int, length: int) -> Tensor:
-    """The inverse of `patched`: [S, patches, size C] -> [S, length, C]."""
-    return x.unflatten(2, (size, -1)).flatten(1, 2)[:, x.shape[1] * size - length :]
+    """Runs of `size` steps as one token, zeros before the first step: [..., T, C] -> [..., ceil(T / size), size C]."""
+    return F.pad(x, (0, 0, -x.shape[-2] % size, 0)).unflatten(-2, (-1, size)).flatten(-2)
 
 
 class ForecastNetwork(nn.Module):
@@ -61,8 +58,8 @@ class ForecastNetwork(nn.Module):
     Args:
         leaf: the leaf that is denoised, [S * draws, H, V].
         variables: V.
-        recent: R, of what came last.
-        features: F, of a step.
+        recent: R, of what came last of a variable.
+        features: F, of a step of a variable.
         horizon: H.
         hidden: width of the encoder.
         width: features of a token of the denoiser.
@@ -84,37 +81,49 @@ class ForecastNetwork(nn.Module):
         heads: int = 4,
     ):
         super().__init__()
-        self.leaf, self.width, self.heads, self.horizon = leaf, width, heads, horizon
+        self.leaf, self.variables, self.width, self.heads, self.horizon = leaf, variables, width, heads, horizon
         self.size = -(-horizon // -(-horizon // PATCH))  # of a patch: as equal as can be
         self.recent = nn.Linear(recent, hidden)
-        self.ahead = nn.Linear(2 * variables + features, hidden, bias=False)
+        self.ahead = nn.Linear(2 + features, hidden, bias=False)
         self.mix = nn.Linear(hidden, hidden)
-        self.guess = nn.Linear(hidden, 2 * variables)
+        self.guess = nn.Linear(hidden, 2)
         self.project = nn.Linear(hidden * self.size, width)
-        self.noisy = nn.Linear(variables * self.size, width)
+        self.noisy = nn.Linear(self.size, width)
         self.condition = nn.Sequential(nn.Linear(64, width), nn.SiLU())
         self.modulate = nn.Linear(width, 6 * width)
         self.denoiser = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.out = nn.Linear(width, variables * self.size)
+        self.out = nn.Linear(width, self.size)
         for layer in (self.guess, self.modulate, self.out):  # the first output is 0, the first guess the base
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        if variables > 1:
+            self.variable = nn.Parameter(0.5 * torch.randn(variables, hidden))
 
     def encode(self, known: Known) -> Outlook:
         """What the denoiser is told: once a series."""
-        base, spread = known["base"], known["spread"]
-        ahead = torch.cat([base.asinh(), spread.log(), known["ahead"]], dim=-1)
-        x = F.silu(self.ahead(ahead) + self.recent(known["recent"]).unsqueeze(1))
+        base, spread = known["base"].transpose(1, 2), known["spread"].transpose(1, 2)
+        ahead = torch.cat([base.asinh().unsqueeze(3), spread.log().unsqueeze(3), known["ahead"]], dim=3)
+        recent = self.recent(known["recent"])
+        if self.variables > 1:
+            recent = recent + self.variable
+        x = F.silu(self.ahead(ahead) + recent.unsqueeze(2))
         x = F.silu(self.mix(x))
-        shift, wider = self.guess(x).chunk(2, dim=-1)
+        shift, wider = self.guess(x).unbind(-1)
         scale = spread * torch.exp(_BOUND * torch.tanh(wider / _BOUND))
-        return Outlook(location=base + spread * shift, scale=scale, about=self.project(patched(x, self.size)))
+        return Outlook(
+            location=(base + spread * shift).transpose(1, 2),
+            scale=scale.transpose(1, 2),
+            about=self.project(patched(x, self.size)).flatten(1, 2),
+        )
 
     def forward(self, inputs: State, t: Tensor, layout: Layout, condition: Outlook) -> State:
         """Raw output [S * draws, H, V] of a noisy horizon of this shape at times t [S * draws]."""
-        x = self.noisy(patched(inputs[self.leaf], self.size)) + condition.about.repeat_interleave(condition.draws, 0)
+        noisy = patched(inputs[self.leaf].transpose(1, 2).unsqueeze(3), self.size)
+        x = self.noisy(noisy).flatten(1, 2) + condition.about.repeat_interleave(condition.draws, 0)
         modulation = self.modulate(self.condition(time_features(t, 64))).unflatten(-1, (6, -1))
-        cos, sin = rotary(x.shape[1], self.width // self.heads, device=x.device)
+        angles = rotary(noisy.shape[2], self.width // self.heads, device=x.device)
+        cos, sin = (one.repeat(self.variables, 1) for one in angles)
         for block in self.denoiser:
             x = block(x, modulation, cos, sin)
-        return {self.leaf: unpatched(self.out(F.rms_norm(x, x.shape[-1:])), self.size, self.horizon).float()}
+        out = self.out(F.rms_norm(x, x.shape[-1:])).unflatten(1, (self.variables, -1)).flatten(2)
+        return {self.leaf: out[:, :, -self.horizon :].transpose(1, 2).float()}

@@ -36,11 +36,12 @@ from scidiff.training.loop import train
 WINDOWS = 20_000  # to learn from, at most
 _NUMBERS = 10_000_000  # held in them, at most
 HELD = 0.15  # the last part of the origins of each series, which is judged by
-_JUDGED = 512  # windows, at most
+_JUDGED = 512  # windows, at most; so many at once of one variable
 _CHECKS = 30  # in the time there is
 _PATIENCE = 15  # checks without a better one: enough
 _MOST_STEPS = 1500
-_SIZE = 64  # windows a step
+_SIZE = 64  # windows a step; fewer of several variables, each of which is an example
+_FEWEST = 16
 _LOOK_BACK = 48  # steps of a context where seasons ask for fewer
 _YEARS = 2 * 365.25 * 86_400.0  # seconds of history from which the time of year can be learned
 _FAR = 30.0  # scales: targets farther out count as if they stood there
@@ -169,7 +170,7 @@ def _again(
 
 def _batches(model: ForecastModel, windows: Horizons, seed: int) -> DenseBatches:
     data = _data(model, windows)
-    size = min(_SIZE, len(data.target))
+    size = min(max(_SIZE // model.config.apart, _FEWEST), len(data.target))
     return DenseBatches({LEAF: data.target}, size=size, condition=data.known, masks={LEAF: data.mask}, seed=seed)
 
 
@@ -278,10 +279,12 @@ class _Judge:
         """Mean CRPS of the first guess of the held-out windows, in units of their contexts."""
         device = next(denoiser.parameters()).device
         network = cast(ForecastNetwork | RecurrentNetwork, cast(NetworkDenoiser, denoiser).network)
-        outlook = network.encode({name: value.to(device) for name, value in self.data.known.items()})
-        mask = self.data.mask.to(device)
-        found = crps_normal(self.data.target.to(device), outlook.location, outlook.scale)
-        return float((found * mask).double().sum() / mask.sum().clamp(min=1))
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for part in torch.arange(len(self.data.target)).split(max(_JUDGED // self.model.config.apart, 1)):
+            outlook = network.encode({name: value[part].to(device) for name, value in self.data.known.items()})
+            found = crps_normal(self.data.target[part].to(device), outlook.location, outlook.scale)
+            total += (found * self.data.mask[part].to(device)).double().sum()
+        return float(total) / max(int(self.data.mask.sum()), 1)
 
     def seconds_of_a_step(self, batch: Batch) -> float:
         """How long a step of training takes here, roughly."""

@@ -26,12 +26,12 @@ from scidiff.schedules import Cosine
 from scidiff.solvers import Plan, recommended
 from scidiff.state import Layout
 from scidiff.timeseries import lags
-from scidiff.timeseries.base import Base, scaled
+from scidiff.timeseries.base import Base, Scaled, scaled
 from scidiff.timeseries.batches import LEAF
 from scidiff.timeseries.covariates import NONE, Covariates
 from scidiff.timeseries.frequency import FEATURES, WEEKLY
 from scidiff.timeseries.horizons import Horizons
-from scidiff.timeseries.panel import Floats
+from scidiff.timeseries.panel import Floats, Ints
 
 TILE = 50  # draws of one series that are computed together, whatever is asked for
 STEP_TILE = 100  # the same, of a network that draws step by step
@@ -83,10 +83,15 @@ class ForecastConfig:
         return min(self.context, RECENT)
 
     @property
+    def apart(self) -> int:
+        """How many times the network reads a window: each variable by itself, or all as one."""
+        return 1 if self.network == "recurrent" else len(self.variables)
+
+    @property
     def features(self) -> int:
         """How many features there are of a step to come, beside the base forecast."""
         told = self.covariates
-        lagged = lags.count(self.context, self.horizon, self.seasons) * (len(self.variables) + told.told)
+        lagged = lags.count(self.context, self.horizon, self.seasons) * (len(self.variables) // self.apart + told.told)
         return 2 * WAVES + self.calendar + told.ahead + lagged + len(told.static)
 
     @classmethod
@@ -161,7 +166,7 @@ def _network(config: ForecastConfig) -> nn.Module:
         return RecurrentNetwork(leaf=LEAF, told=told, **sizes)
     if config.network != "patches":
         raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {config.network!r}")
-    recent = config.recent * (2 * len(config.variables) + told)
+    recent = config.recent * (2 + told)
     shape = {"horizon": config.horizon, "width": config.width, "depth": config.depth, "heads": config.heads}
     return ForecastNetwork(leaf=LEAF, recent=recent, **shape, **sizes)
 
@@ -169,17 +174,33 @@ def _network(config: ForecastConfig) -> nn.Module:
 def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
     """What the network is told of windows: `networks.forecast.Known`.
 
+    For the recurrent network `recent` and `ahead` have no axis V: it reads all variables as one.
+
     Args:
         model: its configuration and its base forecast.
         windows: N of them; nothing is read from their targets.
     """
     config, base = model.config, model.base
     context = scaled(windows.context, base.season)
-    guess = base(context)
-    told = np.nan_to_num(windows.told)
-    values = [np.arcsinh(np.nan_to_num(context.values)), ~np.isnan(context.values), told]
-    recent = np.concatenate([part[:, -config.recent :] for part in values], axis=2)
-    rows = np.concatenate([np.arcsinh(context.filled), told], axis=2)
+    each = np.split(np.arange(len(config.variables)), config.apart)
+    parts = [_told(config, windows, context, chosen) for chosen in each]
+    recent, ahead = (np.stack(part, axis=1) for part in zip(*parts, strict=True))
+    if config.network == "recurrent":
+        recent, ahead = recent[:, 0], ahead[:, 0]
+    return {
+        "recent": torch.from_numpy(recent),
+        "ahead": torch.from_numpy(ahead),
+        "base": torch.from_numpy(base(context)).float(),
+        "spread": torch.from_numpy(base.spreads(context)).float(),
+    }
+
+
+def _told(config: ForecastConfig, windows: Horizons, context: Scaled, chosen: Ints) -> tuple[np.ndarray, np.ndarray]:
+    """`recent` [N, R] and `ahead` [N, H, F] of some variables, float32."""
+    values, filled, told = context.values[..., chosen], context.filled[..., chosen], np.nan_to_num(windows.told)
+    seen = [np.arcsinh(np.nan_to_num(values)), ~np.isnan(values), told]
+    recent = np.concatenate([part[:, -config.recent :] for part in seen], axis=2)
+    rows = np.concatenate([np.arcsinh(filled), told], axis=2)
     calendar, covariates = np.split(np.nan_to_num(windows.ahead), [FEATURES], axis=2)
     ahead = [
         np.broadcast_to(_waves(config.horizon), (len(windows), config.horizon, 2 * WAVES)),
@@ -188,12 +209,7 @@ def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
         lags.earlier(rows, config.horizon, config.seasons),
         np.broadcast_to(windows.facts[:, None], (len(windows), config.horizon, windows.facts.shape[1])),
     ]
-    return {
-        "recent": torch.from_numpy(recent.reshape(len(windows), -1)).float(),
-        "ahead": torch.from_numpy(np.concatenate(ahead, axis=2)).float(),
-        "base": torch.from_numpy(guess).float(),
-        "spread": torch.from_numpy(base.spreads(context)).float(),
-    }
+    return recent.reshape(len(windows), -1).astype(np.float32), np.concatenate(ahead, axis=2).astype(np.float32)
 
 
 def _waves(horizon: int) -> Floats:
