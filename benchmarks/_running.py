@@ -52,9 +52,9 @@ def say(text: str) -> None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval by Student's t; NaN half-width for a single value."""
+    """Mean and half-width of its 95 % interval by Student's t; half-width NaN for a single value, or where one is NaN."""
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(values) < 2 or not math.isfinite(mean):
         return mean, math.nan
     return mean, float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 

@@ -7,15 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scidiff.molecules.census import Census
 from scidiff.molecules.contradictions import alternatives, clash
 from scidiff.molecules.edges import ends
 from scidiff.molecules.enforcement import ONLY, Enforcement
-from scidiff.molecules.histograms import BINS, training_histograms
 from scidiff.molecules.language import Expression
 from scidiff.molecules.parsing import parse_all
 from scidiff.molecules.planning import PILOT, Choice
 from scidiff.molecules.scores import SCORED
-from scidiff.molecules.where import Condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +25,8 @@ class Term:
         text: its spelling.
         enforced: `exact`, `exact without ring labels`, `exact as whole fragments`, `in part`, `certification, and draws
             lean towards it (METHOD)` or `certification only`.
-        training: about the share of MOSES training molecules that meet it, from the shipped histograms; None if there
-            is none for it.
+        training: about the share of the model's training molecules that meet it, of those in its census; None if their
+            properties do not say.
     """
 
     text: str
@@ -108,7 +107,10 @@ def explain(where: Sequence[str], *, model: str | Path | None = None) -> Explana
     choice = given.planned(terms, PILOT)
     possible = given.length_probabilities.nonzero().flatten().tolist()
     return Explanation(
-        terms=tuple(Term(text=t.text, enforced=_enforced(t, enforcement, choice), training=_share(t)) for t in terms),
+        terms=tuple(
+            Term(text=t.text, enforced=_enforced(t, enforcement, choice), training=_share(t, generator.model.census))
+            for t in terms
+        ),
         counters=dict(enforcement.features.caps) if enforcement.counter is not None else {},
         dropped=enforcement.dropped,
         states=given.pair.states if enforcement.parts else enforcement.states,
@@ -128,10 +130,8 @@ def _enforced(term: Expression, enforcement: Enforcement, choice: Choice) -> str
     return f"certification, and draws lean towards it ({choice.method})" if leans and decided == ONLY else decided
 
 
-def _share(term: Expression) -> float | None:
-    """The share of training molecules whose bin of the histogram has its middle where the condition holds."""
-    if not isinstance(term, Condition) or term.property not in training_histograms():
+def _share(term: Expression, census: Census | None) -> float | None:
+    """The share of training molecules that meet a term; None where their properties do not say."""
+    if census is None or not census.says([term]):
         return None
-    counts, (first, width, _) = training_histograms()[term.property].counts, BINS[term.property]
-    met = sum(n for k, n in enumerate(counts) if term.violation(first + (k + 0.5) * width) == 0.0)
-    return met / sum(counts)
+    return float(census.meets([term]).double().mean())

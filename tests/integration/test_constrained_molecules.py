@@ -85,11 +85,18 @@ def test_explain_says_how_each_term_is_enforced(folder: Path) -> None:
     ]
     assert found["counters"] == {"N": 3, "rings": 2, "labels": 1}
     assert 0 < found["feasible"] < 1
-    assert found["terms"][3]["training"] == pytest.approx(0.75, abs=0.2)
+    assert found["terms"][3]["training"] is None
     assert found["method"] == "exact"
     shown = run("explain", text, "--model", folder).stdout
     assert "certification only" in shown
     assert "--method exact: this model has no census" in shown
+
+
+@pytest.mark.parametrize(("text", "share"), [("qed >= 0.94", 0.017), ("logp <= 0", 0.013)])
+def test_explain_says_how_many_training_molecules_meet_a_term_also_where_few_do(text: str, share: float) -> None:
+    found = json.loads(run("explain", text, "--json").stdout)
+    assert found["terms"][0]["training"] == pytest.approx(share, abs=0.003)
+    assert f"about {found['terms'][0]['training']:.2g} of the training molecules" in found["why"]
     rare = json.loads(run("explain", "tpsa >= 125 and logp <= 0", "--json").stdout)
     assert rare["method"] == "steer"
     assert "0.0007" in rare["why"]
