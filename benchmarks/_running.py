@@ -52,7 +52,7 @@ def say(text: str) -> None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval by Student's t; half-width NaN for a single value, or where one is NaN."""
+    """Mean and half-width of its 95 % interval by Student's t; the half-width of one value, or beside a NaN, is NaN."""
     mean = statistics.fmean(values)
     if len(values) < 2 or not math.isfinite(mean):
         return mean, math.nan

@@ -107,7 +107,8 @@ def by_projection(model: FragmentModel, terms: Sequence[Expression]) -> ByProjec
         raise UserError(_nothing_said("project", SCORED, terms))
     device, lengths = _device(model), _lengths(model, terms)
     low, high = low[asked].float().to(device), high[asked].float().to(device)
-    if model.head is not None and model.head.needed(model.scores, asked):
+    # what sums say well they say at half the cost, with slopes that have nothing to learn
+    if model.head is not None and model.scores.say_little(model.head.unit, asked):
         expected = Expected(head=model.head, asked=asked.to(device))
         return ByProjection(properties=expected, low=low, high=high, lengths=lengths)
     table, intercept, left = model.scores.table, model.scores.intercept[asked].float().to(device), model.scores.left

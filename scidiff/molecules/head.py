@@ -31,7 +31,6 @@ from scidiff.networks.transformer import Block, rotary
 
 FOLDER = "head"
 _LEAST = 0.01  # the least spread, in units
-_POOR = 0.7  # of a property's standard deviation left by sums: an R^2 below 0.5
 _PLACES = 8.0  # about as many a molecule has
 
 
@@ -109,13 +108,6 @@ class PropertyHead(nn.Module):
         about = torch.cat([added, (sums - self.centre) / self.unit, variance / self.unit.square()], 1)
         shift, log_spread = self.out(self.read(about)).split(count, -1)
         return sums + self.unit * shift, self.unit * (log_spread.exp() + _LEAST)
-
-    def needed(self, scores: Scores, asked: Tensor) -> bool:
-        """Whether sums say too little of a property that is asked for, of `SCORED` by number.
-
-        What sums say well they say at half the cost, with slopes that have nothing to learn.
-        """
-        return scores.left is not None and bool((scores.left > _POOR * self.unit.to(scores.left))[asked].any())
 
     def save(self, folder: Path, vocabulary: Vocabulary, card: Mapping[str, Any]) -> None:
         """Write it into the folder `head` beside the weights; matrices in half precision."""

@@ -32,6 +32,7 @@ SCORED = ("qed", "logp", "mw", "sa", "tpsa", "hbd", "hba", "rotatable_bonds", "r
 TENSORS, CARD = "scores.safetensors", "scores.json"
 _ELEMENTS = ("C", "N", "O", "S", "F", "Cl", "Br")
 _PENALTY, _SHARED_PENALTY = 3.0, 0.01
+_POOR = 0.7  # of a property's standard deviation left by sums: an R^2 below 0.5
 _TESTED = 0.1  # share of the molecules that R^2 is measured on
 
 
@@ -51,6 +52,15 @@ class Scores:
     intercept: Tensor
     card: Mapping[str, Any]
     left: Tensor | None = None
+
+    def say_little(self, spread: Tensor, asked: Tensor) -> bool:
+        """Whether they leave more than half of the variance of a property that is asked for.
+
+        Args:
+            spread: standard deviation of each property, [P].
+            asked: which of them, by number or bool [P].
+        """
+        return self.left is not None and bool((self.left > _POOR * spread.to(self.left))[asked].any())
 
     @classmethod
     def fit(cls, vocabulary: Vocabulary, classes: np.ndarray, values: np.ndarray, *, source: str) -> Scores:

@@ -238,3 +238,15 @@ def test_the_planner_goes_by_what_the_census_says(
         assert choose(able, None, parse_all(texts), num=few).method == "exact"
     unknown = choose(replace(able, census=None), None, parse_all(["tpsa >= 120"]))
     assert unknown.method == "exact"
+
+
+@pytest.mark.parametrize(
+    ("share_left", "told", "method"), [(0.9, True, "guide"), (0.5, True, "steer"), (0.9, False, "steer")]
+)
+def test_what_sums_say_little_of_the_model_is_told(census: Census, share_left: float, told: bool, method: str) -> None:
+    plain, count = model(SMALL, (0, 0, 1)), len(SCORED)
+    left = share_left * census.values.std(0)
+    scores = Scores(table=torch.zeros(len(SMALL), count), intercept=torch.zeros(count), card={}, left=left)
+    config = replace(plain.config, edges={"tpsa": (60.0, 100.0)} if told else {})
+    able = replace(plain, config=config, census=census, scores=scores)
+    assert choose(able, None, parse_all(["tpsa >= 120"]), num=1000).method == method
