@@ -28,6 +28,23 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return found
 
 
+def of_geometries(*, minutes: float, seed: int, **settings: Any) -> TrainingConfig:
+    """Settings of an equivariant network that learns from geometries; `settings` are its own."""
+    return TrainingConfig(
+        max_minutes=minutes,
+        optimiser="muon",
+        learning_rate=2e-3,
+        muon_learning_rate=4e-3,
+        not_hidden=("*embed*", "*modulat*", "*condition*", "*head*", "*pair_out*", "*vector_mix*"),
+        schedule="stable",
+        warmup_steps=50,
+        precision="bfloat16",
+        seed=seed,
+        log_seconds=30,
+        **settings,
+    )
+
+
 def account(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:
     """What a model's card tells of its training."""
     return {

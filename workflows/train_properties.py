@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
-from _training import account, parser, run
+from _training import account, of_geometries, parser, run
 from qm9 import fetch
 
 from scidiff.molecules.quantum import QUANTUM, halves, quantum_values
@@ -49,20 +49,12 @@ def arguments() -> argparse.Namespace:
 
 def recipe(*, minutes: float, seed: int) -> TrainingConfig:
     """The settings of the shipped weights."""
-    return TrainingConfig(
-        max_minutes=minutes,
-        optimiser="muon",
-        learning_rate=2e-3,
-        muon_learning_rate=4e-3,
-        not_hidden=("*embed*", "*modulat*", "*condition*", "*head*", "*pair_out*", "*vector_mix*"),
-        schedule="stable",
-        decay_fraction=0.4,
-        warmup_steps=50,
-        ema_decay=0.995,
-        precision="bfloat16",
+    return of_geometries(
+        minutes=minutes,
         seed=seed,
+        decay_fraction=0.4,
+        ema_decay=0.995,
         checkpoint_minutes=3,
-        log_seconds=30,
         validate_every=1500,
     )
 

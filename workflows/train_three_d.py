@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
-from _training import account, parser, run
+from _training import account, of_geometries, parser, run
 from qm9 import fetch
 
 from scidiff.molecules.three_d.batches import LEAF, ConformerBatches, Conformers, Encoded, condition_of, encode_cached
@@ -44,20 +44,12 @@ def arguments() -> argparse.Namespace:
 
 def recipe(*, minutes: float, seed: int) -> TrainingConfig:
     """The settings of the shipped weights."""
-    return TrainingConfig(
-        max_minutes=minutes,
-        optimiser="muon",
-        learning_rate=2e-3,
-        muon_learning_rate=4e-3,
-        not_hidden=("*embed*", "*modulat*", "*condition*", "*head*", "*pair_out*", "*vector_mix*"),
-        schedule="stable",
-        decay_fraction=0.3,
-        warmup_steps=50,
-        ema_decay=0.998,
-        precision="bfloat16",
+    return of_geometries(
+        minutes=minutes,
         seed=seed,
+        decay_fraction=0.3,
+        ema_decay=0.998,
         checkpoint_minutes=4,
-        log_seconds=30,
         validate_every=800,
     )
 

@@ -214,12 +214,7 @@ def geometries(
     from scidiff.cli.progress import StatusLine
     from scidiff.molecules.three_d import estimator
     from scidiff.molecules.three_d.asked import Asked
-    from scidiff.molecules.three_d.generated import (
-        fragments_of_small_molecules,
-        numbers,
-        with_geometries,
-        write,
-    )
+    from scidiff.molecules.three_d.generated import fragments_of_small_molecules, numbers, with_geometries, write
     from scidiff.molecules.three_d.model import load
     from scidiff.molecules.three_d.rules import PLACED, parse
 
@@ -254,9 +249,8 @@ def geometries(
             account = {**generation.as_dict(), "geometries": found.as_dict(), "out": out if found.certified else None}
             typer.echo(json.dumps(account | ({} if asked is None else {"towards": asked.as_dict()}), indent=1))
         lines = [generation.summary(), f"geometries: {found.summary()}", *([] if asked is None else asked.lines())]
+        lines += [f"{one.text} (index {one.number}) has no geometry: {one.reason}" for one in found.refused[:SHOWN]]
         typer.echo("\n".join(lines), err=True)
-        for one in found.refused[:SHOWN]:
-            typer.echo(f"{one.text} (index {one.number}) has no geometry: {one.reason}", err=True)
         return found.certified < generation.requested
 
     return fragments, finish

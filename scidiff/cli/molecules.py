@@ -170,8 +170,7 @@ def generate(
     with held_back():
         from scidiff.cli.progress import StatusLine
         from scidiff.molecules import certified
-    out = _destination(out, report, as_json)
-    kind = _check_outputs(out, format_, report)
+    kind = _check_outputs(out := _destination(out, report, as_json), format_, report)
     line, interrupted = StatusLine(progress), False
     try:
         line.begin("loading the model")

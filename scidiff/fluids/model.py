@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.fresh import fresh
 from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.symmetries import symmetrised
@@ -102,23 +104,21 @@ class FlowModel:
             seed: of the weights.
             card: the model card.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % 2**63)
-            network = UNet(
-                leaf=LEAF,
-                inputs=2,
-                outputs=1,
-                maps=force_waves(config.box, config.waves),
-                widths=config.widths,
-                blocks=config.blocks,
-            )
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        make = partial(
+            UNet,
+            leaf=LEAF,
+            inputs=2,
+            outputs=1,
+            maps=force_waves(config.box, config.waves),
+            widths=config.widths,
+            blocks=config.blocks,
+        )
         process = GaussianProcess(schedule=Cosine(), parametrisation=prior)
         return cls(
             config=config,
             prior=prior,
             covariance=covariance or Covariance.stationary(prior.variance[0], config.shape[1]),
-            denoiser=NetworkDenoiser(network, {LEAF: process}).eval(),
+            denoiser=NetworkDenoiser(fresh(make, seed), {LEAF: process}).eval(),
             card=card or {},
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
+from scidiff.fluids.fresh import fresh
 from scidiff.fluids.model import force_waves, prior_of
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.symmetries import FlowBatches
@@ -121,22 +123,20 @@ class TransitionModel:
         cls, config: TransitionConfig, linear: Linear, *, seed: int = 0, card: Mapping[str, Any] | None = None
     ) -> TransitionModel:
         """A model with fresh weights, which draws the Gaussian field r whatever it is told."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % 2**63)
-            network = UNet(
-                leaf=LEAF,
-                inputs=1,
-                outputs=1,
-                context=3,
-                maps=force_waves(config.box, config.waves),
-                widths=config.widths,
-                blocks=config.blocks,
-            )
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        make = partial(
+            UNet,
+            leaf=LEAF,
+            inputs=1,
+            outputs=1,
+            context=3,
+            maps=force_waves(config.box, config.waves),
+            widths=config.widths,
+            blocks=config.blocks,
+        )
         process = ColouredGaussianProcess(
             schedule=Cosine(), parametrisation=EDM(sigma_data=1.0), variance=linear.spectrum
         )
-        denoiser = NetworkDenoiser(network, {LEAF: process}).eval()
+        denoiser = NetworkDenoiser(fresh(make, seed), {LEAF: process}).eval()
         return cls(config=config, linear=linear, denoiser=denoiser, card=card or {})
 
     @property

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from scidiff.denoiser import NetworkDenoiser
 from scidiff.fluids.blended import Blended
 from scidiff.fluids.correlated import Correlated
 from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.fresh import fresh
 from scidiff.networks.zonal import ZonalUNet
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
@@ -147,17 +149,15 @@ class WindModel:
         factors, floor = covariance
         whole = factors @ factors.mH + torch.diag_embed(floor[:, None].expand(-1, factors.shape[1]))
         known = Covariance.from_matrices(whole, config.shape[1])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % 2**63)
-            network = ZonalUNet(
-                leaf=LEAF,
-                components=2,
-                kinds=2,
-                maps=_maps(config, climatology),
-                widths=config.widths,
-                blocks=config.blocks,
-            )
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        make = partial(
+            ZonalUNet,
+            leaf=LEAF,
+            components=2,
+            kinds=2,
+            maps=_maps(config, climatology),
+            widths=config.widths,
+            blocks=config.blocks,
+        )
         process = GaussianProcess(schedule=Cosine(), parametrisation=Correlated(covariance=known))
         return cls(
             config=config,
@@ -168,7 +168,7 @@ class WindModel:
             covariance=Blended(
                 base=replace(known, variance=(1 - SHARE) * known.variance), patterns=math.sqrt(SHARE) * eofs.double()
             ),
-            denoiser=NetworkDenoiser(network, {LEAF: process}).eval(),
+            denoiser=NetworkDenoiser(fresh(make, seed), {LEAF: process}).eval(),
             card=card or {},
         )
 
