@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -117,15 +120,10 @@ def stream_text(path: Path, dialect: Dialect, *, block: int | None = None) -> It
     """A table in pieces of about `block` bytes, all cells as text. Errors as for `read_text`."""
     names = header(path, dialect)
     try:
-        with open_bytes(path) as stream:
+        with _arrow_stream(path, dialect) as stream:
             reader = arrow_csv.open_csv(
                 stream,
-                read_options=arrow_csv.ReadOptions(
-                    block_size=block or _BLOCK,
-                    encoding="utf-8" if dialect.encoding == "utf-8-sig" else dialect.encoding,
-                    column_names=names,
-                    skip_rows=1,
-                ),
+                read_options=arrow_csv.ReadOptions(block_size=block or _BLOCK, column_names=names, skip_rows=1),
                 parse_options=arrow_csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=False),
                 convert_options=arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False, check_utf8=True
@@ -138,6 +136,28 @@ def stream_text(path: Path, dialect: Dialect, *, block: int | None = None) -> It
         raise UserError(_malformed(path, dialect, error)) from None
     except (OSError, EOFError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from None
+
+
+@contextmanager
+def _arrow_stream(path: Path, dialect: Dialect) -> Iterator[pa.NativeFile]:
+    """A text table in UTF-8, as a file of Arrow's own.
+
+    Arrow's threads still read ahead while Python ends, after an error say; one that needs Python then aborts the process.
+    """
+    if dialect.encoding in ("utf-8", "utf-8-sig"):
+        with pa.input_stream(str(path), compression="gzip" if dialect.compressed else None) as stream:
+            yield stream
+        return
+    with tempfile.TemporaryDirectory(prefix="scidiff-") as folder:
+        held = Path(folder) / "table.csv"
+        with (
+            open_bytes(path) as came,
+            io.TextIOWrapper(came, encoding=dialect.encoding, newline="") as text,
+            held.open("w", encoding="utf-8", newline="") as file,
+        ):
+            shutil.copyfileobj(text, file)
+        with pa.input_stream(str(held), compression=None) as stream:
+            yield stream
 
 
 def _as_text(kind: pa.DataType) -> pd.ArrowDtype:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pytest
 
 from scidiff.errors import UserError
@@ -357,6 +359,17 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(
     assert not memory.fits_in_memory(path)
     assert "read it by patients" in problem(path)
     assert sum(map(len, stream_panels(path))) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_threads_of_arrow_never_wait_for_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    """Those that read ahead when a command ends with an error would else abort it."""
+    given: list[object] = []
+    opened = arrow_csv.open_csv
+    monkeypatch.setattr(arrow_csv, "open_csv", lambda stream, **rest: (given.append(stream), opened(stream, **rest))[1])
+    held = read_panel(put(tmp_path, LONG.encode(encoding)), Options(encoding=encoding))
+    same(held, read_panel(put(tmp_path, LONG, "utf-8.csv")))
+    assert all(isinstance(one, pa.NativeFile) and not isinstance(one, pa.PythonFile) for one in given)
 
 
 def test_a_million_rows_take_seconds(tmp_path: Path) -> None:
