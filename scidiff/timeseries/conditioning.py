@@ -137,27 +137,34 @@ def _inside(found: Floats, restriction: Restriction, variance: Floats) -> Floats
     return padded[:, before:].numpy()
 
 
+def _leaves(column: int, rules: ForecastRules, future: Future) -> list[int]:
+    """The columns in [S V] that the hierarchy adds up to one; itself if it has no parts."""
+    for _, _, (top, *parts) in nodes(rules, future):
+        if top == column:
+            return [leaf for part in parts for leaf in _leaves(part, rules, future)]
+    return [column]
+
+
 def _rounded(x: Floats, rules: ForecastRules, future: Future) -> Floats:
     """Whole numbers, [K, H, S V]: of the leaves of the hierarchy, from which its totals are added up.
 
-    floor(x + 1/2) keeps whole bounds, orders, monotony and rates. Cells of a total are rounded along their running
-    sum, which keeps the total; each is then the whole number below or above.
+    floor(x + 1/2) keeps whole bounds, orders, monotony and rates. Cells of a total, those of one leaf after those of
+    another, are rounded along their running sum, which keeps the total; each is then the whole number below or above.
     """
     x, width = x.copy(), len(future.variables)
     columns = [s * width + future.variables.index(name) for s in range(len(future.series)) for name in rules.integers]
     down = np.floor(x[:, :, columns] + 0.5)
     exact = x.copy()
     x[:, :, columns] = down
-    for total in rules.totals:
-        if total.variable not in rules.integers:
-            continue
-        for s in about(total, future):
-            value, steps = amount(total, future, s)
-            if abs(value - round(value)) > 1e-9 * max(abs(value), 1.0):
-                raise UserError(f"rules contradict each other: {total.variable} whole, and its total {value:g}")
-            column = s * width + future.variables.index(total.variable)
-            up_to = np.floor(np.cumsum(exact[:, steps, column], axis=1) + 0.5)
-            x[:, steps, column] = np.diff(up_to, axis=1, prepend=0.0)
+    told = [(total, s) for total in rules.totals if total.variable in rules.integers for s in about(total, future)]
+    leaves = [_leaves(s * width + future.variables.index(total.variable), rules, future) for total, s in told]
+    for own, (total, s) in sorted(zip(leaves, told, strict=True), key=lambda pair: len(pair[0])):
+        value, steps = amount(total, rules, future, s)
+        if abs(value - round(value)) > 1e-9 * max(abs(value), 1.0):
+            raise UserError(f"rules contradict each other: {total.variable} whole, and its total {value:g}")
+        cells = exact[:, steps, own].swapaxes(1, 2)
+        up_to = np.floor(np.cumsum(cells.reshape(len(x), -1), axis=1) + 0.5)
+        x[:, steps, own] = np.diff(up_to, axis=1, prepend=0.0).reshape(cells.shape).swapaxes(1, 2)
     for given in rules.known:
         told = [value for value in given.values if value is not None and value != round(value)]
         if given.variable in rules.integers and told:

@@ -173,13 +173,21 @@ def whole(rules: ForecastRules) -> ForecastRules:
     return ForecastRules.parse({**rules.model_dump(), "bounds": bounds}, "integers")
 
 
-def amount(total: Total, future: Future, s: int) -> tuple[float, slice]:
-    """What a total of series s comes to, and its steps."""
+def amount(total: Total, rules: ForecastRules, future: Future, s: int) -> tuple[float, slice]:
+    """What a total of series s comes to, and its steps.
+
+    A factor that is meant of each series comes, of a series with parts, to what theirs add up to, since the expected
+    values of series that are drawn apart do not; of a whole variable to the nearest whole number.
+    """
     steps = slice(total.first - 1, total.last or future.horizon)
     if total.amount is not None:
         return total.amount, steps
+    parts = rules.hierarchy.get(future.series[s], ()) if total.series is None else ()
+    if parts and rules.over_series(future.series):
+        return sum(amount(total, rules, future, future.series.index(part))[0] for part in parts), steps
     v = future.variables.index(total.variable)
-    return float(total.factor or 0.0) * float(future.expected[s, steps, v].sum()), steps
+    value = float(total.factor or 0.0) * float(future.expected[s, steps, v].sum())
+    return float(round(value)) if total.variable in rules.integers else value, steps
 
 
 def named(total: Total, value: float, steps: slice) -> str:
@@ -208,13 +216,14 @@ def all_terms(rules: ForecastRules, future: Future) -> Iterator[Term]:
             for step, value in enumerate(given.values, 1):
                 if value is not None:
                     rule = f"{given.variable} == {value:g} at step {step}"
-                    yield _equal([future.cell(step, s, v)], [1.0], value, rule)
+                    cell = [future.cell(step, s, v)]
+                    yield _moved(_equal(cell, [1.0], value, rule), cell, future, s)
     for total in rules.totals:
         v = future.variables.index(total.variable)
         for s in about(total, future):
-            value, steps = amount(total, future, s)
+            value, steps = amount(total, rules, future, s)
             cells = [future.cell(step + 1, s, v) for step in range(steps.start, steps.stop)]
-            yield _equal(cells, [1.0] * len(cells), value, named(total, value, steps))
+            yield _moved(_equal(cells, [1.0] * len(cells), value, named(total, value, steps)), cells, future, s)
     for top, parts, columns in nodes(rules, future):
         rule = f"{top} == {' + '.join(parts)}"
         for step in range(1, 1 + future.horizon):
@@ -236,9 +245,9 @@ def nodes(rules: ForecastRules, future: Future) -> Iterator[tuple[str, tuple[str
                 yield top, parts, [s * width + place for place in places]
 
 
-def _moved(term: Term, cells: tuple[int, ...], future: Future, s: int) -> Term:
+def _moved(term: Term, cells: Sequence[int], future: Future, s: int) -> Term:
     rule = term.rule if len(future.series) == 1 else f"{future.series[s]}: {term.rule}"
-    return Term(cells=cells, coefficients=term.coefficients, bound=term.bound, equality=term.equality, rule=rule)
+    return replace(term, cells=tuple(cells), rule=rule)
 
 
 def _equal(cells: Sequence[int], coefficients: Sequence[float], bound: float, rule: str) -> Term:

@@ -60,7 +60,7 @@ def _found(draws: Floats, rules: ForecastRules, future: Future) -> Iterator[Foun
             yield f"{given.variable} as known", future.series[s], np.abs(x - told[~np.isnan(told)]), size
     for total in rules.totals:
         for s in about(total, future):
-            value, steps = amount(total, future, s)
+            value, steps = amount(total, rules, future, s)
             x = draws[s, :, steps, place[total.variable]]
             size = np.abs(x).sum(1, keepdims=True) + abs(value)
             yield named(total, value, steps), future.series[s], np.abs(x.sum(1, keepdims=True) - value), size

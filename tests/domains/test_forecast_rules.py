@@ -129,6 +129,22 @@ def test_whole_numbers_keep_totals_bounds_and_monotony() -> None:
         keep_rules(draws, rules(integers=["x"], totals=[{"variable": "x", "amount": 100.5}]), told)
 
 
+@pytest.mark.parametrize("integers", [(), ("x",)])
+def test_a_factor_of_every_series_of_a_hierarchy_keeps_its_sums(integers: tuple[str, ...]) -> None:
+    """Of series that are drawn apart the expected values do not add up, and ten per cent more is no whole number."""
+    draws = gaussian(PILOT, series=5) * np.array([4.3, 2.1, 1.9, 1, 1.2])[:, None, None, None]
+    stated = rules(hierarchy=TREE, integers=integers, totals=[{"variable": "x", "factor": 1.1}])
+    told = future(draws, *NAMES)
+    found = keep_rules(draws, stated, told)
+    assert not any(one.draws for one in judge(found, stated, told).values())
+    over = found[..., 0].sum(2).mean(1) / told.expected[..., 0].sum(1)
+    np.testing.assert_allclose(over[[2, 3, 4]], 1.1, atol=5e-3)
+    only = rules(hierarchy=TREE, integers=integers, totals=[{"variable": "x", "factor": 1.1, "series": "T"}])
+    found = keep_rules(draws, only, told)
+    assert not any(one.draws for one in judge(found, only, told).values())
+    assert found[0].sum(1).mean() / told.expected[0].sum() == pytest.approx(1.1, abs=2e-3)
+
+
 def test_the_oracle_catches_what_is_planted() -> None:
     draws = np.full((3, 2, 6, 1), 4.0)
     draws[0] = 8.0
@@ -178,6 +194,10 @@ def test_rules_that_cannot_be_meant_are_refused(stated: dict[str, object], said:
 
 
 def test_rules_that_contradict_each_other_are_named() -> None:
+    several = gaussian(PILOT, series=3)
+    told = [{"variable": "x", "amount": size, "series": name} for name, size in (("T", 90), ("A", 60), ("B", 40))]
+    with pytest.raises(UserError, match=r"T: x of steps 1 to 6 == 90 and A: x of steps 1 to 6 == 60 and B: x of"):
+        keep_rules(several, rules(hierarchy={"T": ["A", "B"]}, totals=told), future(several, "T", "A", "B"))
     draws = gaussian(PILOT)
     known = [{"variable": "x", "values": [None, 50.0]}]
     with pytest.raises(UserError, match=r"contradict each other: x <= 40 and x == 50 at step 2$"):
