@@ -58,6 +58,28 @@ def check_writable(path: str | Path) -> None:
         raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
+def check_folder(path: str | Path, mark: str) -> None:
+    """Try, before any work starts, whether a folder can be made at this place, or one of the same kind replaced.
+
+    Args:
+        path: of the folder.
+        mark: the file that every folder of this kind holds.
+
+    Raises:
+        UserError: a file is there, or a folder of something else, or it cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"cannot write {path}: expected a folder or nothing there, got a file")
+        if path.is_dir() and any(path.iterdir()) and not (path / mark).exists():
+            raise UserError(f"cannot write {path}: expected a new folder or one with {mark}, got one with other files")
+        above = next(one for one in path.absolute().parents if one.exists())
+        check_writable(above / path.name if not path.exists() else path / mark)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace one file by UTF-8 text."""
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -117,7 +117,12 @@ def _digest(config: Mapping[str, Any]) -> str:
 
 
 def save(folder: Path, weights: Weights) -> None:
-    """Write weights to a folder of safetensors and one record, replaced together."""
+    """Write weights to a folder of safetensors and one record, replaced together.
+
+    Raises:
+        UserError: something else is there.
+    """
+    atomic.check_folder(folder, RECORD)
     with atomic.folder(folder) as temporary:
         files = {name: write_tensors(temporary / name, group) for name, group in _shards(weights.tensors).items()}
         record = {"files": files, "config": weights.config, "config_sha256": _digest(weights.config)}

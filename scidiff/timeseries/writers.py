@@ -87,7 +87,7 @@ def write_store(dataset: xr.Dataset, path: str | Path) -> None:
     Raises:
         UserError: the package is missing, a full disk, or a place that cannot be written.
     """
-    check_store()
+    check_store(path)
     try:
         with atomic.folder(Path(path)) as place:
             dataset.to_zarr(place, mode="w", zarr_format=2)  # version 3 has no texts yet
@@ -95,8 +95,9 @@ def write_store(dataset: xr.Dataset, path: str | Path) -> None:
         raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
-def check_store() -> None:
-    """UserError without the package zarr."""
+def check_store(path: str | Path) -> None:
+    """UserError if a store cannot be written there, or the package zarr is missing."""
+    atomic.check_folder(path, ".zgroup")
     if find_spec("zarr") is None:
         raise UserError("expected the package zarr, to write .zarr, got none: pip install zarr")
 
