@@ -40,6 +40,7 @@ from scidiff.cli.tables import (
     Decimal,
     Delimiter,
     Device,
+    Duplicates,
     Encoding,
     File,
     Id,
@@ -48,6 +49,7 @@ from scidiff.cli.tables import (
     Seed,
     Static,
     Time,
+    Unsorted,
 )
 from scidiff.errors import UserError
 
@@ -108,6 +110,8 @@ def backtest(
     seed: Seed = 0,
     steps: Steps = 6,
     device: Device = "cpu",
+    duplicates: Duplicates = "refuse",
+    unsorted: Unsorted = "refuse",
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     decimal: Decimal = ".",

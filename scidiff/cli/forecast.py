@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from scidiff.atomic import check_writable
+from scidiff.atomic import check_folder, check_writable
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.tables import (
     AsJson,
     Decimal,
     Delimiter,
     Device,
+    Duplicates,
     Encoding,
     File,
     Id,
@@ -27,6 +28,7 @@ from scidiff.cli.tables import (
     Seed,
     Static,
     Time,
+    Unsorted,
 )
 from scidiff.cli.tables import names as listed
 from scidiff.errors import UserError
@@ -144,6 +146,8 @@ def forecast(
     seed: Seed = 0,
     steps: Steps = 6,
     device: Device = "cpu",
+    duplicates: Duplicates = "refuse",
+    unsorted: Unsorted = "refuse",
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     decimal: Decimal = ".",
@@ -152,10 +156,13 @@ def forecast(
 ) -> None:
     """See `FORECAST`."""
     from scidiff.timeseries import filling
+    from scidiff.weights import RECORD
 
     began = time.monotonic()
     out = _place(out, report, as_json=as_json)
     levels = filling.levels(quantiles)
+    if save is not None:
+        check_folder(save, RECORD)
     forecaster = forecaster_of(context)
     forecaster.constraints = rules_of(constraints, scenario)
     trained = not hasattr(forecaster, "model_")
@@ -245,7 +252,7 @@ def _place(out: str | None, report: Path | None, *, as_json: bool) -> str | None
     if out is None:
         return None if as_json or report is not None else "-"
     if out.lower().endswith(STORE):
-        check_store()
+        check_store(out)
     elif out != "-":
         format_of(out)
         check_writable(out)
@@ -340,7 +347,7 @@ def panel_of(context: typer.Context, forecaster: DiffusionForecaster) -> Panel:
         id=given["id_"],
         time=given["time_"],
         variables=forecaster.columns(),
-        **{name: given[name] for name in ("delimiter", "encoding", "decimal")},
+        **{name: given[name] for name in ("duplicates", "unsorted", "delimiter", "encoding", "decimal")},
     )
     return read(given["file"], options, given["static"])
 

@@ -104,7 +104,7 @@ def _dimensions(dataset: xr.Dataset, options: Options, name: str) -> tuple[str |
 def _variables(dataset: xr.Dataset, options: Options, dims: set[str], name: str) -> list[str]:
     able = [str(n) for n, array in dataset.data_vars.items() if set(array.dims) == dims and array.dtype.kind in "fiu"]
     for wanted in options.variables or ():
-        known(wanted, able, what="--variables", where=name)
+        known(wanted, able, what="variables", where=name)
     names = list(options.variables or able)
     if not names:
         raise UserError(f"{name}: expected data variables of numbers over {', '.join(sorted(dims))}, got none")

@@ -14,6 +14,7 @@ import pandas as pd
 _ISO = re.compile(
     r"^\d{4}-?\d\d-?\d\d(?P<sep>[T ])?(?P<clock>\d\d:?\d\d(?P<seconds>:?\d\d(?P<fraction>\.\d+)?)?)?(?P<zone>.*)$"
 )
+_MONTH, _DAY, _COMPACT = (re.compile(text) for text in (r"^\d{4}-\d\d$", r"^\d{4}-\d\d-\d\d$", r"^\d{8}$"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +75,24 @@ class Clock:
             if self.integer and bool(np.all(numbers == np.rint(numbers))):
                 return numbers.astype("int64").astype(str).astype(object)
             return np.array([repr(float(n)) for n in numbers], dtype=object)
-        pattern = _pattern(self.example or "")
-        texts = self.dates(numbers).strftime(pattern.replace("%:z", "%z")).to_series().astype(str)
+        dates = self.dates(numbers)
+        pattern = _coarse(self.example or "", dates) or _pattern(self.example or "")
+        texts = dates.strftime(pattern.replace("%:z", "%z")).to_series().astype(str)
         if pattern.endswith("%:z"):  # which Python 3.11 does not know
             texts = texts.str.slice(0, -2) + ":" + texts.str.slice(-2)
         return texts.to_numpy(dtype=object)
+
+
+def _coarse(example: str, dates: pd.DatetimeIndex) -> str | None:
+    """The strftime pattern of stamps like `2020-01-31` and `2020-01`; None if the example or a date says more."""
+    for written, pattern, whole in (
+        (_MONTH, "%Y-%m", dates.day == 1),
+        (_DAY, "%Y-%m-%d", True),
+        (_COMPACT, "%Y%m%d", True),
+    ):
+        if written.match(example) and bool(np.all(whole & (dates == dates.normalize()))):
+            return pattern
+    return None
 
 
 def _pattern(example: str) -> str:
@@ -87,7 +101,7 @@ def _pattern(example: str) -> str:
     if found is None:
         return "%Y-%m-%d %H:%M:%S"
     pattern = "%Y-%m-%d" if "-" in example[:8] else "%Y%m%d"
-    # a day alone cannot tell the hours of the new stamps, so they are written all the same
+    # a day alone cannot tell the hours of the new stamps
     pattern += found["sep"] or " "
     colon = ":" if found["clock"] is None or ":" in found["clock"] else ""
     pattern += f"%H{colon}%M"

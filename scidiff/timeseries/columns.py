@@ -99,7 +99,7 @@ def roles(names: Sequence[str], options: Options, where: str) -> Roles:
     id_ = options.id or _first(IDS, [name for name in free if name not in (variable, value)])
     time = options.time or _first(TIMES, [name for name in free if name not in (variable, value, id_)])
     if time is None:
-        raise UserError(f"{where}: expected a column of times, got {_listed(names)}: name it with --time")
+        raise UserError(f"{where}: expected a column of times, got {listed(names)}: name it with --time")
     found = {"id": id_, "time": time, "variable": variable, "value": value}
     guessed = [f"{role} is {name!r}" for role, name in found.items() if name is not None and given[role] is None]
     return Roles(
@@ -119,7 +119,7 @@ def known(name: str, names: Iterable[str], *, what: str, where: str) -> None:
         near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=3, cutoff=0.6)
         meant = [n for n in names if n.lower() in near]
         hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
-        raise UserError(f"{where}: {what}: expected one of {_listed(names)}, got {name!r}{hint}")
+        raise UserError(f"{where}: {what}: expected one of {listed(names)}, got {name!r}{hint}")
 
 
 def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
@@ -127,6 +127,7 @@ def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
     return next((by_lower[name] for name in wanted if name in by_lower), None)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first dozen names, and how many there are."""
     shown = ", ".join(names[:12])
     return shown + (f", ... ({len(names)} in all)" if len(names) > 12 else "")

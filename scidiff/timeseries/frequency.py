@@ -67,6 +67,8 @@ def infer(panel: Panel) -> Frequency:
         raise UserError("expected series of at least two times, to tell their frequency, got one time in each")
     step = float(np.median(steps))
     if np.allclose(steps, step, rtol=1e-9, atol=0):
+        if (count := _in_a_year(panel, step)) is not None:
+            return Frequency(step=1 / count, offset=None, seasons=(count,))
         whole = round(step) if abs(step - round(step)) < 1e-6 else step
         name = pd.tseries.frequencies.to_offset(pd.Timedelta(whole, unit="s")).freqstr if panel.clock.unit else None
         return Frequency(step=step, offset=name, seasons=_seasons(panel.clock, step))
@@ -78,6 +80,14 @@ def infer(panel: Panel) -> Frequency:
             return Frequency(step=None, offset=offset, seasons=seasons)
     _refuse(panel, np.flatnonzero(inner & ~np.isclose(gaps, step, rtol=1e-9, atol=0)), step)
     raise AssertionError
+
+
+def _in_a_year(panel: Panel, step: float) -> int | None:
+    """How many steps a year has, if times are years with a fraction, as R writes monthly and quarterly series."""
+    years = panel.clock.kind == "number" and 1000 <= panel.time.min() and panel.time.max() < 3000
+    if not years or not 2 <= round(1 / step) <= 366 or abs(1 / step - round(1 / step)) > 1e-3:
+        return None
+    return round(1 / step)
 
 
 def _named(stamps: pd.DatetimeIndex) -> str | None:
@@ -101,12 +111,21 @@ def _refuse(panel: Panel, odd: np.ndarray, step: float) -> None:
         missing = round(multiple) - 1
         raise UserError(
             f"{where}expected a row every {step:g}{panel.clock.unit}, got {missing} missing between {first} and "
-            f"{second}: add the rows (their cells may be empty)"
+            f"{second}: add the rows (their cells may be empty){_perhaps(panel.clock, panel.time[row], gap, step)}"
         )
     raise UserError(
         f"{where}expected times of one frequency, got a step of {gap:g}{panel.clock.unit} between {first} and {second} "
         f"where most are {step:g}{panel.clock.unit}"
     )
+
+
+def _perhaps(clock: Clock, time: float, gap: float, step: float) -> str:
+    """What a gap after a time may be instead, and how to mend that."""
+    if clock.kind == "number" and 1e7 < time < 3e7:
+        return "; if these are dates, write them with hyphens: 2020-01-31"
+    if clock.kind == "date" and clock.zone is None and abs(gap - step - 3600) < 1:
+        return "; if the clock was put forward there, write the offset from UTC behind every time: +01:00"
+    return ""
 
 
 def _seasons(clock: Clock, step: float) -> tuple[int, ...]:

@@ -122,5 +122,5 @@ def _all_variables(
             column = column[~np.isnan(numbers(table[str(columns.value)], options.decimal)[0])]
         found.update(dict.fromkeys(str(name) for name in column.dropna().unique() if str(name)))
     for name in options.variables or ():
-        known(name, found, what="--variables", where=str(path))
+        known(name, found, what="variables", where=str(path))
     return options.variables or tuple(found)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from scidiff.errors import UserError
 from scidiff.timeseries.clock import Clock
-from scidiff.timeseries.columns import Options, Roles, known, roles
+from scidiff.timeseries.columns import Options, Roles, known, listed, roles
 from scidiff.timeseries.csv_text import Dialect
 from scidiff.timeseries.panel import Collapse, Floats, Ints, Panel, Source, build, collapse, row_numbers
 from scidiff.timeseries.parse import Bools, Where, is_text, measurements, numbers, texts, times
@@ -170,11 +170,11 @@ def _wide(t: _Table) -> Panel:
 
 
 def _wide_variables(t: _Table) -> tuple[list[str], list[Floats], list[str]]:
-    """Names and numbers [N] of the variables; columns of texts are carried along, which a note says."""
+    """Names and numbers [N] of the variables; other columns are told in a note."""
     names = t.variables or wide_names(t.table, t.roles, t.options, t.where)
     found = [measurements(t.table[name], t.where, t.options.decimal) for name in names]
     carried = [name for name in t.table.columns if name not in (*t.roles.all, *names)]
-    note = f"{t.where.name}: carried along as they are: {', '.join(carried)}"
+    note = f"{t.where.name}: columns that are no variables here: {listed(carried)}"
     return list(names), found, [note] if carried else []
 
 
@@ -186,7 +186,7 @@ def wide_names(table: pd.DataFrame, columns: Roles, options: Options, where: Whe
     """
     others = [name for name in table.columns if name not in columns.all]
     for name in options.variables or ():
-        known(name, others, what="--variables", where=where.name)
+        known(name, others, what="variables", where=where.name)
     # a column without a name holds the numbers of the rows
     able = (name for name in others if name not in ("", "Unnamed: 0"))
     names = options.variables or tuple(name for name in able if not _is_carried(table[name], options.decimal))
@@ -257,7 +257,7 @@ def _long_variables(t: _Table, found: Floats) -> tuple[Ints, list[str]]:
     elif t.options.variables is not None:
         names = list(t.options.variables)
         for name in names:
-            known(name, there, what="--variables", where=t.where.name)
+            known(name, there, what="variables", where=t.where.name)
     elif t.roles.meds:
         # codes of MEDS that never come with a number are events, no variables
         with_number = np.bincount(code, weights=~np.isnan(found), minlength=len(there)) > 0
@@ -315,7 +315,7 @@ def _check_size(rows: int, width: int, where: Where) -> None:
     if rows * width > MOST_VALUES:
         raise UserError(
             f"{where.name}: expected at most {MOST_VALUES:,} values, got {rows:,} times of {width:,} variables: "
-            "name those you need with --variables"
+            "name the variables that you need"
         )
 
 

@@ -221,6 +221,18 @@ def test_frequencies_are_found_with_their_seasons_and_go_on() -> None:
     assert (infer(numbers).step, infer(numbers).seasons) == (2.5, (1,))
 
 
+def test_years_with_a_fraction_have_the_season_of_their_steps() -> None:
+    for count in (4, 12, 52):
+        panel = stamped(1949 + np.round(np.arange(40) / count, 12))
+        found = infer(panel)
+        assert found.seasons == (count,)
+        np.testing.assert_allclose(
+            found.after(panel.clock, panel.time[-1], count) - panel.time[-1], np.arange(1, count + 1) / count, atol=1e-9
+        )
+    assert infer(stamped(np.arange(40) / 4)).seasons == (1,)  # hours, perhaps
+    assert infer(stamped(1949.0 + np.arange(40))).seasons == (1,)
+
+
 def test_days_of_a_zone_go_on_over_the_change_of_the_clock() -> None:
     stamps = pd.date_range("2024-03-20", periods=20, freq="D", tz="Europe/Berlin")
     panel = stamped(stamps[:15])
@@ -232,6 +244,11 @@ def test_gaps_and_unknown_frequencies_are_refused() -> None:
     stamps = pd.date_range("2024-01-01", periods=30, freq="h")
     with pytest.raises(UserError, match=r"every 3600s, got 2 missing between 2024-01-01 09:00:00 and 2024-01-01 12"):
         infer(stamped(stamps.delete([10, 11])))
+    local = pd.date_range("2024-03-30", periods=48, freq="h", tz="Europe/Berlin").tz_localize(None)
+    with pytest.raises(UserError, match=r"1 missing between 2024-03-31 01.*if the clock was put forward"):
+        infer(stamped(local))
+    with pytest.raises(UserError, match="if these are dates, write them with hyphens"):
+        infer(stamped(np.array([20240129, 20240130, 20240131, 20240201])))
     with pytest.raises(UserError, match="one frequency, got a step of 7"):
         infer(stamped(np.array([0.0, 2.0, 4.0, 11.0, 13.0])))
     with pytest.raises(UserError, match="at least two times"):

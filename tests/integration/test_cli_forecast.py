@@ -126,6 +126,48 @@ def test_covariates_are_columns_that_go_on(run: Run) -> None:
         assert said in bad.stderr
 
 
+def test_what_an_error_recommends_is_an_option(run: Run) -> None:
+    twice = table()
+    twice = pd.concat([twice, twice.iloc[[5]].assign(load=0.0)])
+    twice.to_csv("twice.csv", index=False)
+    for options, said in (((), "give --unsorted sort"), (("--unsorted", "sort"), "give --duplicates mean")):
+        bad = run(*options, file="twice.csv")
+        assert (bad.exit_code, said in bad.stderr) == (2, True), bad.output
+    done = run("--unsorted", "sort", "--duplicates", "last", "--out", "f.csv", file="twice.csv")
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("frequency", "written", "last"), [("D", "%Y-%m-%d", "2024-07-30"), ("MS", "%Y-%m", "2036-10")]
+)
+def test_times_are_written_as_they_came(run: Run, frequency: str, written: str, last: str) -> None:
+    stamps = pd.date_range("2024-03-01", periods=150, freq=frequency).strftime(written)
+    pd.DataFrame({"timestamp": stamps, "shop": "a", "load": np.arange(150.0) % 7}).to_csv("days.csv", index=False)
+    done = run("--horizon", 2, "--out", "f.csv", file="days.csv")
+    assert done.exit_code == 0, done.output
+    assert pd.read_csv("f.csv", dtype=str)["timestamp"].iloc[-1] == last
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--save", "load.csv"), "expected a folder or nothing there, got a file"),
+        (("--save", "."), "expected a new folder or one with weights.json, got one with other files"),
+        (("--save", "load.csv/model"), "Not a directory"),
+        (("--out", "notes.zarr"), "expected a new folder or one with .zgroup, got one with other files"),
+    ],
+)
+def test_nothing_of_the_users_is_replaced_by_a_folder(run: Run, options: tuple[str, ...], said: str) -> None:
+    Path("notes.zarr").mkdir()
+    Path("notes.zarr/mine.txt").write_text("mine")
+    before = table().to_csv(index=False)
+    bad = run(*options)
+    assert (bad.exit_code, bad.stderr.count("\n")) == (2, 1), bad.output
+    assert said in bad.stderr
+    assert Path("load.csv").read_text() == before
+    assert Path("notes.zarr/mine.txt").read_text() == "mine"
+
+
 def test_the_horizon_is_needed_once(run: Run) -> None:
     done = run(short=False)
     assert done.exit_code == 2
