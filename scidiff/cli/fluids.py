@@ -101,7 +101,7 @@ Report = Annotated[
 ]
 Model = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov, winds, or a folder.")]
 Calls = Annotated[int | None, typer.Option(min=2, max=1000, help="Network calls a field.")]
-Seed = Annotated[int, typer.Option(help="Seed; the same gives the same fields.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed; the same gives the same fields.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the account as JSON on standard output.")]
 Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Default: if a terminal looks on.")]
@@ -122,7 +122,8 @@ def check_outputs(as_json: bool, files: Mapping[str, tuple[Path | None, tuple[st
     for option, (path, endings) in files.items():
         if path is not None:
             if path.suffix.lower() not in endings:
-                raise UserError(f"{option}: expected a file name ending in {endings[0]}, got {str(path)!r}")
+                wanted = " or ".join(endings)
+                raise UserError(f"{option}: expected a file name ending in {wanted}, got {str(path)!r}")
             check_writable(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,21 +61,28 @@ class Asked:
 
     def constraint(self, config: FlowConfig) -> FieldConstraint:
         """The set on the model's leaf; UserError if it is empty, with the two that contradict each other."""
-        box, scale = config.box, config.scale
         try:
-            parts: list[FieldConstraint] = [Curl(leaf=LEAF, box=box)]
-            if self.sensors:
-                parts.append(facts(self.sensors, config))
-            if self.energy is not None:
-                parts.append(energy(LEAF, box, self.energy / scale**2, of="vorticity"))
-            if self.enstrophy is not None:
-                parts.append(enstrophy(LEAF, box, self.enstrophy / scale**2, of="vorticity"))
-            if self.bounds != (-math.inf, math.inf):
-                low, high = (bound / scale for bound in self.bounds)
-                parts.append(Bounded(leaf=LEAF, shape=(1, *config.shape), low=low, high=high))
-            return joined(*parts)
+            try:
+                return self._joined(config)
+            except Infeasible:
+                self._joined(replace(config, scale=1.0))  # fails alike, and tells numbers in the user's unit
+                raise
         except Infeasible as error:
             raise UserError(f"infeasible: {error}") from None
+
+    def _joined(self, config: FlowConfig) -> FieldConstraint:
+        box, scale = config.box, config.scale
+        parts: list[FieldConstraint] = [Curl(leaf=LEAF, box=box)]
+        if self.sensors:
+            parts.append(facts(self.sensors, config))
+        if self.energy is not None:
+            parts.append(energy(LEAF, box, self.energy / scale**2, of="vorticity"))
+        if self.enstrophy is not None:
+            parts.append(enstrophy(LEAF, box, self.enstrophy / scale**2, of="vorticity"))
+        if self.bounds != (-math.inf, math.inf):
+            low, high = (bound / scale for bound in self.bounds)
+            parts.append(Bounded(leaf=LEAF, shape=(1, *config.shape), low=low, high=high))
+        return joined(*parts)
 
     def certificate(self, ensemble: Ensemble, lengths: tuple[float, float]) -> dict[str, np.ndarray]:
         """How far each field of a box is from each thing asked for, by the oracle, relative: name -> [S]."""

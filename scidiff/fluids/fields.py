@@ -63,7 +63,7 @@ def in_time(vorticity: Tensor, velocity: Tensor, times: Tensor, box: Box, attrib
 
 
 def write(found: xr.Dataset, path: Path) -> None:
-    """Write netCDF, whole or not at all, with what xarray finds installed; SciPy's netCDF 3 needs nothing more.
+    """Write netCDF, whole or not at all.
 
     Raises:
         UserError: it cannot be written.

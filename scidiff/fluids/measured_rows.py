@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scidiff.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Row = tuple[str, Mapping[str, Any]]
 """Where it stands, for messages, and its cells by column."""
@@ -47,11 +50,27 @@ def csv_rows(
     known = (*places, *optional, *quantities)
     unknown = [name for name in table.columns if name not in known]
     if unknown:
-        raise UserError(f"{path}: expected columns out of {', '.join(known)}, got {unknown[0]!r}")
+        hint = "; commas stand between columns" if len(table.columns) == 1 else ""
+        raise UserError(f"{path}: expected columns out of {', '.join(known)}, got {unknown[0]!r}{hint}")
     if not set(places) <= set(table.columns) or not set(quantities) & set(table.columns):
         wanted = f"{', '.join(places)} and one of {', '.join(quantities)}"
         raise UserError(f"{path}: expected the columns {wanted}, got {', '.join(table.columns)}")
     return [(f"{path}, line {line}", row) for line, row in enumerate(table.to_dict("records"), 2)]
+
+
+def netcdf(path: Path, *, decode_times: bool = True) -> xr.Dataset:
+    """A netCDF file, in memory; UserError if it is none, or a damaged one."""
+    import xarray as xr
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        if not head.startswith((b"CDF", b"\x89HDF")):
+            raise UserError(f"{path}: expected netCDF, got a file of another format")
+        with xr.open_dataset(path, decode_times=decode_times) as dataset:
+            return dataset.load()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{path}: expected netCDF that can be read, got an error: {one_line(error)}") from None
 
 
 def empty(value: Any) -> bool:

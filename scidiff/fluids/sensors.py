@@ -13,7 +13,7 @@ from torch import Tensor
 from scidiff.errors import UserError, one_line
 from scidiff.fluids import functionals
 from scidiff.fluids.constraints import Measured
-from scidiff.fluids.measured_rows import Row, csv_rows, empty, number, refuse_twins
+from scidiff.fluids.measured_rows import Row, csv_rows, empty, netcdf, number, refuse_twins
 from scidiff.fluids.model import LEAF, FlowConfig
 from scidiff.fluids.oracle import Instrument
 from scidiff.fluids.spectral import Box
@@ -26,6 +26,7 @@ _PLACES = ("x", "y", "x_end", "y_end", "kind")
 _KINDS = ("point", "line", "area")
 _NETCDF = (".nc", ".nc4", ".cdf")
 _MOST = 4000
+_FARTHEST = 30  # standard deviations; vorticity has heavy tails
 ROUNDING = 1e-5
 
 
@@ -51,6 +52,7 @@ def read_sensors(path: Path, config: FlowConfig, *, timed: bool = False) -> tupl
     refuse_twins(
         ((one.kind, one.quantity, *(round(z, 9) for z in (*one.start, *one.end, one.time))), one) for one in found
     )  # fmt: skip
+    _refuse_sizes(found, config)
     return tuple(found)
 
 
@@ -92,6 +94,7 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
         low = (row["y"] - sides[0] / 2, row["x"] - sides[1] / 2)
         ends = {"y": max(low[0], 0.0), "x": max(low[1], 0.0), "y_end": low[0] + sides[0], "x_end": low[1] + sides[1]}
         tools += _instruments(where, {**row, "kind": "area", **ends}, config.box)
+    _refuse_sizes(tools, config)
     return tuple(tools)
 
 
@@ -130,13 +133,7 @@ def _csv(path: Path, timed: bool) -> list[Row]:
 
 def opened(path: Path) -> tuple[xr.Dataset, list[str]]:
     """A netCDF file, and which quantities it has."""
-    import xarray as xr
-
-    try:
-        with xr.open_dataset(path) as dataset:
-            held = dataset.load()
-    except ValueError as error:
-        raise UserError(f"{path}: expected netCDF that can be read, got an error: {one_line(error)}") from None
+    held = netcdf(path)
     _refuse_units(path, held)
     names = [name for name in QUANTITIES if name in held]
     if not names:
@@ -176,13 +173,16 @@ def refuse_other_places(path: Path, held: xr.Dataset, places: Mapping[str, Tenso
     """UserError if the coordinates x and y, where there are any, are not those that are known."""
     for axis, known in places.items():
         step = float(known[1] - known[0])
-        if axis in held.coords and not bool(
-            (torch.tensor(held[axis].values, dtype=torch.float64) - known).abs().max() < 1e-4 * step
-        ):
-            raise UserError(
-                f"{path}: expected {axis} of {what} to be uniform from {float(known[0]):.6g} in steps of {step:.6g}, "
-                "got other places"
-            )
+        if axis not in held.coords:
+            continue
+        came = torch.tensor(held[axis].values, dtype=torch.float64)
+        wanted = f"{path}: expected {axis} of {what} to be uniform, {len(known)} from {float(known[0]):.6g} in steps of"
+        if len(came) != len(known):
+            raise UserError(f"{wanted} {step:.6g}, got {len(came)}")
+        off = (came - known).abs() >= 1e-4 * step
+        if bool(off.any()):
+            first = int(off.to(torch.uint8).argmax())
+            raise UserError(f"{wanted} {step:.6g}, got {float(came[first]):.6g} for {float(known[first]):.6g}")
 
 
 def _cells(path: Path, held: xr.Dataset, names: list[str], places: Mapping[str, Tensor]) -> list[Row]:
@@ -202,6 +202,18 @@ def _refuse_units(path: Path, held: xr.Dataset) -> None:
         unit = str(held[name].attrs.get("units", "1")).strip() if name in held else "1"
         if unit not in ("1", ""):
             raise UserError(f"{path}: expected {name} without a unit ('1'), as the model's flow is, got {unit!r}")
+
+
+def _refuse_sizes(tools: Sequence[Instrument], config: FlowConfig) -> None:
+    """UserError for a value that no flow of the weights has: a number in another unit, say."""
+    longest = max(config.lengths) / (2 * math.pi)
+    for tool in tools:
+        usual = config.scale * (1 if tool.quantity == "vorticity" else longest)
+        if abs(tool.value) > _FARTHEST * usual:
+            raise UserError(
+                f"{tool.name}: expected at most {_FARTHEST * usual:.3g} in size, {_FARTHEST} standard deviations of "
+                f"the flow that the weights know, got {tool.value:g}: is it in another unit?"
+            )
 
 
 def _listed(held: xr.Dataset) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scidiff.errors import UserError, one_line
 from scidiff.fluids.constraints import Measured
-from scidiff.fluids.measured_rows import Row, csv_rows, empty, number, refuse_twins
+from scidiff.fluids.measured_rows import Row, csv_rows, empty, netcdf, number, refuse_twins
 from scidiff.fluids.winds import LEAF, WindConfig
 
 if TYPE_CHECKING:
@@ -116,13 +116,7 @@ def _csv(path: Path) -> list[Row]:
 
 
 def _netcdf(path: Path) -> list[Row]:
-    import xarray as xr
-
-    try:
-        with xr.open_dataset(path, decode_times=False) as dataset:
-            held = dataset.load()
-    except ValueError as error:
-        raise UserError(f"{path}: expected netCDF that can be read, got an error: {one_line(error)}") from None
+    held = netcdf(path, decode_times=False)
     names = [name for name in COMPONENTS if name in held]
     if not names or "lat" not in held or "lon" not in held:
         listed = ", ".join(map(str, held.variables)) or "none"

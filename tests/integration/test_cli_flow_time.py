@@ -106,6 +106,10 @@ def test_what_is_wrong_with_a_start_is_one_line(tmp_path, steps, flows) -> None:
         (grid({"vorticity": gap}), "expected vorticity at every point, got none at y=2 x=5"),
         (grid({"vorticity": field + 1}), "expected vorticity without a mean over the box, got one of 1"),
         (grid({"vorticity": field[:8]}), "on 16 x 16 points, got 8 x 16"),
+        (
+            grid({"vorticity": field[:8]}).assign_coords(y=np.arange(8.0)),
+            "expected y of points to be uniform, 16 from 0 in steps of 0.392699, got 8",
+        ),
         (grid({"u": field}), "expected vorticity, or both u and v, got u alone"),
         (grid({"u": field, "v": field}), "expected a velocity without divergence"),
         (grid({"vorticity": field}, ("x", "y")), "expected vorticity over"),

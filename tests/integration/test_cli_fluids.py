@@ -136,6 +136,8 @@ def test_generated_fields_hold_what_is_asked(tmp_path, weights) -> None:
         ("x,y,speed\n1,1,3\n", "expected columns out of x, y, .*, got 'speed'"),
         ("x,vorticity\n1,3\n", "expected the columns x, y and one of"),
         ("x,y,vorticity\n", "expected at least one measured value"),
+        ("x,y,vorticity\n1,1,3e6\n", "line 2: expected at most .* got 3e.06: is it in another unit"),
+        ("x;y;vorticity\n1;1;3\n", "got 'x;y;vorticity'; commas stand between columns"),
         ("x,y,vorticity\n1,,3\n", "line 2: expected a finite number for y, got an empty cell"),
         ("x,y,vorticity,x_end,y_end\n1,1,3,2,2\n", "line 2: expected kind point, line or area, got 'none'"),
         ("x,y,vorticity,x_end,y_end,kind\n1,1,3,0.5,2,area\n", "line 2: expected an area from a low corner"),
@@ -165,19 +167,24 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
     assert "expected vorticity without a unit ('1')" in refused(
         xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)), {"units": "s-1"})})
     )
-    assert "expected y of points to be uniform from 0" in refused(
+    assert "expected y of points to be uniform, 16 from 0 in steps of 0.392699, got 1 for 0.392699" in refused(
         xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)))}, {"y": np.arange(16.0) ** 2})
     )
     assert "over one dimension, or over (y, x), got" in refused(xr.Dataset({"u": (("a", "b"), np.ones((2, 2)))}))
     for wrong, message in {
         "curl-free": "expected one of divergence-free, energy=VALUE",
         "energy=much": "expected a number after =, got 'much'",
-        "energy=0.001": "infeasible: no field satisfies energy",
+        "energy=0.001": "infeasible: no field satisfies energy 0.001 of 'vorticity' together with",
+        "energy=-1": "infeasible: expected a positive energy of 'vorticity', got -1",
         "vorticity=-0.1:0.1": "infeasible: no field satisfies bounds",
     }.items():
         said = run("reconstruct", table, "--model", weights, "--constraint", wrong, "--out", out, code=2)
         assert message in said
         assert len(said.splitlines()) == 1
+    path.write_text("x,y,vorticity\n1,1,3\n")
+    said = run("reconstruct", path, "--model", weights, "--out", out, code=2)
+    assert said == f"error: {path}: expected netCDF, got a file of another format"
+    assert "Invalid value for '--seed'" in run("generate", "--model", weights, "--seed", -1, "--json", code=2)
     assert "expected at least one of --out" in run("generate", "--model", weights, code=2)
     assert "ending in .nc" in run("generate", "--model", weights, "--out", tmp_path / "a.txt", code=2)
     assert "cannot read" in run("reconstruct", tmp_path / "none.csv", "--model", weights, "--out", out, code=2)
