@@ -1,4 +1,4 @@
-"""Inline drawings (SVG): a variable of a series with its median and bands, and bars."""
+"""Inline drawings (SVG): a variable of a series with its median and bands, bars, and shares against each other."""
 
 from __future__ import annotations
 
@@ -77,11 +77,26 @@ def chart(
 def bars(share: Floats) -> tuple[tuple[str, str, str, str], ...]:
     """[x, y, width, height] of bars of heights >= 0, the highest as high as a chart: [B]."""
     width = (WIDTH - _LEFT - _RIGHT) / len(share)
-    high = share / max(float(share.max()), 1e-12) * (HEIGHT - _TOP - _BOTTOM)
+    high = _heights(share, share)
     return tuple(
         (f"{_LEFT + k * width + 1:.1f}", f"{HEIGHT - _BOTTOM - h:.1f}", f"{width - 2:.1f}", f"{h:.1f}")
         for k, h in enumerate(high)
     )
+
+
+def even(share: Floats) -> str:
+    """How high bars would end that were all alike: y."""
+    return f"{HEIGHT - _BOTTOM - float(_heights(share.mean(), share)):.1f}"
+
+
+def _heights(share: Floats, among: Floats) -> Floats:
+    return np.asarray(share / max(float(among.max()), 1e-12) * (HEIGHT - _TOP - _BOTTOM))
+
+
+def on_diagonal(x: Floats, y: Floats) -> tuple[tuple[str, str], ...]:
+    """[x, y] of shares in [0, 1] against each other: [N], all on the diagonal of a chart if they agree."""
+    right, up = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    return tuple((f"{_LEFT + a * right:.1f}", f"{HEIGHT - _BOTTOM - b * up:.1f}") for a, b in zip(x, y, strict=True))
 
 
 def _path(points: list[tuple[float, float]]) -> str:

@@ -142,7 +142,7 @@ def stream_text(path: Path, dialect: Dialect, *, block: int | None = None) -> It
 def _arrow_stream(path: Path, dialect: Dialect) -> Iterator[pa.NativeFile]:
     """A text table in UTF-8, as a file of Arrow's own.
 
-    Arrow's threads still read ahead while Python ends, after an error say; one that needs Python then aborts the process.
+    Arrow's threads still read ahead while Python ends, after an error say; one that then needs Python aborts all.
     """
     if dialect.encoding in ("utf-8", "utf-8-sig"):
         with pa.input_stream(str(path), compression="gzip" if dialect.compressed else None) as stream:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from scidiff.timeseries.backtest import MODEL, Backtest
-from scidiff.timeseries.charts import Chart, bars, chart
+from scidiff.timeseries.charts import Chart, bars, chart, even, on_diagonal
 from scidiff.timeseries.forecast import Forecast
 from scidiff.timeseries.metrics import Floats
 from scidiff.timeseries.pages import made, page, write_page
@@ -104,7 +104,9 @@ def _label(panel: Panel, v: int) -> str:
 def _scores(found: Backtest) -> dict[str, Any]:
     """What a backtest has to say beyond its charts."""
     share = np.histogram(found.pit, bins=_BARS, range=(0, 1))[0] / max(len(found.pit), 1)
-    inside = [(level, float((np.abs(found.pit - 0.5) <= level / 2).mean())) for level in _LEVELS]
+    levels = np.array(_LEVELS)
+    inside = (np.abs(found.pit[:, None] - 0.5) <= levels / 2).mean(0)
+    ends = on_diagonal(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
     origins = [(n + 1, [values[n] for values in found.crps.values()]) for n in range(found.origins)]
     return {
         "columns": list(found.table.columns),
@@ -113,8 +115,10 @@ def _scores(found: Backtest) -> dict[str, Any]:
         "model": MODEL,
         "against": found.against,
         "bars": bars(share),
+        "even": even(share),
         "share": share,
-        "inside": inside,
+        "inside": list(zip(levels, inside, on_diagonal(levels, inside), strict=True)),
+        "diagonal": [place for end in ends for place in end],
         "methods": list(found.crps),
         "origins": origins,
     }

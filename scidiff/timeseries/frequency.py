@@ -84,7 +84,7 @@ def infer(panel: Panel) -> Frequency:
 
 def _in_a_year(panel: Panel, step: float) -> int | None:
     """How many steps a year has, if times are years with a fraction, as R writes monthly and quarterly series."""
-    years = panel.clock.kind == "number" and 1000 <= panel.time.min() and panel.time.max() < 3000
+    years = panel.clock.kind == "number" and panel.time.min() >= 1000 and panel.time.max() < 3000
     if not years or not 2 <= round(1 / step) <= 366 or abs(1 / step - round(1 / step)) > 1e-3:
         return None
     return round(1 / step)

@@ -266,7 +266,7 @@ def test_a_report_of_a_backtest_has_scores_pit_and_what_came(run: Run) -> None:
     assert done.exit_code == 0, done.output
     page = Path("b.html").read_text()
     assert page.count('class="seen"') == 2 * 6  # what came, at each step of both series
-    assert page.count('class="bars"') == 10
+    assert page.count('class="bars"') == page.count('class="dot"') == 10
     scores = json.loads(done.stdout)["scores"]
     assert f"{scores['seasonal naive']['CRPS']:.4g}" in page
     bad = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named, *quick, "--report", "b.pdf"])
