@@ -16,6 +16,7 @@ import csv
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ BATCH = 2048  # fragments
 WIDTH = 192
 HELD_OUT = 2000
 NAMES = (*QUANTUM, ATOMS)
+CHANCES = {**dict.fromkeys(QUANTUM, 0.2), ATOMS: 0.85}
+"""To be told of each: mostly of the size, with one property or two, as users and the benchmark ask."""
 
 
 def read(split: Path) -> tuple[list[str], np.ndarray]:
@@ -81,6 +84,7 @@ def main(options: argparse.Namespace) -> None:
         vocabulary, ModelConfig(width=WIDTH, lengths=lengths, edges=Edges.between(NAMES, values).of)
     )
     config = recipe(minutes=options.minutes, seed=options.seed, checkpoint_minutes=3, compile=options.minutes > 3)
+    facts = partial(model.edges.pinned, chances=CHANCES)
     result = train(
         model.denoiser,
         model.processes,
@@ -88,10 +92,10 @@ def main(options: argparse.Namespace) -> None:
         config,
         out=options.out,
         resume=options.resume,
-        objective=Told(facts=model.edges.pinned),
+        objective=Told(facts=facts),
         validate=lambda denoiser: {
             "held_out_bound_nats": bound(model, held_out, denoiser),
-            "held_out_bound_told_nats": bound(model, held_out, denoiser, told=model.edges.pinned),
+            "held_out_bound_told_nats": bound(model, held_out, denoiser, told=facts),
         },
         description=model.description(),
     )

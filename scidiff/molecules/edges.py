@@ -28,7 +28,7 @@ from scidiff.state import Layout
 _TAIL = (0.0003, 0.001, 0.003, 0.01, 0.025)
 LEVELS = (*_TAIL, *(0.05 * k for k in range(1, 20)), *(1 - q for q in reversed(_TAIL)))
 _OFTEN = 0.6  # the largest chance of a property to be told of in training
-_PINNED = 0.8  # and of its value
+_NOTHING = 0.1  # share of the samples that are told no value
 
 
 def conjuncts(terms: Sequence[Expression]) -> Iterator[Condition]:
@@ -128,16 +128,22 @@ class Edges:
         high = self._away(values, torch.where(told & (side > 1 / 3), above, math.nan), up=True)
         return self.facts(low, high)
 
-    def pinned(self, values: Tensor, noise: Noise) -> Tensor:
+    def pinned(self, values: Tensor, noise: Noise, *, chances: Mapping[str, float]) -> Tensor:
         """Some of the values [B, P] themselves, for training: [B, 2 E], each a function of (seed, index).
 
-        Each property is told of, up to the edges next to its value, with probability 0.8 u^2, u uniform in each sample:
-        for a model that is asked for values and not for ranges.
+        For a model that is asked for values and not for ranges. One sample in ten is told nothing, for guidance needs
+        what the model says then; of others each property is told up to the edges next to its value.
+
+        Args:
+            values: of each property.
+            noise: keys the draws.
+            chances: of each property by name, to be told in the other samples, independently.
         """
         count, device = len(self.of), values.device
         rows = Layout.dense(len(values), {"pinned": ()}, device=device).rows("pinned")
         u = noise.at("pinned", 0, rows).uniform(shape=(1 + count,))
-        told = u[:, 1:] < _PINNED * u[:, :1] ** 2
+        chance = torch.tensor([chances[name] for name in self.of], dtype=u.dtype, device=device)
+        told = (u[:, 1:] < chance) & (u[:, :1] >= _NOTHING)
         return self.of_values(torch.where(told, values, math.nan))
 
     def _away(self, values: Tensor, u: Tensor, *, up: bool) -> Tensor:

@@ -41,9 +41,10 @@ def test_a_property_is_asked_for_once():
 
 
 def test_values_told_are_true_whole_and_keyed():
-    """Of a property that is told all facts are, of others none; E[0.8 u^2] of the properties are told."""
-    values = torch.from_numpy(VALUES)
-    facts, whole = EDGES.pinned(values, Noise(seed=3, index=torch.arange(len(values)))), EDGES.of_values(values)
+    """Of a property that is told all facts are, of others none; nine samples in ten are told, by each one's chance."""
+    values, chances = torch.from_numpy(VALUES), {"mu": 0.3, "gap": 0.8}
+    facts = EDGES.pinned(values, Noise(seed=3, index=torch.arange(len(values))), chances=chances)
+    whole = EDGES.of_values(values)
     told = []
     for name in EDGES.of:
         mine = Edges(of={name: EDGES.of[name]})
@@ -52,11 +53,11 @@ def test_values_told_are_true_whole_and_keyed():
         assert facts[known][:, rows].equal(whole[known][:, rows])
         assert mine.size == int(rows.sum())
         told.append(known)
-    assert float(torch.stack(told).double().mean()) == pytest.approx(0.8 / 3, abs=0.02)
-    together = (told[0] & told[1]).double().mean()
-    assert float(together) == pytest.approx(0.64 / 5, abs=0.02)  # E[(0.8 u^2)^2]: some are told of all, some of none
+    for name, known in zip(EDGES.of, told, strict=True):
+        assert float(known.double().mean()) == pytest.approx(0.9 * chances[name], abs=0.02)
+    assert float((told[0] & told[1]).double().mean()) == pytest.approx(0.9 * 0.8 * 0.3, abs=0.02)
     some = torch.tensor([7, 3999, 12])
-    assert EDGES.pinned(values[some], Noise(seed=3, index=some)).equal(facts[some])
+    assert EDGES.pinned(values[some], Noise(seed=3, index=some), chances=chances).equal(facts[some])
     assert not EDGES.of_values(torch.full((1, 2), math.nan, dtype=torch.float64)).any()
 
 
