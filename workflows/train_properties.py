@@ -3,10 +3,12 @@
     python datasets/qm9.py                                       once: fetch QM9 into the cache
     python workflows/train_properties.py --minutes 12 --out runs/properties
     python workflows/train_properties.py --minutes 24 --out runs/properties --resume          more of the same run
+    python workflows/train_properties.py --minutes 12 --half second --out runs/chooser        the other network
 
-It learns from the half of the training split that `workflows/train_towards.py` does not look at. Molecules of the
-validation split are watched; those to test on are never looked at. The run's folder holds its record, its log, its
-checkpoints and, at the end, `model/`.
+It learns from the half of the training split that `workflows/train_towards.py` does not look at, and judges what that
+makes; or from the second, which that learns from, and chooses among its draws: neither knows what the other has seen.
+Molecules of the validation split are watched; those to test on are never looked at. The run's folder holds its record,
+its log, its checkpoints and, at the end, `model/`.
 """
 
 from __future__ import annotations
@@ -41,10 +43,13 @@ from scidiff.training.loop import train
 
 ATOMS = 1200  # in a batch
 WATCHED, CHUNK = 2000, 64
+HALVES = ("first", "second")
 
 
 def arguments() -> argparse.Namespace:
-    return parser(__doc__).parse_args()
+    found = parser(__doc__)
+    found.add_argument("--half", choices=HALVES, default=HALVES[0], help="of the training split, to learn from")
+    return found.parse_args()
 
 
 def recipe(*, minutes: float, seed: int) -> TrainingConfig:
@@ -74,7 +79,7 @@ def validate(network: nn.Module, *, sizes: Mapping[int, Measured]) -> dict[str, 
 def main(options: argparse.Namespace) -> None:
     folder = fetch()
     values = quantum_values(folder / "train.npz")
-    sizes = read_measured(folder / "train.npz", values, halves(len(values))[0])
+    sizes = read_measured(folder / "train.npz", values, halves(len(values))[HALVES.index(options.half)])
     held = read_measured(folder / "valid.npz", quantum_values(folder / "valid.npz"), np.arange(WATCHED))
     torch.manual_seed(options.seed)
     config = EstimatorConfig()
@@ -95,7 +100,7 @@ def main(options: argparse.Namespace) -> None:
     )
     network.load_state_dict(result.denoiser.state_dict())
     card = {
-        "data": "QM9 (Ramakrishnan et al. 2014), half of the training split of datasets/qm9.py, MIT",
+        "data": f"QM9 (Ramakrishnan et al. 2014), the {options.half} half of the training split of datasets/qm9.py, MIT",
         "molecules": sum(map(len, sizes.values())),
         **account(result, training),
     }

@@ -31,7 +31,7 @@ Conditions, which hold together:
   NAME in [LOW, HIGH]  mw in [250, 350]
   NAME in {A, B, C}    charge in {-1, 0}    formula in {C9H8O4, C8H9NO2}
 Names: qed logp mw [g/mol] sa tpsa [angstrom^2] hbd hba rotatable_bonds rings heavy_atoms charge formula
-       alerts n_atoms[X] count(SMARTS) similarity(SMILES); a unit may follow (mw <= 350 Da, tpsa <= 90 A^2)
+       alerts atoms n_atoms[X] count(SMARTS) similarity(SMILES); a unit may follow (mw <= 350 Da, tpsa <= 90 A^2)
 Predicates: contains SMARTS, lacks SMARTS, scaffold == SMILES, novel, lipinski, veber
 They join by and, or, not and parentheses. `scidiff molecules explain` says how each is enforced.
 

@@ -27,7 +27,7 @@ first.
 
 \b
 Objectives: + - * / min(a, b) max(a, b) ( ) over numbers and the numeric names of --where: qed logp mw sa tpsa hbd hba
-rotatable_bonds rings heavy_atoms charge alerts n_atoms[X] count(SMARTS) similarity(SMILES)
+rotatable_bonds rings heavy_atoms charge alerts atoms n_atoms[X] count(SMARTS) similarity(SMILES)
 
 \b
 Examples:

@@ -213,6 +213,8 @@ def _derived(name: str, formula: str) -> float | None:
         return charge
     if name == "heavy_atoms":
         return sum(n for symbol, n in counts.items() if symbol != "H")
+    if name == "atoms":
+        return sum(counts.values())
     if name.startswith("n_atoms["):
         return counts.get(name[8:-1], 0)
     if name != "mw":

@@ -1,15 +1,17 @@
 """What tokens decide of an expression, as an automaton that counts.
 
-Every token has fixed heavy atoms and charge. Sums of them along a sequence are those of the molecule, so conditions on
-`n_atoms[X]` (but for hydrogen), `heavy_atoms` and `charge`, and all of `formula` but its hydrogens, are decided by
-counters, each counted up to the largest number that matters. Rings within tokens are counted too. Ring labels are not:
-a pair of them closes a ring, or none where its two atoms are one or bonded already, and two hydrogens cap them. A
-sequence with labels, or with a token whose symmetric rings exceed its cyclomatic number, has *at least* the rings
-counted, which is all that is used of it.
+Every token has fixed atoms and charge. Sums of them along a sequence are those of the molecule, so conditions on
+`n_atoms[X]`, `heavy_atoms`, `atoms` and `charge`, and all of `formula` but its hydrogens, are decided by counters, each
+counted up to the largest number that matters. Rings within tokens are counted too. Ring labels are not: a pair of them
+closes a ring, or none where its two atoms are one or bonded already, and two hydrogens cap them. A sequence with
+labels, or with a token whose symmetric rings exceed its cyclomatic number, has *at least* the rings counted, which is
+all that is used of it. Hydrogens are counted as if every label closed a ring, as they do in all molecules that models
+learn from: sequences with others are left out or let through by the wrong number, for certification to refuse.
 
 An expression is read over the counters in three values (Kleene): true, false, or not known, where it speaks of what
 tokens do not decide. The automaton refuses exactly what is false; certification judges the rest. So it accepts every
-sequence that meets the expression, and of those that do not, only such as counters cannot tell.
+sequence that meets the expression (but for hydrogens that cap labels), and of others only those that counters cannot
+tell.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -41,6 +43,7 @@ _MOST_VECTORS = 5_000  # looked at while the automaton is made
 
 OTHERS = "others"  # heavy atoms of elements that no formula names
 RINGS, LABELS = "rings", "labels"
+ATOMS, HYDROGEN = "atoms", "H"
 Known = Mapping[str, Interval]
 """Quantities by the integers that they can still be; those that are missing can be anything."""
 
@@ -50,7 +53,7 @@ class Token:
     """What a token adds to a molecule.
 
     Attributes:
-        atoms: heavy atoms by element.
+        atoms: by element; hydrogens are those of a molecule in which its slots are filled.
         charge: formal charge.
         rings: cyclomatic number.
         unsure: whether the rings of the molecule may be more than those counted.
@@ -69,8 +72,10 @@ def token(text: str) -> Token:
         return Token(atoms={}, charge=0, rings=0, unsure=True)
     mol = skeleton(text)
     cycles = mol.GetNumBonds() - mol.GetNumAtoms() + 1
+    atoms = Counter(atom.GetSymbol() for atom in mol.GetAtoms())
+    atoms[HYDROGEN] += sum(atom.GetNumExplicitHs() for atom in mol.GetAtoms())
     return Token(
-        atoms=Counter(atom.GetSymbol() for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1),
+        atoms=atoms,
         charge=Chem.GetFormalCharge(mol),
         rings=cycles,
         unsure=len(Chem.GetSymmSSSR(mol)) != cycles,
@@ -82,24 +87,28 @@ class Features:
     """The counters of an automaton.
 
     Attributes:
-        caps: by name the number from which on counts are not told apart: elements, `heavy_atoms`, `rings`, `labels`,
-            `others`.
+        caps: by name the number from which on counts are not told apart: elements, `heavy_atoms`, `atoms`, `rings`,
+            `labels`, `others`.
         named: the elements that `others` does not count.
         neutral: whether every token is without charge, so that the molecule is.
+        labelled: whether there are ring labels, which hydrogens may cap.
     """
 
     caps: Mapping[str, int]
     named: frozenset[str]
     neutral: bool
+    labelled: bool
 
     def vector(self, text: str) -> tuple[int, ...]:
         """What a token adds to each counter."""
         adds = token(text)
+        heavy = {symbol: n for symbol, n in adds.atoms.items() if symbol != HYDROGEN}
         counts = {
-            "heavy_atoms": sum(adds.atoms.values()),
+            "heavy_atoms": sum(heavy.values()),
+            ATOMS: sum(adds.atoms.values()),
             RINGS: adds.rings,
             LABELS: int(adds.unsure),
-            OTHERS: sum(n for symbol, n in adds.atoms.items() if symbol not in self.named),
+            OTHERS: sum(n for symbol, n in heavy.items() if symbol not in self.named),
         }
         return tuple(counts[name] if name in counts else adds.atoms.get(name, 0) for name in self.caps)
 
@@ -109,7 +118,7 @@ class Features:
         held = dict(zip(self.caps, counts, strict=True))
         for name, count in held.items():
             high = math.inf if count == self.caps[name] or (name == RINGS and held[LABELS]) else count
-            found[name if name in (RINGS, "heavy_atoms", OTHERS) else f"n_atoms[{name}]"] = Interval(
+            found[name if name in (RINGS, ATOMS, "heavy_atoms", OTHERS) else f"n_atoms[{name}]"] = Interval(
                 low=count, high=high
             )
         if self.neutral:
@@ -221,7 +230,10 @@ def decided(term: Expression, features: Features) -> str:
         unsure = labels is not None and counts[labels] > 0
         found[unsure].add(truth(term, features.known(counts)))
     if None not in found[False]:
-        return "exact without ring labels" if None in found[True] else "exact"
+        capped = features.labelled and any(
+            isinstance(leaf, Condition) and leaf.property in (ATOMS, f"n_atoms[{HYDROGEN}]") for leaf in leaves(term)
+        )
+        return "exact without ring labels" if capped or None in found[True] else "exact"
     return "in part" if False in found[False] else ONLY
 
 
@@ -246,8 +258,7 @@ def enforce(terms: Sequence[Expression], vocabulary: Vocabulary, *, grammar_stat
         worst = max((name for name in features.caps if name != LABELS), key=features.caps.__getitem__)
         dropped.append(worst)
         gone = {worst, LABELS} if worst == RINGS else {worst}
-        caps = {name: cap for name, cap in features.caps.items() if name not in gone}
-        features = Features(caps=caps, named=features.named, neutral=features.neutral)
+        features = replace(features, caps={name: cap for name, cap in features.caps.items() if name not in gone})
 
 
 def _counts(term: Expression, vocabulary: Vocabulary) -> bool:
@@ -275,14 +286,15 @@ def _features(terms: Sequence[Expression], vocabulary: Vocabulary) -> Features:
                         count(symbol, n)
                         named.add(symbol)
             caps[OTHERS] = 1
-        elif name in (RINGS, "heavy_atoms"):
+        elif name in (RINGS, ATOMS, "heavy_atoms"):
             count(name, _largest(allowed))
-        elif name.startswith("n_atoms[") and name != "n_atoms[H]":
+        elif name.startswith("n_atoms["):
             count(name[8:-1], _largest(allowed))
     if RINGS in caps:
         caps[LABELS] = 1
     neutral = all(token(text).charge == 0 for text in vocabulary.tokens)
-    return Features(caps=caps, named=frozenset(named), neutral=neutral)
+    labelled = any(text in RING_LABELS for text in vocabulary.tokens)
+    return Features(caps=caps, named=frozenset(named), neutral=neutral, labelled=labelled)
 
 
 def _largest(allowed: Interval | Members) -> float:

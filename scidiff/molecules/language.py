@@ -2,8 +2,8 @@
 
     qed >= 0.8 and (n_atoms[N] <= 4 or contains c1ccncc1) and not scaffold == c1ccccc1
 
-    quantities   of the table of properties, and alerts, n_atoms[X], count(SMARTS), similarity(SMILES); with <, <=, ==,
-                 >=, >, in [low, high], in {a, b}; a unit may follow a number (mw <= 350 Da, tpsa <= 90 A^2)
+    quantities   of the table of properties, and alerts, atoms, n_atoms[X], count(SMARTS), similarity(SMILES); with <,
+                 <=, ==, >=, >, in [low, high], in {a, b}; a unit may follow a number (mw <= 350 Da, tpsa <= 90 A^2)
     predicates   contains SMARTS, lacks SMARTS, scaffold == SMILES, novel, lipinski, veber
     parts        decorates(SMILES), extends(SMILES), links(SMILES, SMILES): see `scidiff.molecules.parts`
 

@@ -97,20 +97,29 @@ ALERTS = Property(
     meaning="structural alerts of PAINS (Baell & Holloway 2010) and BRENK (Brenk et al. 2008), as RDKit has them",
     compute=lambda mol: len(_alerts().GetMatches(mol)),
 )
-OTHERS = ("alerts", "n_atoms[X]", "count(SMARTS)", "similarity(SMILES)")
+ATOMS = Property(
+    name="atoms",
+    kind="count",
+    low=1,
+    meaning="atoms, hydrogens counted",
+    compute=lambda mol: mol.GetNumAtoms() + sum(atom.GetTotalNumHs() for atom in mol.GetAtoms()),
+)
+OTHERS = ("alerts", "atoms", "n_atoms[X]", "count(SMARTS)", "similarity(SMILES)")
 PREDICATES = ("contains", "lacks", "scaffold", "novel", "lipinski", "veber", "decorates", "extends", "links")
 
 
 @lru_cache(maxsize=10_000)
 def quantity(name: str) -> Property:
-    """The property of that spelling: one of the table, `alerts`, `n_atoms[X]`, `count(SMARTS)`, `similarity(SMILES)`.
+    """The property of that spelling.
+
+    One of the table, `alerts`, `atoms`, `n_atoms[X]`, `count(SMARTS)`, `similarity(SMILES)`.
 
     Raises:
         UserError: there is none; the message names the nearest.
         PatternError, ValueError: the argument is no SMARTS, SMILES or element.
     """
-    if name == ALERTS.name:
-        return ALERTS
+    if name in (ALERTS.name, ATOMS.name):
+        return ALERTS if name == ALERTS.name else ATOMS
     found = _SPELLED.fullmatch(name)
     if found is None:
         return lookup(name, (*OTHERS, *PREDICATES))

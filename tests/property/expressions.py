@@ -36,6 +36,7 @@ NUMBERS = {
     "hba": rdMolDescriptors.CalcNumHBA,
     "rotatable_bonds": rdMolDescriptors.CalcNumRotatableBonds,
     "heavy_atoms": lambda mol: mol.GetNumHeavyAtoms(),
+    "atoms": lambda mol: Chem.AddHs(mol).GetNumAtoms(),
     "charge": Chem.GetFormalCharge,
 }
 
