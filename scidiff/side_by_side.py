@@ -11,9 +11,10 @@ import torch
 
 from scidiff.interrupts import hold_back
 
-# Products in bfloat16 are compiled for each shape and kept. Tiles have ever new shapes, and a thousand of them, which
-# is what oneDNN keeps by itself, take some hundred megabytes.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+# Products in bfloat16 are compiled for each shape and kept, by oneDNN and once more by the layer between it and torch.
+# Tiles have ever new shapes, and a thousand of them, which is what both keep by themselves, take hundreds of megabytes.
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "64")
 
 
 @contextmanager

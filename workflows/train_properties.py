@@ -100,7 +100,7 @@ def main(options: argparse.Namespace) -> None:
     )
     network.load_state_dict(result.denoiser.state_dict())
     card = {
-        "data": f"QM9 (Ramakrishnan et al. 2014), the {options.half} half of the training split of datasets/qm9.py, MIT",
+        "data": f"QM9 (Ramakrishnan et al. 2014), {options.half} half of the training split of datasets/qm9.py, MIT",
         "molecules": sum(map(len, sizes.values())),
         **account(result, training),
     }

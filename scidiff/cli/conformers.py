@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scidiff.cli.molecules import Keep, Model, Shown
+from scidiff.cli.molecule_options import Keep, Model, Shown
 from scidiff.cli.optimising import app
 from scidiff.errors import INTERRUPTED, SHORT, UserError
 from scidiff.interrupts import held_back
@@ -205,13 +205,16 @@ def geometries(
     *,
     keep: list[str] | None,
     towards: Mapping[str, float],
+    among: int,
     progress: bool | None,
 ) -> tuple[Path, Callable[[Generation, bool], bool]]:
     """What `scidiff molecules generate --three-d` needs: its model of fragments, and what finishes a generation.
 
-    The latter draws and writes the geometries and says what came of them; it returns whether the run fell short.
+    The latter draws, chooses and writes the geometries and says what came of them; it returns whether the run fell
+    short.
     """
     from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.three_d import among as choosing
     from scidiff.molecules.three_d import estimator
     from scidiff.molecules.three_d.asked import Asked
     from scidiff.molecules.three_d.generated import fragments_of_small_molecules, numbers, with_geometries, write
@@ -225,6 +228,7 @@ def geometries(
     for rule in rules:
         if rule.kind in PLACED:
             raise UserError(f"--keep: expected no place in space of new molecules, got {rule.text!r}")
+    chooser = estimator.Estimator.load(estimator.chooser()) if choosing.checked(among, towards) > 1 else None
 
     def finish(generation: Generation, as_json: bool) -> bool:
         line = StatusLine(progress)
@@ -237,20 +241,25 @@ def geometries(
             )
         finally:
             line.clear()
+        indices = [one.index for one in generation.molecules]
+        chosen = chooser and choosing.nearest(found, indices, towards, chooser, among=among)
+        kept = chosen.run if chosen else found
         reader = estimator.Estimator.load() if towards and estimator.available() else None
-        asked = Asked.of(towards, found, reader) if towards else None
-        if found.certified:
-            write(generation, found, Path(out), asked=asked)
-        if report is not None and found.certified:
+        asked = Asked.of(towards, kept, reader) if towards else None
+        if kept.certified:
+            write(generation, kept, Path(out), asked=asked)
+        if report is not None and kept.certified:
             from scidiff.molecules.three_d.report import write_report
 
-            write_report(found, report, command=_command(), values=numbers(generation, asked))
+            write_report(kept, report, command=_command(), values=numbers(generation, asked))
         if as_json:
-            account = {**generation.as_dict(), "geometries": found.as_dict(), "out": out if found.certified else None}
+            account = {**generation.as_dict(), "geometries": found.as_dict(), "out": out if kept.certified else None}
+            account |= {"among": chosen.as_dict()} if chosen else {}
             typer.echo(json.dumps(account | ({} if asked is None else {"towards": asked.as_dict()}), indent=1))
-        lines = [generation.summary(), f"geometries: {found.summary()}", *([] if asked is None else asked.lines())]
+        lines = [generation.summary(), f"geometries: {found.summary()}", *([chosen.line()] if chosen else [])]
+        lines += [] if asked is None else asked.lines()
         lines += [f"{one.text} (index {one.number}) has no geometry: {one.reason}" for one in found.refused[:SHOWN]]
         typer.echo("\n".join(lines), err=True)
-        return found.certified < generation.requested
+        return kept.certified < generation.requested // among
 
     return fragments, finish

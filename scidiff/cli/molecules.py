@@ -7,10 +7,26 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scidiff.cli.molecule_options import (
+    Among,
+    Constraints,
+    Format,
+    Keep,
+    MaxDraws,
+    Method,
+    Model,
+    Out,
+    Properties,
+    Report,
+    Shown,
+    ThreeD,
+    Towards,
+    Where,
+)
 from scidiff.errors import INTERRUPTED, SHORT, UserError
 from scidiff.interrupts import held_back
 
@@ -73,69 +89,6 @@ Examples:
 """
 
 
-Where = Annotated[
-    list[str] | None, typer.Option("--where", metavar="CONDITION", help="What must hold; may be given again.")
-]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--keep",
-        metavar="RULE",
-        help='On shapes: "distance(SMARTS) in [a, b]" (angstrom), "angle(SMARTS) <= a" (degrees), '
-        '"planar(SMARTS) <= a", "planar(aromatic) <= a" (angstrom), "clash >= a" (van der Waals radii); with --fix '
-        '"outside(FILE.pdb) >= a" (van der Waals radii), "inside([x, x], [y, y], [z, z])". May be given again.',
-    ),
-]
-Towards = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--towards",
-        metavar="NAME=VALUE",
-        help="A quantum property that the model is told of and nothing certifies: alpha (bohr^3), gap, homo, lumo "
-        "(eV), mu (D) or cv (cal/mol/K), as in gap=6.8eV; with --three-d. May be given again.",
-    ),
-]
-Constraints = Annotated[
-    Path | None, typer.Option("--constraints", metavar="FILE", help="YAML with more conditions, a list under `where`.")
-]
-Method = Annotated[
-    Literal["auto", "exact", "guide", "project", "steer", "enforce", "reject"],
-    typer.Option(
-        help="auto: exact, steer, guide or project, by how rare the molecules are (`explain` says which). "
-        "exact: what fragments decide is enforced, and draws follow the model given the conditions. "
-        "Three lean towards properties besides, and molecules have weights: guide tells a model of them that was "
-        "trained to be told, project moves its estimates, steer tilts draws after a pilot. "
-        "enforce: faster than exact, not quite so distributed. reject: draw freely and certify."
-    ),
-]
-Out = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="File to write (.smi .csv .parquet .sdf), or - for standard output. "
-        "Default: -, unless --report or --json is given.",
-    ),
-]
-Format = Annotated[
-    Literal["smi", "csv"] | None, typer.Option("--format", help="Format on standard output. Default: smi.")
-]
-Report = Annotated[str | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")]
-MaxDraws = Annotated[
-    int | None, typer.Option(help="Give up after so many draws. Default: 1,000 a molecule, at least 20,000.")
-]
-Properties = Annotated[
-    str, typer.Option(metavar="NAMES", help="Properties to write, with commas; those of --where are always written.")
-]
-Model = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Folder with weights, or the name of packaged ones. Default: moses."),
-]
-ThreeD = Annotated[bool, typer.Option("--three-d", help="Give each molecule a certified geometry; --out ends in .sdf.")]
-Shown = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
-]
-
-
 @app.command(help=_GENERATE)
 def generate(
     *,
@@ -156,6 +109,7 @@ def generate(
     three_d: ThreeD = False,
     keep: Keep = None,
     towards: Towards = None,
+    among: Among = 1,
     model: Model = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
@@ -166,7 +120,9 @@ def generate(
     if three_d := three_d or bool(keep or asked):
         from scidiff.cli.conformers import geometries
 
-        model, give = geometries(out, report, model, device, keep=keep, towards=asked, progress=progress)
+        model, give = geometries(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
+    elif among != 1:
+        raise UserError("--among: expected --towards beside it, got none")
     with held_back():
         from scidiff.cli.progress import StatusLine
         from scidiff.molecules import certified
@@ -175,7 +131,7 @@ def generate(
     try:
         line.begin("loading the model")
         generation = certified.generate(
-            num=num,
+            num=num * among,
             where=_wanted(where, constraints),
             method=method,
             seed=seed,

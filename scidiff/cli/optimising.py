@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scidiff.cli.learning import app
-from scidiff.cli.molecules import Constraints, Model, Shown, Where
+from scidiff.cli.molecule_options import Constraints, Model, Shown, Where
 from scidiff.errors import INTERRUPTED, SHORT, UserError
 from scidiff.interrupts import held_back
 

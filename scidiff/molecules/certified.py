@@ -20,6 +20,7 @@ from scidiff.molecules.oracle import Oracle, describe
 from scidiff.molecules.parsing import parse_all
 from scidiff.molecules.planning import Choice
 from scidiff.molecules.properties import PROPERTIES, Value, lookup
+from scidiff.molecules.quantum import implied
 from scidiff.molecules.sources import Conditionable, Drawn, Guidable, Source, Steerable, Tellable
 from scidiff.molecules.training import training_molecules
 from scidiff.molecules.where import Condition
@@ -189,7 +190,8 @@ def generate(
         device: `cpu`, `cuda`, ...; the processor if None.
         method: one of `METHODS`.
         source: drawn from, not a model.
-        towards: values of properties that the model is told of (`scidiff.molecules.towards`); nothing certifies them.
+        towards: values of properties that the model is told of (`scidiff.molecules.towards`); nothing certifies them,
+            but for a number of atoms, which is a condition.
         progress: told of the account after every draw.
 
     Returns:
@@ -199,7 +201,8 @@ def generate(
         UserError: an argument that cannot be met, or weights that cannot be read.
         Interrupted: Ctrl-C; carries what was certified.
     """
-    conditions, limit = parse_all(where), max(1000 * num, 20_000) if max_draws is None else max_draws
+    conditions = parse_all([*where, *implied(towards or {})])
+    limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check(method, num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     names = _named(conditions, properties)
     _read_ahead(conditions)

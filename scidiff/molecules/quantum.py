@@ -6,6 +6,7 @@ and estimated by networks, and never certified.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,3 +58,8 @@ def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     order = np.random.default_rng(9).permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+
+
+def implied(asked: Mapping[str, float]) -> list[str]:
+    """What must hold of molecules of these values, as conditions: those that tokens decide and an oracle reads."""
+    return [f"{name} == {value:g}" for name, value in asked.items() if name == ATOMS]

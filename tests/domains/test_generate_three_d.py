@@ -1,8 +1,10 @@
-"""Generated molecules with geometries: certified as text and as coordinates, keyed by seed and index."""
+"""Generated molecules with geometries: certified as text and as coordinates, keyed by seed and index; and chosen."""
 
 import json
+import math
 from dataclasses import dataclass
 from itertools import count
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from typer.testing import CliRunner
 
 from scidiff.cli.main import app
 from scidiff.molecules import certified
+from scidiff.molecules.quantum import QUANTUM
 from scidiff.molecules.three_d import estimator, tiles
 from scidiff.molecules.three_d import model as models
+from scidiff.molecules.three_d.among import misses
 from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
 from scidiff.molecules.three_d.tiles import STRIDE
 
@@ -101,6 +105,71 @@ def test_what_the_model_is_told_is_reported_beside_an_estimate_and_never_certifi
     done = run("--num", "1", "--towards", "gap=6.5", "--out", "o.sdf")
     assert "not certified\n" in done.output
     assert not next(iter(Chem.SDMolSupplier("o.sdf"))).HasProp("estimated_gap")
+
+
+@dataclass(frozen=True)
+class Tellable(Source):
+    def towards(self, asked):
+        return self
+
+
+class Weigher:
+    """Reads the number of atoms for a gap."""
+
+    card = {"held out": dict.fromkeys(QUANTUM, 0.5)}  # noqa: RUF012
+
+    def values(self, mols):
+        return np.array([[0.0, mol.GetNumAtoms(), 0.0, 0.0, 0.0, 0.0] for mol in mols], dtype=float)
+
+
+def test_of_each_k_the_nearest_is_kept_and_the_others_are_counted(run, monkeypatch):
+    """Of acetaldehyde cyanohydrin (10 atoms), a thiol that has no geometry, an aldehyde (11) and an alcohol (12)."""
+    monkeypatch.setattr(certified, "load", lambda model, device: Tellable())
+    monkeypatch.setattr(estimator, "available", lambda *name: True)
+    monkeypatch.setattr(estimator.Estimator, "load", lambda *folder: Weigher())
+    for gap, kept in ((9, "0"), (11.4, "2"), (15, "3")):
+        done = run("--num", "1", "--among", "4", "--towards", f"gap={gap}", "--out", "o.sdf", "--json")
+        assert done.exit_code == 0, done.output
+        assert [mol.GetProp("index") for mol in Chem.SDMolSupplier("o.sdf")] == [kept]
+        account = json.loads(done.stdout)
+        assert account["among"] == {"of_each": 4, "certified": 3, "kept": 1, "by": "a network"}
+        assert (account["certified"], account["geometries"]["certified"]) == (4, 3)
+        assert "kept 1 of 3 certified: of each 4" in done.output
+    done = run("--num", "3", "--among", "2", "--towards", "gap=11", "--out", "o.sdf", "--no-unique")
+    assert [mol.GetProp("index") for mol in Chem.SDMolSupplier("o.sdf")] == ["0", "2", "5"]  # 0 | 2, 3 | 5
+
+
+def test_a_number_of_atoms_is_a_condition(run, monkeypatch):
+    monkeypatch.setattr(certified, "load", lambda model, device: Tellable())
+    done = run("--num", "1", "--towards", "atoms=11", "--out", "o.sdf", "--json")
+    assert json.loads(done.stdout)["where"] == ["atoms == 11"]
+    mol = next(iter(Chem.SDMolSupplier("o.sdf", removeHs=False)))
+    assert (mol.GetProp("index"), mol.GetNumAtoms()) == ("2", 11)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--among", "4"], "a value of alpha"),
+        (["--among", "4", "--towards", "atoms=11"], "a value of alpha"),
+        (["--among", "0", "--towards", "gap=6"], "expected 1 to 256, got 0"),
+        (["--towards", "atoms=11.5"], "whole number of atoms"),
+    ],
+)
+def test_what_nothing_can_be_chosen_by_is_said_first(run, more, said):
+    arguments = ["--num", "1", "--out", "o.sdf", *more]
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_far_is_unlikely_under_the_error_of_the_network():
+    errors, read = {"gap": 0.2, "mu": 3.0}, np.array([[0, 6.1, 0, 0, 4.0, 0], [0, 6.4, 0, 0, 1.0, 0]])
+    normal = NormalDist()
+    found = misses(read, {"gap": 6.0, "mu": 1.0}, errors)
+    for row, value in zip(read, found, strict=True):
+        density = normal.pdf((row[1] - 6.0) / 0.2) * normal.pdf((row[4] - 1.0) / 3.0)
+        assert value == pytest.approx(-2 * math.log(density * 2 * math.pi))
 
 
 def test_a_source_that_cannot_be_told_is_no_answer(run):

@@ -26,10 +26,15 @@ EDGES = Edges.between(("gap", "mu"), VALUES)
 
 
 def test_what_a_user_writes():
-    assert parse(["gap=6.8eV", " mu = -3 ", "Cv=1e1cal/mol/K"]) == {"gap": 6.8, "mu": -3.0, "cv": 10.0}
+    assert parse(["gap=6.8eV", " mu = -3 ", "Cv=1e1cal/mol/K", "atoms=18"]) == {
+        "gap": 6.8,
+        "mu": -3.0,
+        "cv": 10.0,
+        "atoms": 18.0,
+    }
 
 
-@pytest.mark.parametrize("text", ["gap", "gap>=3", "qed=0.3", "gap=6.8D", "gap=1.2.3", "=3", "gap="])
+@pytest.mark.parametrize("text", ["gap", "gap>=3", "qed=0.3", "gap=6.8D", "gap=1.2.3", "=3", "gap=", "atoms=18eV"])
 def test_what_is_no_value_is_refused(text):
     with pytest.raises(UserError, match="expected NAME=VALUE of alpha"):
         parse([text])

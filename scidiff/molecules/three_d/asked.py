@@ -28,7 +28,8 @@ class Asked:
 
     @classmethod
     def of(cls, values: Mapping[str, float], run: ConformerRun, estimator: Estimator | None) -> Asked:
-        """Read the first conformer of every molecule."""
+        """Read the first conformer of every molecule; of values that are not in `QUANTUM` there is nothing to say."""
+        values = {name: value for name, value in values.items() if name in QUANTUM}
         shown = [one for one in run.ensembles if one.conformers]
         if estimator is None or not shown:
             return cls(values=values, estimates={}, errors={})

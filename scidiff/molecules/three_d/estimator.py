@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rdkit import Chem
 from torch import Tensor, nn
 
 from scidiff import weights as files
+from scidiff.errors import UserError
 from scidiff.molecules.quantum import QUANTUM
 from scidiff.molecules.three_d.batches import LEAF, Cuts
 from scidiff.molecules.three_d.graphs import ELEMENTS
@@ -30,7 +32,8 @@ from scidiff.processes.base import Process
 from scidiff.state import Layout, State
 from scidiff.training.batches import Batch
 
-SHIPPED = "qm9_properties"
+SHIPPED, CHOOSER = "qm9_properties", "qm9_chooser"
+"""The packaged networks: one that judges, and one of other molecules that chooses (`among`)."""
 SUMS, POOLED, NORM = ("alpha", "cv"), ("gap", "homo", "lumo"), "mu"
 ORDER = (*SUMS, *POOLED, NORM)
 """The properties in the order of the network's numbers."""
@@ -201,10 +204,14 @@ class Estimator:
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Estimator:
-        """Read an estimator from a folder, or the packaged one; WeightsError says in one line what is wrong."""
+        """Read an estimator from a folder, or the packaged one that judges.
+
+        Raises:
+            WeightsError: what is wrong with the folder, in one line.
+        """
         if folder is None:
-            with resources.as_file(resources.files("scidiff.molecules.three_d") / "weights" / SHIPPED) as shipped:
-                return cls.load(shipped)
+            with resources.as_file(packaged()) as shipped:
+                return cls.load(Path(shipped))
         held = files.load(folder)
         with files.expected("weights of an estimator", folder):
             config = EstimatorConfig(**held.fields("estimator"))
@@ -223,9 +230,21 @@ class Estimator:
         files.save(folder, files.Weights(tensors=tensors, config=self.description(), card=self.card))
 
 
-def available() -> bool:
-    """Whether the packaged estimator is there."""
-    return (resources.files("scidiff.molecules.three_d") / "weights" / SHIPPED / files.RECORD).is_file()
+def packaged(name: str = SHIPPED) -> Traversable:
+    """The folder of a packaged estimator."""
+    return resources.files("scidiff.molecules.three_d") / "weights" / name
+
+
+def available(name: str = SHIPPED) -> bool:
+    """Whether a packaged estimator is there."""
+    return (packaged(name) / files.RECORD).is_file()
+
+
+def chooser() -> Path:
+    """The folder of the packaged network that chooses; UserError if there is none."""
+    if not available(CHOOSER):
+        raise UserError("--among: expected a packaged network that chooses, found none")
+    return Path(str(packaged(CHOOSER)))
 
 
 def read_measured(split: Path, values: np.ndarray, chosen: np.ndarray | None = None) -> dict[int, Measured]:
