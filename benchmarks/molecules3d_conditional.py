@@ -59,7 +59,7 @@ from scidiff.molecules.three_d.generated import fragments_of_small_molecules
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import with_positions
 from scidiff.molecules.three_d.records import Record, record
-from scidiff.molecules.towards import WEIGHT, calls_of, guided
+from scidiff.molecules.towards import WEIGHT, guided
 from scidiff.noise import Noise
 from scidiff.sampling import sample
 from scidiff.solvers.categorical import CountedUnmasking
@@ -209,7 +209,7 @@ def made(
     read = read.reshape(len(readers), len(rows), among, -1)
     sizes = np.array([Chem.AddHs(mol).GetNumAtoms() for mol in mols]).reshape(len(rows), among)
     sized = sizes == data.atoms[rows][:, None]
-    fragments = sum(map(len, sequences)) / len(mols) * calls_of(model)
+    fragments = sum(map(len, sequences)) / len(mols) * model.calls
     return Made(
         smiles=[Chem.MolToSmiles(mol) for mol in mols[::among]],
         whole=sized & ~np.isnan(read[0, :, :, 0]),

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from scidiff.errors import UserError, one_line
 
@@ -83,6 +83,21 @@ def check_folder(path: str | Path, mark: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace one file by UTF-8 text."""
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def growing(path: Path) -> Iterator[TextIO]:
+    """Replace one file by the UTF-8 text written in the block, if it ends without an error and any was written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        if temporary.stat().st_size:
+            flush(temporary)
+            temporary.replace(path)
+            flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, record: Any) -> None:

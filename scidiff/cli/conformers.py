@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from scidiff.interrupts import held_back
 if TYPE_CHECKING:
     from scidiff.molecules.certified import Generation
     from scidiff.molecules.three_d.conformers import ConformerRun
+    from scidiff.molecules.three_d.generated import Wanted
 
 SHOWN = 5  # refused records that are printed
 
@@ -213,53 +215,67 @@ def geometries(
     The latter draws, chooses and writes the geometries and says what came of them; it returns whether the run fell
     short.
     """
-    from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.quantum import QUANTUM
     from scidiff.molecules.three_d import among as choosing
     from scidiff.molecules.three_d import estimator
     from scidiff.molecules.three_d.asked import Asked
-    from scidiff.molecules.three_d.generated import fragments_of_small_molecules, numbers, with_geometries, write
+    from scidiff.molecules.three_d.generated import Wanted, fragments_of_small_molecules
     from scidiff.molecules.three_d.model import load
     from scidiff.molecules.three_d.rules import PLACED, parse
 
     if out is None or not out.lower().endswith(".sdf"):
         raise UserError(f"--three-d: expected --out FILE.sdf, got {out!r}")
     fragments = fragments_of_small_molecules(told=bool(towards)) if model is None else model
-    rules, known = parse(keep or ()), load(None, device)
+    rules = parse(keep or ())
     for rule in rules:
         if rule.kind in PLACED:
             raise UserError(f"--keep: expected no place in space of new molecules, got {rule.text!r}")
     chooser = estimator.Estimator.load(estimator.chooser()) if choosing.checked(among, towards) > 1 else None
+    values = {name: value for name, value in towards.items() if name in QUANTUM}
+    reader = estimator.Estimator.load() if values and estimator.available() else None
+    wanted = Wanted(
+        model=load(None, device),
+        rules=rules,
+        asked=Asked(values=values, reader=reader) if values else None,
+        among=among,
+        chooser=chooser,
+    )
+    return fragments, partial(_give, wanted=wanted, out=Path(out), report=report, progress=progress)
 
-    def finish(generation: Generation, as_json: bool) -> bool:
-        line = StatusLine(progress)
-        try:
-            found = with_geometries(
-                generation,
-                known,
-                rules=rules,
-                progress=lambda done, total: line.show(f"{done:,} of {total:,} geometries") if line.due() else None,
-            )
-        finally:
-            line.clear()
-        indices = [one.index for one in generation.molecules]
-        chosen = chooser and choosing.nearest(found, indices, towards, chooser, among=among)
-        kept = chosen.run if chosen else found
-        reader = estimator.Estimator.load() if towards and estimator.available() else None
-        asked = Asked.of(towards, kept, reader) if towards else None
-        if kept.certified:
-            write(generation, kept, Path(out), asked=asked)
-        if report is not None and kept.certified:
-            from scidiff.molecules.three_d.report import write_report
 
-            write_report(kept, report, command=_command(), values=numbers(generation, asked))
-        if as_json:
-            account = {**generation.as_dict(), "geometries": found.as_dict(), "out": out if kept.certified else None}
-            account |= {"among": chosen.as_dict()} if chosen else {}
-            typer.echo(json.dumps(account | ({} if asked is None else {"towards": asked.as_dict()}), indent=1))
-        lines = [generation.summary(), f"geometries: {found.summary()}", *([chosen.line()] if chosen else [])]
-        lines += [] if asked is None else asked.lines()
-        lines += [f"{one.text} (index {one.number}) has no geometry: {one.reason}" for one in found.refused[:SHOWN]]
-        typer.echo("\n".join(lines), err=True)
-        return kept.certified < generation.requested // among
+def _give(
+    generation: Generation, as_json: bool, *, wanted: Wanted, out: Path, report: str | None, progress: bool | None
+) -> bool:
+    """Draw and write the geometries of a generation, and say what came of them; whether the run fell short."""
+    from scidiff.cli.progress import StatusLine
+    from scidiff.molecules.three_d import among as choosing
+    from scidiff.molecules.three_d.generated import with_geometries
+    from scidiff.molecules.three_d.writing import growing
 
-    return fragments, finish
+    line = StatusLine(progress)
+
+    def watch(done: int, total: int) -> None:
+        if line.due():
+            line.show(f"{done:,} of {total:,} geometries")
+
+    try:
+        with growing(out) as file:
+            found = with_geometries(generation, wanted, file, progress=watch)
+    finally:
+        line.clear()
+    drawn, kept, among = found.drawn, found.kept, wanted.among
+    if report is not None and kept.certified:
+        from scidiff.molecules.three_d.report import write_report
+
+        write_report(kept, report, command=_command(), values=found.numbers)
+    if as_json:
+        account = {**generation.as_dict(), "geometries": drawn.as_dict(), "out": str(out) if kept.certified else None}
+        account |= {"among": choosing.account(drawn, kept, among)} if wanted.chooser else {}
+        account |= {"towards": wanted.asked.as_dict()} if wanted.asked else {}
+        typer.echo(json.dumps(account, indent=1))
+    lines = [generation.summary(), f"geometries: {drawn.summary()}"]
+    lines += [choosing.line(drawn, kept, among)] if wanted.chooser else []
+    lines += wanted.asked.lines() if wanted.asked else []
+    lines += [f"{one.text} (index {one.number}) has no geometry: {one.reason}" for one in drawn.refused[:SHOWN]]
+    typer.echo("\n".join(lines), err=True)
+    return kept.certified < generation.requested // among

@@ -63,6 +63,7 @@ class FragmentModel:
         scores: what tokens add to properties; None if the folder has none.
         census: a sample of the training molecules; None if the folder has none.
         head: what to expect of properties from beliefs; None if the folder has none.
+        calls: of the network for an estimate.
     """
 
     vocabulary: Vocabulary
@@ -72,6 +73,7 @@ class FragmentModel:
     scores: Scores | None = None
     census: Census | None = None
     head: PropertyHead | None = None
+    calls: int = 1
 
     @classmethod
     def create(

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from scidiff.cli.main import app
 from scidiff.molecules import certified
 from scidiff.molecules.quantum import QUANTUM
-from scidiff.molecules.three_d import estimator, tiles
+from scidiff.molecules.three_d import estimator, generated, tiles
 from scidiff.molecules.three_d import model as models
 from scidiff.molecules.three_d.among import misses
 from scidiff.molecules.three_d.model import ConformerConfig, ConformerModel
@@ -137,6 +138,35 @@ def test_of_each_k_the_nearest_is_kept_and_the_others_are_counted(run, monkeypat
         assert "kept 1 of 3 certified: of each 4" in done.output
     done = run("--num", "3", "--among", "2", "--towards", "gap=11", "--out", "o.sdf", "--no-unique")
     assert [mol.GetProp("index") for mol in Chem.SDMolSupplier("o.sdf")] == ["0", "2", "5"]  # 0 | 2, 3 | 5
+
+
+@pytest.mark.parametrize("among", [1, 2])
+def test_how_many_are_held_at_a_time_changes_nothing(run, monkeypatch, among):
+    monkeypatch.setattr(certified, "load", lambda model, device: Tellable())
+    monkeypatch.setattr(estimator, "available", lambda *name: True)
+    monkeypatch.setattr(estimator.Estimator, "load", lambda *folder: Weigher())
+    arguments = ("--among", str(among), "--towards", "gap=11", "--json", "--report", "r.html")
+    accounts, texts = [], []
+    for together, most in ((512, 300), (2, 1)):
+        monkeypatch.setattr(generated, "TOGETHER", together)
+        monkeypatch.setattr(generated, "MOST_DRAWN", most)
+        done = run("--num", str(6 // among), "--out", "o.sdf", *arguments)
+        accounts.append(json.loads(done.stdout))
+        texts.append(Path("o.sdf").read_text(encoding="utf-8"))
+        for account in (accounts[-1], accounts[-1]["geometries"]):
+            del account["seconds"]
+    assert accounts[0] == accounts[1]
+    assert accounts[0]["geometries"]["certified"] == 4
+    assert texts[0] == texts[1]
+    assert texts[0].count("$$$$") == (4 if among == 1 else 3)
+
+
+def test_nothing_certified_leaves_the_file_as_it_was(run):
+    Path("o.sdf").write_text("before", encoding="utf-8")
+    done = run("--num", "1", "--start", "1", "--out", "o.sdf", "--json")
+    assert json.loads(done.stdout)["out"] is None
+    assert [path.name for path in Path().iterdir()] == ["o.sdf"]
+    assert Path("o.sdf").read_text(encoding="utf-8") == "before"
 
 
 def test_a_number_of_atoms_is_a_condition(run, monkeypatch):

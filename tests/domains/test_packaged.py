@@ -9,7 +9,7 @@ from rdkit.Chem import AllChem
 from scidiff.molecules.generator import Generator
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.quantum import ATOMS, QUANTUM
-from scidiff.molecules.three_d.estimator import Estimator
+from scidiff.molecules.three_d.estimator import Estimator, chooser
 from scidiff.molecules.three_d.generated import fragments_of_small_molecules
 from scidiff.weights import WeightsError
 
@@ -29,11 +29,22 @@ def test_another_name_and_a_folder_without_weights_are_errors(tmp_path: Path, mo
         Generator.load(Path("moses"))
 
 
-def test_the_model_that_is_told_of_values_and_the_network_that_reads_them():
-    told, reader = FragmentModel.load(fragments_of_small_molecules(told=True)), Estimator.load()
+def test_the_model_that_is_told_of_values():
+    told = FragmentModel.load(fragments_of_small_molecules(told=True))
     assert list(told.edges.of) == [*QUANTUM, ATOMS]
     assert told.census is not None
     assert told.census.names == (*QUANTUM, ATOMS)
+
+
+def test_the_networks_that_read_values_learned_from_different_halves():
+    judge, choosing = Estimator.load(), Estimator.load(chooser())
+    assert "second half" in choosing.card["data"]
+    assert "second" not in judge.card["data"]
+
+
+@pytest.mark.parametrize("folder", [None, chooser()])
+def test_a_network_that_reads_values(folder: Path | None):
+    reader = Estimator.load(folder)
     assert set(reader.card["held out"]) == set(QUANTUM)
     mols = [Chem.AddHs(Chem.MolFromSmiles(smiles)) for smiles in ("CCCCCCO", "C")]
     for mol in mols:

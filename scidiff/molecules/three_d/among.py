@@ -12,7 +12,7 @@ The network that chooses learned from other molecules than the one that judges (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,32 +39,6 @@ def misses(read: np.ndarray, asked: Mapping[str, float], errors: Mapping[str, fl
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """What is left of geometries of which the nearest were chosen.
-
-    Attributes:
-        among: K, how many molecules one was chosen of.
-        run: those chosen.
-        certified: how many had a certified geometry.
-    """
-
-    among: int
-    run: ConformerRun
-    certified: int
-
-    def as_dict(self) -> dict[str, object]:
-        """The account as plain values, for JSON."""
-        return {"of_each": self.among, "certified": self.certified, "kept": len(self.run.ensembles), "by": "a network"}
-
-    def line(self) -> str:
-        """For people."""
-        return (
-            f"kept {len(self.run.ensembles)} of {self.certified} certified: of each {self.among} molecules the one "
-            "that a network reads nearest to what was asked for, a selection by that network"
-        )
-
-
 def checked(among: int, asked: Mapping[str, float]) -> int:
     """K. UserError if it is out of range, or nothing is asked for that a network reads."""
     if not 1 <= among <= MOST:
@@ -76,7 +50,7 @@ def checked(among: int, asked: Mapping[str, float]) -> int:
 
 def nearest(
     run: ConformerRun, numbers: Sequence[int], asked: Mapping[str, float], reader: Estimator, *, among: int
-) -> Chosen:
+) -> ConformerRun:
     """Of every K molecules, in their order, the nearest of those that have a geometry; none where none has.
 
     Args:
@@ -97,4 +71,17 @@ def nearest(
         if mine not in best or away[place] < away[best[mine]]:
             best[mine] = place
     kept = [whole[place] for place in sorted(best.values())]
-    return Chosen(among=among, run=replace(run, ensembles=kept), certified=run.certified)
+    return replace(run, ensembles=kept)
+
+
+def account(drawn: ConformerRun, kept: ConformerRun, among: int) -> dict[str, object]:
+    """What was chosen of what, as plain values, for JSON."""
+    return {"of_each": among, "certified": drawn.certified, "kept": kept.certified, "by": "a network"}
+
+
+def line(drawn: ConformerRun, kept: ConformerRun, among: int) -> str:
+    """The same for people."""
+    return (
+        f"kept {kept.certified} of {drawn.certified} certified: of each {among} molecules the one that a network reads "
+        "nearest to what was asked for, a selection by that network"
+    )

@@ -4,56 +4,57 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scidiff.molecules.quantum import QUANTUM
 from scidiff.molecules.three_d.conformers import ConformerRun
 from scidiff.molecules.three_d.estimator import Estimator
 from scidiff.molecules.three_d.oracle import with_positions
 
+Estimates = Mapping[int, Mapping[str, float]]
+"""All of `QUANTUM` by the number of a molecule's record."""
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(kw_only=True)
 class Asked:
-    """Values that were asked for, of molecules with a geometry each.
+    """Values that were asked for, and what is read of them from molecules with a geometry each.
 
     Attributes:
         values: by name of `QUANTUM`.
-        estimates: of each molecule by the number of its record, all of `QUANTUM`; empty without an estimator.
-        errors: the mean absolute error of the estimator itself, on molecules that it has not seen.
+        reader: reads geometries; None: nothing does.
+        found: by name, what was read so far.
     """
 
     values: Mapping[str, float]
-    estimates: Mapping[int, Mapping[str, float]]
-    errors: Mapping[str, float]
+    reader: Estimator | None
+    found: dict[str, list[float]] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, values: Mapping[str, float], run: ConformerRun, estimator: Estimator | None) -> Asked:
-        """Read the first conformer of every molecule; of values that are not in `QUANTUM` there is nothing to say."""
-        values = {name: value for name, value in values.items() if name in QUANTUM}
+    def read(self, run: ConformerRun) -> Estimates:
+        """Estimates from the first conformer of every molecule; those of what was asked for are remembered."""
         shown = [one for one in run.ensembles if one.conformers]
-        if estimator is None or not shown:
-            return cls(values=values, estimates={}, errors={})
-        found = estimator.values([with_positions(one.record.mol, one.conformers[0].position) for one in shown])
-        rows = (dict(zip(QUANTUM, row, strict=True)) for row in found.tolist())
-        estimates = {one.record.number: row for one, row in zip(shown, rows, strict=True)}
-        return cls(values=values, estimates=estimates, errors=estimator.card["held out"])
+        if self.reader is None or not shown:
+            return {}
+        read = self.reader.values([with_positions(one.record.mol, one.conformers[0].position) for one in shown])
+        rows = [dict(zip(QUANTUM, row, strict=True)) for row in read.tolist()]
+        for name in self.values:
+            self.found.setdefault(name, []).extend(row[name] for row in rows)
+        return {one.record.number: row for one, row in zip(shown, rows, strict=True)}
 
-    def items(self, number: int) -> dict[str, str]:
+    def items(self, estimates: Mapping[str, float]) -> dict[str, str]:
         """Of one molecule, data items: what was asked for, and what is estimated."""
         asked = {f"asked_{name}": f"{value:g} {QUANTUM[name].unit}" for name, value in self.values.items()}
-        found = self.estimates.get(number, {})
-        return asked | {f"estimated_{name}": f"{found[name]:.4g} {QUANTUM[name].unit}" for name in found}
+        return asked | {f"estimated_{name}": f"{value:.4g} {QUANTUM[name].unit}" for name, value in estimates.items()}
 
     def as_dict(self) -> dict[str, dict[str, object]]:
         """The account of each property as plain values, for JSON."""
         account: dict[str, dict[str, object]] = {}
         for name, value in self.values.items():
-            found = [one[name] for one in self.estimates.values()]
+            found = self.found.get(name, [])
             account[name] = {"asked": value, "unit": QUANTUM[name].unit, "certified": False}
-            if found:
+            if found and self.reader is not None:
                 away = statistics.fmean(abs(one - value) for one in found)
                 account[name] |= {"estimated_median": statistics.median(found), "estimated_mean_distance": away}
-                account[name] |= {"estimator_error": self.errors[name]}
+                account[name] |= {"estimator_error": self.reader.card["held out"][name]}
         return account
 
     def lines(self) -> list[str]:

@@ -67,6 +67,32 @@ class Ensemble:
 
 
 @dataclass(kw_only=True)
+class Tally:
+    """The account of ensembles that are not held any more.
+
+    Attributes:
+        molecules, certified, drawn: how many molecules, conformers, draws.
+        reasons: how many draws each reason refused.
+        short: of molecules with fewer conformers than requested, the record and how many they have.
+    """
+
+    molecules: int = 0
+    certified: int = 0
+    drawn: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    short: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, one: Ensemble, requested: int) -> None:
+        """Count an ensemble."""
+        self.molecules += 1
+        self.certified += len(one.conformers)
+        self.drawn += one.drawn
+        self.reasons += one.reasons
+        if len(one.conformers) < requested:
+            self.short.append((one.record.number, len(one.conformers)))
+
+
+@dataclass(kw_only=True)
 class ConformerRun:
     """The ensembles of a file and their account.
 
@@ -77,6 +103,7 @@ class ConformerRun:
         refused: the records that were not.
         seconds: of drawing and certifying.
         interrupted: ended by Ctrl-C; the ensembles are whole.
+        past: of ensembles that are not held any more.
     """
 
     requested: int
@@ -86,47 +113,64 @@ class ConformerRun:
     refused: list[Refused] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    past: Tally = field(default_factory=Tally)
+
+    def take(self, part: ConformerRun, *, most: int) -> None:
+        """Add another run of the same request; of its ensembles only so many are held that there are `most` in all."""
+        room = max(0, most - len(self.ensembles))
+        self.ensembles += part.ensembles[:room]
+        for one in part.ensembles[room:]:
+            self.past.add(one, self.requested)
+        self.refused += part.refused
+        self.seconds += part.seconds
+        self.interrupted |= part.interrupted
+
+    @property
+    def molecules(self) -> int:
+        """Number of ensembles, those not held any more among them."""
+        return self.past.molecules + len(self.ensembles)
 
     @property
     def short(self) -> list[Ensemble]:
-        """Those with fewer conformers than requested."""
+        """Those held with fewer conformers than requested."""
         return [one for one in self.ensembles if len(one.conformers) < self.requested]
 
     def summary(self) -> str:
         """One line: molecules, conformers, draws, refusals and why."""
         why = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
         return (
-            f"molecules {len(self.ensembles)}, refused records {len(self.refused)}; conformers certified "
-            f"{self.certified} of {self.requested * len(self.ensembles)}, drawn {self.drawn}, "
+            f"molecules {self.molecules}, refused records {len(self.refused)}; conformers certified "
+            f"{self.certified} of {self.requested * self.molecules}, drawn {self.drawn}, "
             f"refused {self.drawn - self.certified}" + (f" ({why})" if why else "")
         )
 
     @property
     def certified(self) -> int:
         """Number of conformers."""
-        return sum(len(one.conformers) for one in self.ensembles)
+        return self.past.certified + sum(len(one.conformers) for one in self.ensembles)
 
     @property
     def drawn(self) -> int:
         """Number of draws."""
-        return sum(one.drawn for one in self.ensembles)
+        return self.past.drawn + sum(one.drawn for one in self.ensembles)
 
     @property
     def reasons(self) -> Counter[str]:
         """How many draws each reason refused."""
-        return sum((one.reasons for one in self.ensembles), Counter())
+        return sum((one.reasons for one in self.ensembles), self.past.reasons)
 
     def as_dict(self) -> dict[str, object]:
         """The account as plain values, for JSON."""
+        short = sorted([*self.past.short, *((one.record.number, len(one.conformers)) for one in self.short)])
         return {
-            "molecules": len(self.ensembles),
+            "molecules": self.molecules,
             "refused_records": len(self.refused),
-            "requested": self.requested * len(self.ensembles),
+            "requested": self.requested * self.molecules,
             "certified": self.certified,
             "drawn": self.drawn,
             "refused": self.drawn - self.certified,
             "reasons": dict(self.reasons.most_common()),
-            "short": [{"record": one.record.number, "certified": len(one.conformers)} for one in self.short],
+            "short": [{"record": number, "certified": count} for number, count in short],
             "seed": self.seed,
             "steps": self.steps,
             "seconds": round(self.seconds, 3),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import rdkit
 from rdkit import Chem
@@ -44,6 +46,16 @@ def write_refused(records: Iterable[Refused], path: Path) -> None:
     rows.writerow(["record", "name", "text", "reason"])
     rows.writerows([one.number, one.name, one.text, one.reason] for one in records)
     replace(path, table.getvalue())
+
+
+@contextmanager
+def growing(path: Path) -> Iterator[TextIO]:
+    """As `atomic.growing`; UserError if the file cannot be written."""
+    try:
+        with atomic.growing(path) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def replace(path: Path, text: str) -> None:
