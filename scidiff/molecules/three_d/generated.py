@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TextIO
@@ -97,7 +98,7 @@ def with_geometries(
     some, total = wanted.among * max(1, TOGETHER // wanted.among), len(generation.molecules)
     for first in range(0, total, some):
         molecules = generation.molecules[first : first + some]
-        part = _drawn(molecules, wanted, generation.seed, lambda n, _, first=first: progress(first + n, total))
+        part = _drawn(molecules, wanted, generation.seed, partial(_ahead, progress, first, total))
         kept = part
         if wanted.chooser is not None and wanted.asked is not None:
             indices = [one.index for one in molecules]
@@ -111,6 +112,11 @@ def with_geometries(
         if part.interrupted:
             break
     return done
+
+
+def _ahead(progress: Callable[[int, int], None], first: int, total: int, done: int, _: int) -> None:
+    """Tell of what is done of a part."""
+    progress(first + done, total)
 
 
 def _drawn(
