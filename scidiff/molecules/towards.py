@@ -1,9 +1,10 @@
 """Molecules with values of properties that no oracle can certify: a model is told of them, and that is all.
 
-A model that was trained to be told values (`Edges.pinned`) and is told some is a model of its own, whose draws follow
-p(molecule | values) as far as it has learned it. Numbers of fragments are drawn from those of the training molecules
-nearest to the values. Everything else stands on that model: what is enforced, what is certified, what weights mean. The
-number of atoms, of which models are told besides, is a condition as well.
+A model that was trained to be told values (`Edges.pinned`) and is told some is a model of its own. Its draws follow
+p(molecule | values) as far as it has learned it, exaggerated by classifier-free guidance. Numbers of fragments are
+drawn from those of the training molecules nearest to the values. Everything else stands on that model: what is
+enforced, what is certified, what weights mean. The number of atoms, of which models are told besides, is a condition as
+well.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.quantum import ATOMS, QUANTUM
 
 WEIGHT = 2.0
-"""Of classifier-free guidance, chosen on the validation split of QM9; 1 is the model told, without guidance."""
+"""Of classifier-free guidance. On 50 molecules of the validation split of QM9 the error of gaps is 0.60 eV with 2 and
+0.65 with 1, that of alpha 3.3 and 3.6 bohr^3."""
 _ASKED = re.compile(r"\s*(\w+)\s*=\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
 
 
