@@ -118,9 +118,10 @@ def judged(found: Tensor, case: Case) -> dict[str, float]:
 def one_case(case: Case, calls: int) -> dict[str, dict[str, float]]:
     """Scores of every method; the seconds of `scidiff` hold those of the 4D-Var that it begins with."""
     began = time.process_time()
-    draws = case.inverse.draws(case.inverse.likeliest(), case.noise)
+    best = case.inverse.likeliest()
+    draws = case.inverse.draws(best, case.noise)
     variational = time.process_time() - began
-    refined = case.inverse.refined(draws, case.noise, plan(calls, noise=1.0))
+    refined = case.inverse.refined(draws, best, case.noise, plan(calls, noise=1.0))
     all_of_it = time.process_time() - began
     found = {"scidiff": (refined, all_of_it), "4D-Var": (draws, variational), "kriging": (case.kriged(), None)}
     return {

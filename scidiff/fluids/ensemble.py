@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -25,7 +26,7 @@ from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.sampling import sample
-from scidiff.solvers import Plan, dpmpp_sde_2m
+from scidiff.solvers import Plan, calibrated, dpmpp_sde_2m
 from scidiff.state import Layout
 
 TILE = 16
@@ -47,6 +48,9 @@ class FieldModel(Protocol):
 
     @property
     def noise(self) -> float: ...
+
+    @property
+    def width(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,21 +120,20 @@ def drawn(
 
 
 def plan(model: FieldModel, calls: int, *, noise: float | None = None) -> Plan:
-    """The SDE with more noise than it needs, which forgets a network's errors.
-
-    With the few calls that it is used with, it leaves an exact denoiser's fields up to 18 % too wide.
+    """The SDE with more noise than it needs, which forgets a network's errors, and as wide as it should be.
 
     Args:
-        model: the weights.
+        model: the weights; their `width` is that of an exact denoiser's Gaussian fields, 1 if they should be right.
         calls: of the network.
-        noise: of the SDE, 1 is the plain one, infinity noises each estimate afresh; None: the model's.
+        noise: of the SDE, 1 is the plain one; None: the model's.
     """
     (process,) = model.processes.values()
     if not isinstance(process, GaussianProcess):
         raise TypeError(f"expected a Gaussian process, got {type(process).__name__}")
     low, high = LEVELS
     grid = karras(process.schedule, max(calls - 1, 1), rho=5.0, sigma_min=low, sigma_max=high)
-    return dpmpp_sde_2m(process.schedule, to_data(grid), eta=model.noise if noise is None else noise)
+    solver = partial(dpmpp_sde_2m, process.schedule, to_data(grid), eta=model.noise if noise is None else noise)
+    return calibrated(lambda factor: solver(noise=factor), process.schedule, width=model.width)
 
 
 def tile(model: FieldModel, constraint: FieldConstraint, layout: Layout, noise: Noise, rule: Plan) -> Tensor:

@@ -6,7 +6,9 @@ First the likeliest start under a Gaussian prior of the data's covariance is sou
 with the noise taken for larger at first, and from it the same for noisy values about random fields, which for a linear
 flow are draws from the posterior (randomised maximum likelihood). Noised again, they are where the reverse diffusion of
 the model begins; at each call its clean estimate is moved towards the measured values through the solver and its
-derivative (`scidiff.guidance.GaussNewton`). For a linear flow of a Gaussian field all of it is Kalman's smoother.
+derivative (`scidiff.guidance.GaussNewton`). Where that leads further away from what was measured than draws from the
+posterior are, the start is moved back, as little as does it. The derivative near the likeliest start preconditions all
+of these searches (`scidiff.guidance.sketch`). For a linear flow of a Gaussian field all of it is Kalman's smoother.
 Compare Rozet & Louppe, "Score-based data assimilation", 2023, who learn pieces of trajectories and use no equation.
 """
 
@@ -32,6 +34,7 @@ from scidiff.fluids.spectral import Box
 from scidiff.grids import to_data
 from scidiff.guidance import GaussNewton, Measurement
 from scidiff.guidance.gauss_newton import Misfit
+from scidiff.guidance.sketch import Sketch
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
 from scidiff.sampling import sample
@@ -41,10 +44,12 @@ from scidiff.state import Layout, State
 
 TILE = 4
 CALLS = 8
-ITERATIONS = 25  # of the conjugate gradients in a step
-COARSER = (16.0, 8.0, 4.0, 2.0, 1.0, 1.0)  # the noise of each step to the likeliest start, in its own units
-STEPS = 3  # from there to a draw
+ITERATIONS = 8  # of the conjugate gradients in a step, where they are preconditioned; twice as many else
+COARSER = (16.0, 8.0, 4.0), (2.0, 1.0, 1.0)  # the noise of each step to the likeliest start, in its own units
+RANK = 512  # of the derivative that preconditions, at most
+STEPS = 3  # from the likeliest start to a draw
 LEVELS = (0.01, 1.5)  # sigma / alpha where the reverse diffusion ends and begins
+CLOSER = (0.2, 0.3, 0.4, 0.6, 0.8)  # the levels whose metrics lead back to what was measured, one after the other
 STEP = 0.02  # of the solver, at most
 LEVEL = 0.999  # of the certificate's test
 
@@ -138,6 +143,19 @@ class Prior(Protocol):
     def covariance(self) -> Covariance: ...
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Likeliest:
+    """The likeliest start mean + C^(1/2) u under the Gaussian prior.
+
+    Attributes:
+        u: [1, 1, H, W].
+        sketch: of what is measured of starts nearby.
+    """
+
+    u: Tensor
+    sketch: Sketch
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inverse:
     """A field model, an equation and what was measured, in units of the model's scale.
@@ -148,7 +166,7 @@ class Inverse:
         scale: vorticity of a unit.
         flow: the equation.
         observations: what was measured.
-        iterations: of the conjugate gradients in a step.
+        iterations: of the conjugate gradients in a step that is preconditioned.
     """
 
     model: Prior
@@ -171,7 +189,7 @@ class Inverse:
         seen = torch.cat(self.observations.values) if values is None else values
         return Measurement(operator=self.operator, value=seen, variance=(coarser * self.observations.noise) ** 2)
 
-    def guided(self) -> GaussNewton:
+    def guided(self, sketch: Sketch | None = None) -> GaussNewton:
         """The model's denoiser of starts, told what was measured later."""
         return GaussNewton(
             self.model.denoiser,
@@ -179,38 +197,79 @@ class Inverse:
             self.measurement(),
             posterior=lambda level: self.model.covariance.posterior(level).root,
             iterations=self.iterations,
+            sketch=sketch,
         )
 
-    def likeliest(self) -> Tensor:
-        """u of the likeliest start mean + C^(1/2) u under the Gaussian prior, after `COARSER`: [1, 1, H, W]."""
-        u = torch.zeros_like(self.mean)[None]
-        for coarser in COARSER:
-            u = self._misfit(self.measurement(coarser=coarser), 0.0).step(u, iterations=self.iterations)
-        return u
+    def likeliest(self) -> Likeliest:
+        """The likeliest start under the Gaussian prior."""
+        u, (first, last) = torch.zeros_like(self.mean)[None], COARSER
+        for coarser in first:
+            u = self._misfit(self.measurement(coarser=coarser)).step(u, iterations=2 * self.iterations)
+        at = self._misfit(self.measurement()).at(u)
+        sketch = Sketch.of(self.operator, LEAF, at, rank=RANK, probes=self._probes)
+        for coarser in last:
+            u = self._misfit(self.measurement(coarser=coarser), sketch=sketch).step(u, iterations=self.iterations)
+        return Likeliest(u=u, sketch=sketch)
 
-    def draws(self, u: Tensor, noise: Noise) -> Tensor:
-        """Starts about random fields from noisy values, sought from u: [B, 1, H, W]; draws where all is linear."""
-        count, rows = len(noise.index), Layout.dense(len(noise.index), {LEAF: tuple(self.mean.shape)}).rows(LEAF)
-        seen = Layout.dense(count, {"measured": (self.observations.count,)}).rows("measured")
-        off = self.observations.noise * noise.at("measured", 0, seen).normal(dtype=torch.float64)
-        values = torch.cat(self.observations.values) + off.to(self.mean.device)
+    def _probes(self, count: int) -> Tensor:
+        """Random fields of the prior, without mean: [count, 1, H, W]."""
+        rows = Layout.dense(count, {LEAF: tuple(self.mean.shape)}).rows(LEAF)
+        white = Noise(seed=0, index=torch.arange(count)).at("probes", 0, rows).normal(dtype=self.mean.dtype)
+        return self.model.covariance.root(white.to(self.mean.device))
+
+    def noisy(self, noise: Noise) -> Tensor:
+        """What was measured with other noise besides, for each draw: [B, M]."""
+        rows = Layout.dense(len(noise.index), {"measured": (self.observations.count,)}).rows("measured")
+        off = self.observations.noise * noise.at("measured", 0, rows).normal(dtype=torch.float64)
+        return torch.cat(self.observations.values) + off.to(self.mean.device)
+
+    def draws(self, best: Likeliest, noise: Noise) -> Tensor:
+        """Starts about random fields from noisy values: [B, 1, H, W]; draws where all is linear."""
+        count = len(noise.index)
+        rows = Layout.dense(count, {LEAF: tuple(self.mean.shape)}).rows(LEAF)
         around = noise.at("around", 0, rows).normal(dtype=self.mean.dtype)
-        misfit, u = self._misfit(self.measurement(values=values), around), u.expand(count, -1, -1, -1)
+        misfit = self._misfit(self.measurement(values=self.noisy(noise)), around=around, sketch=best.sketch)
+        u = best.u.expand(count, -1, -1, -1)
         for _ in range(STEPS):
             u = misfit.step(u, iterations=self.iterations)
         return misfit.at(u)
 
-    def _misfit(self, measurement: Measurement, around: Tensor | float) -> Misfit:
-        root = self.model.covariance.root
-        return Misfit(leaf=LEAF, measurement=measurement, centre=self.mean[None], root=root, around=around)
+    def _misfit(
+        self, measurement: Measurement, *, around: Tensor | float = 0.0, sketch: Sketch | None = None
+    ) -> Misfit:
+        root, centre = self.model.covariance.root, self.mean[None]
+        return Misfit(leaf=LEAF, measurement=measurement, centre=centre, root=root, around=around, sketch=sketch)
 
-    def refined(self, draws: Tensor, noise: Noise, rule: Plan) -> Tensor:
-        """What the model makes of draws, noised to where a plan begins: [B, 1, H, W]."""
+    def closer(self, starts: Tensor, best: Likeliest, noise: Noise) -> Tensor:
+        """Starts [B, 1, H, W] that miss what was measured by more than draws do, moved until they miss it as draws do.
+
+        Each step seeks the noisy values about a start in the metric of what is left of the prior at a level (randomise,
+        then optimise), at the finest level first: waves move as far as values that differ by their noise ask for.
+        """
+        count, measurement = self.observations.count, self.measurement(values=self.noisy(noise))
+        moving = self._missed(starts) > self.observations.bound()
+        for level in CLOSER:
+            if not bool(moving.any()):
+                break
+            root = self.model.covariance.posterior(torch.tensor(level**2)).root
+            misfit = Misfit(leaf=LEAF, measurement=measurement, centre=starts, root=root, sketch=best.sketch)
+            moved = misfit.at(misfit.step(torch.zeros_like(starts), iterations=self.iterations))
+            starts = torch.where(moving[:, None, None, None], moved, starts)
+            moving = moving & (self._missed(starts) > count + math.sqrt(2 * count))  # a standard deviation more
+        return starts
+
+    def _missed(self, starts: Tensor) -> Tensor:
+        """The misfit, [B]."""
+        return 2 * self.measurement().energy({LEAF: starts})
+
+    def refined(self, draws: Tensor, best: Likeliest, noise: Noise, rule: Plan) -> Tensor:
+        """What the model makes of draws, noised to where a plan begins, and what was measured: [B, 1, H, W]."""
         layout = Layout.dense(len(draws), {LEAF: tuple(draws.shape[1:])}, device=draws.device)
         rows, process = layout.rows(LEAF), self.model.processes[LEAF]
         first = torch.full((len(draws),), rule.times[0], dtype=torch.float64, device=draws.device)
         initial = {LEAF: process.corrupt(draws, first, rows, noise.at("noised", 0, rows))}
-        return sample(self.guided(), self.model.processes, {LEAF: rule}, layout, noise, initial=initial).state[LEAF]
+        done = sample(self.guided(best.sketch), self.model.processes, {LEAF: rule}, layout, noise, initial=initial)
+        return self.closer(done.state[LEAF], best, noise)
 
 
 def starts(
@@ -235,10 +294,10 @@ def starts(
     mean = model.prior.mean
     flow, scale = model.config.equation, model.config.scale
     inverse = Inverse(model=model, mean=mean, scale=scale, flow=flow, observations=observations)
-    u, rule, parts = inverse.likeliest(), plan(calls, noise=1.0), []
+    best, rule, parts = inverse.likeliest(), plan(calls, noise=1.0), []
     for first in range(0, samples, TILE):
         noise = Noise(seed=seed, index=first + torch.arange(TILE, device=mean.device))
-        parts.append(inverse.refined(inverse.draws(u, noise), noise, rule)[:, 0].double())
+        parts.append(inverse.refined(inverse.draws(best, noise), best, noise, rule)[:, 0].double())
         if progress is not None:
             progress(min(first + TILE, samples), samples)
     return scale * torch.cat(parts)[:samples]

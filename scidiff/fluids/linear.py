@@ -16,7 +16,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from scidiff.constraints.interior import all_rest
+
 RIDGE = 1e-12  # of a Gram matrix's diagonal
+ROUNDED = 4  # units of rounding of what is seen that pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +98,14 @@ class Linear:
         return self.spread(rows) if len(rows) else rows
 
     def onto(self, c: Tensor) -> Tensor:
-        """The nearest points that meet the facts: [N, D] -> [N, D]."""
-        return self.closer(self.closer(c))
+        """The nearest points that meet the facts: [N, D] -> [N, D]; again where rounding is to be made up for."""
+        found = self.closer(c)
+        seen = self._seen(found)
+        off = (seen - self.values).abs() > ROUNDED * torch.finfo(c.dtype).eps * (seen.abs() + self.values.abs())
+        again = off.any(-1, keepdim=True)
+        if all_rest(~again[:, 0]):
+            return found
+        return torch.where(again, self.closer(found), found)
 
     def closer(self, c: Tensor) -> Tensor:
         """The same but for rounding, and without where c nearly meets the facts."""

@@ -39,6 +39,7 @@ class FlowConfig:
         waves: of the force along y, which the network is shown as cos(n y) and sin(n y).
         widths, blocks: of the network.
         noise: of the reverse SDE that draws, chosen on trajectories that were watched.
+        width: that an exact denoiser's fields would be drawn with, over what is right.
         viscosity, drag, force: of the flow; the force along x is `force` sin(n y).
     """
 
@@ -49,6 +50,7 @@ class FlowConfig:
     widths: tuple[int, ...] = (64, 128, 128)
     blocks: int = 2
     noise: float = 10.0
+    width: float = 1.0
     viscosity: float = 0.005
     drag: float = 0.1
     force: float = 1.0
@@ -126,6 +128,11 @@ class FlowModel:
     def noise(self) -> float:
         """Of the reverse SDE."""
         return self.config.noise
+
+    @property
+    def width(self) -> float:
+        """Of what is drawn."""
+        return self.config.width
 
     @property
     def processes(self) -> Mapping[str, Process]:

@@ -51,6 +51,7 @@ class WindConfig:
         scale: m/s that the denoiser sees as 1.
         widths, blocks: of the network.
         noise: of the reverse SDE that draws, chosen on 1990.
+        width: that an exact denoiser's fields would be drawn with, over what is right; here that of the plain SDE.
     """
 
     shape: tuple[int, int]
@@ -59,6 +60,7 @@ class WindConfig:
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 2
     noise: float = 10.0
+    width: float = 1.0927
 
     @property
     def latitudes(self) -> Tensor:
@@ -176,6 +178,11 @@ class WindModel:
     def noise(self) -> float:
         """Of the reverse SDE."""
         return self.config.noise
+
+    @property
+    def width(self) -> float:
+        """Of what is drawn."""
+        return self.config.width
 
     @property
     def processes(self) -> Mapping[str, Process]:

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 
-def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, *, iterations: int) -> Tensor:
+def conjugate_gradients(
+    matrix: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    iterations: int,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Solve `matrix(x) = b` for each sample (Hestenes & Stiefel 1952), starting from 0.
 
     A sample stops for good where the matrix shows no positive curvature (a converged residual, or a matrix that is not
@@ -18,6 +24,7 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, *, iterat
         matrix: symmetric positive semi-definite for each sample, [B, *M] -> [B, *M].
         b: [B, *M].
         iterations: number of products with the matrix; as many as M has elements solve exactly, up to rounding.
+        precondition: symmetric positive definite, about the inverse of the matrix; None: the identity.
 
     Returns:
         x, [B, *M].
@@ -26,8 +33,11 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, *, iterat
     def dot(u: Tensor, v: Tensor) -> Tensor:
         return (u * v).reshape(u.shape[0], -1).sum(-1).reshape(-1, *([1] * (u.ndim - 1)))
 
-    x, residual, direction = torch.zeros_like(b), b, b
-    square = dot(b, b)
+    def prepared(residual: Tensor) -> Tensor:
+        return residual if precondition is None else precondition(residual)
+
+    x, residual, direction = torch.zeros_like(b), b, prepared(b)
+    square = dot(residual, direction)
     running = torch.ones_like(square, dtype=torch.bool)
     for _ in range(iterations):
         product = matrix(direction)
@@ -36,6 +46,7 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, *, iterat
         step = torch.where(running, square / torch.where(running, curvature, 1), 0)
         x = x + step * direction
         residual = residual - step * product
-        previous, square = square, dot(residual, residual)
-        direction = residual + torch.where(running, square / torch.where(running, previous, 1), 0) * direction
+        steepest = prepared(residual)
+        previous, square = square, dot(residual, steepest)
+        direction = steepest + torch.where(running, square / torch.where(running, previous, 1), 0) * direction
     return x

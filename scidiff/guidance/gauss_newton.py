@@ -4,13 +4,15 @@ r"""Measurements through a nonlinear operator, in the metric of a covariance tha
     (1 + G^T G) du = G^T r - (u - around),     G = J V^(1/2) / s,   r = (y - A(x)) / s,   J = dA/dx,   s^2 = variance
 
 The system is solved by conjugate gradients, whose steps lower the sum, A linearised, however few they are. A sample's
-step is halved as long as it raises the sum, A taken as it is, and left out if nothing helps.
+step is halved as long as it raises the sum, A taken as it is, and left out if nothing helps. Few of them do where J is
+known at a point nearby (`Sketch`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,11 +21,9 @@ from torch import Tensor
 from scidiff.denoiser import Denoiser
 from scidiff.guidance.conjugate_gradients import conjugate_gradients
 from scidiff.guidance.measurement import Measurement, derivative, gaussian_leaves
+from scidiff.guidance.sketch import Root, Sketch
 from scidiff.processes.base import Process
 from scidiff.state import Layout, State
-
-Root = Callable[[Tensor], Tensor]
-"""V^(1/2), symmetric, of one leaf: [N, *shape] -> [N, *shape]."""
 
 _HALVINGS = 6
 
@@ -38,6 +38,7 @@ class Misfit:
         centre: [B, *shape].
         root: V^(1/2).
         around: what u should be near, broadcastable to [B, *shape]; 0 for the likeliest, unit noise for a draw.
+        sketch: of A at a point nearby.
     """
 
     leaf: str
@@ -45,6 +46,13 @@ class Misfit:
     centre: Tensor
     root: Root
     around: Tensor | float = 0.0
+    sketch: Sketch | None = None
+
+    @cached_property
+    def _precondition(self) -> Callable[[Tensor], Tensor] | None:
+        if self.sketch is None:
+            return None
+        return self.sketch.preconditioner(self.root, torch.as_tensor(self.measurement.variance).mean())
 
     def at(self, u: Tensor) -> Tensor:
         """centre + V^(1/2) u."""
@@ -66,7 +74,8 @@ class Misfit:
             return du + back(push({self.leaf: self.root(du).to(self.centre)}))
 
         slope = back((self.measurement.value - seen).to(seen)) - (u - self.around)
-        return self._damped(u, conjugate_gradients(curvature, slope, iterations=iterations))
+        du = conjugate_gradients(curvature, slope, iterations=iterations, precondition=self._precondition)
+        return self._damped(u, du)
 
     def _damped(self, u: Tensor, du: Tensor) -> Tensor:
         """A whole, a half, a quarter ... of each sample's step, or nothing of it."""
@@ -99,6 +108,7 @@ class GaussNewton(Denoiser):
         posterior: V^(1/2), from sigma_t^2 / alpha_t^2, a number that may be infinite.
         steps: at each call.
         iterations: of the conjugate gradients in a step.
+        sketch: of A at a point nearby.
     """
 
     def __init__(
@@ -110,13 +120,14 @@ class GaussNewton(Denoiser):
         posterior: Callable[[Tensor], Root],
         steps: int = 1,
         iterations: int = 10,
+        sketch: Sketch | None = None,
     ) -> None:
         if min(steps, iterations) < 1:
             raise ValueError(f"expected at least one step and one iteration, got {steps} and {iterations}")
         super().__init__()
         self.denoiser, self.measurement, self.posterior = denoiser, measurement, posterior
         ((self.leaf, self.process),) = gaussian_leaves(processes).items()
-        self.steps, self.iterations = steps, iterations
+        self.steps, self.iterations, self.sketch = steps, iterations, sketch
 
     def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
         """All samples are at one time, as in the loop."""
@@ -128,6 +139,7 @@ class GaussNewton(Denoiser):
             measurement=self.measurement,
             centre=outputs[self.leaf],
             root=self.posterior((sigma / alpha).square()),
+            sketch=self.sketch,
         )
         u = torch.zeros_like(misfit.centre)
         for _ in range(self.steps):

@@ -17,8 +17,16 @@ from scidiff.solvers.levels import clean_weights, combine, first_order, is_open,
 from scidiff.solvers.plan import Plan, Tape
 
 
-def dpmpp_sde_2m(schedule: Schedule, grid: Tensor, *, eta: float = 1.0) -> Plan:
-    """SDE-DPM-Solver++(2M): one call a step."""
+def dpmpp_sde_2m(schedule: Schedule, grid: Tensor, *, eta: float = 1.0, noise: float = 1.0) -> Plan:
+    """SDE-DPM-Solver++(2M): one call a step.
+
+    Args:
+        schedule: the process's.
+        grid: float [n + 1] falling times.
+        eta: how fast noise is put back, >= 0.
+        noise: the standard deviation of each draw of it, over what the equation asks for: less than 1 for a denoiser
+            whose errors act as noise, or few calls (see `calibrated`). S_noise of Karras et al. 2022.
+    """
     _check_eta(eta)
     tape = Tape()
     x = tape.start
@@ -26,7 +34,7 @@ def dpmpp_sde_2m(schedule: Schedule, grid: Tensor, *, eta: float = 1.0) -> Plan:
     for t, s in steps(schedule, grid):
         x, clean = tape.denoise(x, t.t)
         past = [(t, clean), *past][:2]
-        x = first_order(tape, x, extrapolated(past, s), t, s, rate=eta)
+        x = first_order(tape, x, extrapolated(past, s), t, s, rate=eta, noise=noise)
     return tape.plan(x, s.t)
 
 

@@ -124,12 +124,12 @@ def test_draws_of_a_linear_flow_follow_kalmans_smoother() -> None:
 def test_starts_from_noisy_values_are_draws_from_the_posterior_and_stay_so() -> None:
     count, one = 600, inverse()
     noise = Noise(seed=1, index=torch.arange(count))
-    likeliest = one.likeliest()
+    best = one.likeliest()
     expected, covariance = smoother()
-    start = one.model.covariance.root(likeliest).flatten()
+    start = one.model.covariance.root(best.u).flatten()
     torch.testing.assert_close(start, expected, rtol=0, atol=1e-8)
-    drawn = one.draws(likeliest, noise)
-    for found in (drawn, one.refined(drawn, noise, plan(16, noise=1.0))):
+    drawn = one.draws(best, noise)
+    for found in (drawn, one.refined(drawn, best, noise, plan(16, noise=1.0))):
         x = found.flatten(1)
         error = (x.mean(0) - expected) / (covariance.diagonal() / count).sqrt()
         assert error.abs().max() < 5
@@ -139,3 +139,16 @@ def test_starts_from_noisy_values_are_draws_from_the_posterior_and_stay_so() -> 
         assert torch.linalg.matrix_norm(apart) < 1.5 * sampling.sqrt()
         misfit = one.observations.misfit(FLOW, SCALE * found[:, 0])
         assert abs(float((misfit <= one.observations.bound()).double().mean()) - 0.999) < 0.006
+
+
+def test_starts_that_miss_what_was_measured_are_led_back_and_others_stay() -> None:
+    one, noise = inverse(), Noise(seed=2, index=torch.arange(6))
+    best = one.likeliest()
+    drawn = one.draws(best, noise)
+    off = drawn + torch.tensor([0, 0, 0, 3.0, 6.0, 12.0], dtype=torch.float64)[:, None, None, None] * 0.1
+    held = one.observations.misfit(FLOW, SCALE * off[:, 0]) <= one.observations.bound()
+    assert held.tolist() == [True] * 3 + [False] * 3
+    found = one.closer(off, best, noise)
+    assert (found[:3] == off[:3]).all()
+    misfit = one.observations.misfit(FLOW, SCALE * found[:, 0])
+    assert (misfit <= one.observations.bound()).all()
