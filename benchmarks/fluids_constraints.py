@@ -177,10 +177,11 @@ def likeness(seed: int, count: int, calls: int, quick: bool) -> list[dict[str, A
     scale, box = model.config.scale, model.config.box
     tests, others = (read(folder, split).flatten(0, 1).double() / scale for split in ("test", "validation"))
     tests, others = (fields[:: max(len(fields) // count, 1)][:count] for fields in (tests, others))
-    rule, curl = ensemble.plan(model, calls), Curl(leaf=VORTICITY, box=box)
+    curl = Curl(leaf=VORTICITY, box=box)
 
     def one(constraint: Joined, number: int) -> Tensor:
         layout = Layout.dense(1, {VORTICITY: constraint.shape})
+        rule = ensemble.plan(model, calls, measured=bool(constraint.of(Measured)))
         return ensemble.tile(model, constraint, layout, Noise(seed=seed, index=torch.tensor([number])), rule)[0, 0]
 
     free = torch.stack([one(joined(curl), number) for number in range(len(tests))])

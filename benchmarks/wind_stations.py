@@ -119,7 +119,7 @@ class Bench:
 
     def scidiff(self, case: Case) -> Tensor:
         """Of the model, told the stations."""
-        rule = ensemble.plan(self.model, self.calls)
+        rule = ensemble.plan(self.model, self.calls, measured=True)
         return ensemble.tile(self.model, case.constraint, case.layout, case.noise, rule)
 
     def unconditional(self, case: Case) -> Tensor:

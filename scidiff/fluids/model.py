@@ -39,7 +39,8 @@ class FlowConfig:
         waves: of the force along y, which the network is shown as cos(n y) and sin(n y).
         widths, blocks: of the network.
         noise: of the reverse SDE that draws, chosen on trajectories that were watched.
-        width: that an exact denoiser's fields would be drawn with, over what is right.
+        quiet: the standard deviation of its noise over what it asks for, where values are measured: there the network's
+            errors act as noise, and would widen what is drawn. Chosen on the same.
         viscosity, drag, force: of the flow; the force along x is `force` sin(n y).
     """
 
@@ -50,7 +51,7 @@ class FlowConfig:
     widths: tuple[int, ...] = (64, 128, 128)
     blocks: int = 2
     noise: float = 10.0
-    width: float = 1.0
+    quiet: float = 0.8
     viscosity: float = 0.005
     drag: float = 0.1
     force: float = 1.0
@@ -130,9 +131,9 @@ class FlowModel:
         return self.config.noise
 
     @property
-    def width(self) -> float:
-        """Of what is drawn."""
-        return self.config.width
+    def quiet(self) -> float:
+        """The factor of the noise where values are measured."""
+        return self.config.quiet
 
     @property
     def processes(self) -> Mapping[str, Process]:

@@ -51,7 +51,7 @@ class WindConfig:
         scale: m/s that the denoiser sees as 1.
         widths, blocks: of the network.
         noise: of the reverse SDE that draws, chosen on 1990.
-        width: that an exact denoiser's fields would be drawn with, over what is right; here that of the plain SDE.
+        quiet: as of a flow; 1 is the SDE itself.
     """
 
     shape: tuple[int, int]
@@ -60,7 +60,7 @@ class WindConfig:
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 2
     noise: float = 10.0
-    width: float = 1.0927
+    quiet: float = 1.0
 
     @property
     def latitudes(self) -> Tensor:
@@ -180,9 +180,9 @@ class WindModel:
         return self.config.noise
 
     @property
-    def width(self) -> float:
-        """Of what is drawn."""
-        return self.config.width
+    def quiet(self) -> float:
+        """The factor of the noise where values are measured."""
+        return self.config.quiet
 
     @property
     def processes(self) -> Mapping[str, Process]:

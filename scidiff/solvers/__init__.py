@@ -8,7 +8,6 @@ from scidiff.solvers.adams import (
 )
 from scidiff.solvers.ancestral import LearnedVariance, ddim, ddpm, ddpm_learned
 from scidiff.solvers.base import Rule, Trace
-from scidiff.solvers.calibrated import calibrated
 from scidiff.solvers.check import Gaussian, check_order, moment_error, moments, observed_order
 from scidiff.solvers.deis import deis
 from scidiff.solvers.dpmpp import dpmpp_1s, dpmpp_2m, dpmpp_2s, dpmpp_3m
@@ -35,7 +34,6 @@ __all__ = [
     "adams_bashforth_clean",
     "adams_bashforth_noise",
     "adams_bashforth_velocity",
-    "calibrated",
     "check_order",
     "ddim",
     "ddpm",

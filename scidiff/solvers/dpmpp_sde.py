@@ -25,7 +25,7 @@ def dpmpp_sde_2m(schedule: Schedule, grid: Tensor, *, eta: float = 1.0, noise: f
         grid: float [n + 1] falling times.
         eta: how fast noise is put back, >= 0.
         noise: the standard deviation of each draw of it, over what the equation asks for: less than 1 for a denoiser
-            whose errors act as noise, or few calls (see `calibrated`). S_noise of Karras et al. 2022.
+            whose errors act as noise. S_noise of Karras et al. 2022.
     """
     _check_eta(eta)
     tape = Tape()

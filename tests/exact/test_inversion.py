@@ -141,6 +141,14 @@ def test_starts_from_noisy_values_are_draws_from_the_posterior_and_stay_so() -> 
         assert abs(float((misfit <= one.observations.bound()).double().mean()) - 0.999) < 0.006
 
 
+def test_a_derivative_of_lower_rank_leads_to_the_same_start(monkeypatch) -> None:
+    monkeypatch.setattr("scidiff.fluids.inversion.RANK", 4)
+    best = inverse().likeliest()
+    assert best.sketch.rows.shape == (4, 1, *BOX.shape)
+    expected, _ = smoother()
+    torch.testing.assert_close(prior().covariance.root(best.u).flatten(), expected, rtol=0, atol=1e-8)
+
+
 def test_starts_that_miss_what_was_measured_are_led_back_and_others_stay() -> None:
     one, noise = inverse(), Noise(seed=2, index=torch.arange(6))
     best = one.likeliest()
