@@ -38,7 +38,7 @@ class GluonTS:
     """A model of GluonTS, by the name `DeepAR` or `TFT`."""
 
     def __init__(self, kind: str, seconds: float) -> None:
-        self.kind, self.seconds = kind, seconds
+        self.kind, self.seconds, self.quantiles = kind, seconds, kind == "TFT"
 
     def fit(self, past: Panel, frequency: Frequency, *, season: int, horizon: int) -> None:
         from gluonts.torch import DeepAREstimator, TemporalFusionTransformerEstimator

@@ -51,6 +51,8 @@ class Statistical:
     A season of more than `SHORT` steps, or several, are first taken off by multiple seasonal decomposition (MSTL).
     """
 
+    quantiles = True
+
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
@@ -79,6 +81,8 @@ class Statistical:
 
 class VectorAutoregression:
     """VAR of the variables around their season means (statsmodels), its order by AIC; normal errors, simulated."""
+
+    quantiles = False
 
     def fit(self, past: Panel, frequency: Frequency, *, season: int, horizon: int) -> None:
         from statsmodels.tsa.api import VAR
@@ -111,6 +115,8 @@ class _Trees:
 
     They forecast the change against the last season.
     """
+
+    quantiles = True
 
     def __init__(self, country: str | None) -> None:
         self.country = country

@@ -32,7 +32,13 @@ _PAIRED = 100  # cells of one future that a variogram is made of, at most
 
 
 class Peer(Protocol):
-    """Another forecaster, to be judged beside."""
+    """Another forecaster, to be judged beside.
+
+    Attributes:
+        quantiles: whether its draws are the quantiles (k - 1/2) / K of each value, and no random draws.
+    """
+
+    quantiles: bool
 
     def fit(self, past: Panel, frequency: Frequency, *, season: int, horizon: int) -> None:
         """Learn from what came before the first origin."""
@@ -120,7 +126,8 @@ def backtest(
         judge(NAIVE, n, point[:, None], window.target)
         judge(ERRORS, n, errors.draws(window, point, forecaster.n_draws), window.target)
         for name, peer in others.items():
-            judge(name, n, clock(name, partial(peer.draws, before(plain, end), frequency)), window.target)
+            drawn = clock(name, partial(peer.draws, before(plain, end), frequency))
+            judge(name, n, drawn, window.target, quantiles=peer.quantiles)
         show(f"origin {n + 1} of {count}")
     crps = judge.crps()
     lags = min(-(-horizon // stride), count - 1)
@@ -214,7 +221,7 @@ class _Judge:
         self._rows: list[dict[str, object]] = []
         self.pits: list[Floats] = []  # of the model, by origin
 
-    def __call__(self, method: str, origin: int, draws: Floats, truth: Floats) -> None:
+    def __call__(self, method: str, origin: int, draws: Floats, truth: Floats, *, quantiles: bool = False) -> None:
         """Draws [S, K, H, V] of the truth [S, H, V], NaN where it is not known."""
         many, seen = np.moveaxis(draws, 1, 0), ~np.isnan(truth)
         if not seen.any():
@@ -223,7 +230,8 @@ class _Judge:
         flat, one = many[:, seen], truth[seen]
         series, step = at[0][seen], at[1][seen]
         size = float(np.abs(one).mean())
-        row: dict[str, object] = {"method": method, "origin": origin, "CRPS": metrics.crps_fair(flat, one).mean()}
+        crps = metrics.crps_midpoints if quantiles else metrics.crps_fair
+        row: dict[str, object] = {"method": method, "origin": origin, "CRPS": crps(flat, one).mean()}
         row["MAE"] = metrics.absolute_error(flat, one).mean()
         loss = scores.weighted_quantile_loss(flat, one)
         row |= {"size": size, "wQL": 0.0 if size == 0 else size * float(loss.mean())}  # divided again in the table

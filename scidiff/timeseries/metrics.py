@@ -61,6 +61,19 @@ def crps_fair(draws: npt.ArrayLike, x: npt.ArrayLike) -> Floats:
     return np.asarray(np.abs(many - one).mean(0) - half_gap(many))
 
 
+def crps_midpoints(quantiles: npt.ArrayLike, x: npt.ArrayLike) -> Floats:
+    """CRPS of a distribution that is given by its quantiles (k - 1/2) / K, k = 1 .. K: twice their mean loss, [N].
+
+    `crps_fair` would take them for random draws, whose mean gap is larger by K / (K - 1): 2 % too low at K = 50.
+
+    Args:
+        quantiles: [K, N], in any order.
+        x: [N].
+    """
+    many, one = checked(quantiles, x)
+    return np.asarray(np.abs(many - one).mean(0) - half_gap(many) * (len(many) - 1) / len(many))
+
+
 def half_gap(draws: Floats) -> Floats:
     """E|X - X'| / 2 over pairs of different draws: [K, N] -> [N]; 0 if K = 1.
 

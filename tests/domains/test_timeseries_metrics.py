@@ -82,6 +82,17 @@ def test_nineteen_quantiles_overstate_the_crps_of_a_perfect_normal_forecast_by_a
     assert metrics.crps_fair(draws, x).mean() == pytest.approx(1 / math.sqrt(math.pi), rel=2e-3)
 
 
+def test_a_distribution_that_is_given_by_quantiles_has_twice_their_mean_loss() -> None:
+    level = (np.arange(50) + 0.5) / 50
+    quantiles, x = stats.norm.ppf(level)[:, None] + np.zeros(20_000), RNG.normal(size=20_000)
+    found = metrics.crps_midpoints(quantiles[::-1], x)
+    loss = np.where(x <= quantiles, 1 - level[:, None], level[:, None]) * np.abs(x - quantiles)
+    np.testing.assert_allclose(found, 2 * loss.mean(0), rtol=1e-12)
+    exact = x * (2 * stats.norm.cdf(x) - 1) + 2 * stats.norm.pdf(x) - 1 / math.sqrt(math.pi)
+    assert found.mean() == pytest.approx(exact.mean(), rel=4e-3)
+    assert metrics.crps_fair(quantiles, x).mean() < 0.985 * exact.mean()
+
+
 def test_nineteen_quantiles_are_those_of_csdi() -> None:
     draws, x = RNG.normal(size=(11, 40)), RNG.normal(size=40)
     total = 0.0
