@@ -2,16 +2,20 @@ r"""The base forecast that a diffusion forecaster starts from: exponential smoot
 
     z = (context - mean) / scale,   base = W z,   x = mean + scale * base
 
-Mean and scale are those of the context alone, so nothing after the origin is ever known. Smoothing with an additive
-season of m steps and a damped trend (Hyndman et al. 2008, table 2.1, in error-correction form; phi = 0.95),
+Mean and scale are those of the context alone, so nothing after the origin is ever known. Smoothing (`smoothing`) is
+linear in the context. Theta of the line through it, theta = 0, 1/2 or 1, can be taken off first and continued beside
+it, as in the theta method (Hyndman & Billah 2003). All this is linear, and so is a mean of several. At step h smoother
+g has the weight  mse_gh^-10  of past windows of all series: one that is a fifth worse counts a sixth, and those that
+are about as good are averaged, which forecasts better than the choice of one. The seasonal naive forecast (gamma = 1)
+and the mean of all seasons are among them.
 
-    e = z_t - l - phi b - s_{t-m},     l <- l + phi b + alpha e,   b <- phi b + beta e,   s_t = s_{t-m} + gamma e
+Where contexts are short, a series also has a record of its own, which is what ETS is fitted by: r_g, the mean square of
+the one-step errors of smoother g in the context. The weights are then
 
-from the means of the context, is linear in the context. Theta of the line through it, theta = 0, 1/2 or 1, can be taken
-off first and continued beside it, as in the theta method (Hyndman & Billah 2003). All this is linear, and so is a mean
-of several. At step h smoother g has the weight  mse_gh^-10  of past windows: one that is a fifth worse counts a sixth,
-and those that are about as good are averaged, which forecasts better than the choice of one. The seasonal naive
-forecast (gamma = 1) and the mean of all seasons are among them.
+    w_gh  =  mse_gh^-10 (r_g / usual_g)^-5 / sum,     usual_g  the geometric mean of r_g over past windows
+
+unless past windows are forecast worse by that: errors of one step mislead where odd days make most of them. The size of
+the errors to come goes half by  sqrt(sum_g w_g r_g),  on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -19,20 +23,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 
 from scidiff.timeseries.horizons import Horizons
 from scidiff.timeseries.panel import Floats
+from scidiff.timeseries.smoothing import records, smoothings
 
 _FAR = 10.0  # scales: an error farther out counts as if it stood there
 _FLAT = 1e-3  # a scale is at least so much of the size of what it scales
 _STILL = 1e-2  # scales: a season differs from the next at least so much
-_DAMPING = 0.95  # phi
-_THETAS = np.array([0.0, 0.5, 1.0])[:, None, None]  # of the line
+_THETAS = np.array([0.0, 0.5, 1.0])[:, None, None]  # of the line, [3, 1, 1]
 _POWER = 10.0  # of the mean squared error, in the weight of a smoother
 _WINDOWS = 1500  # series of a variable that smoothers are weighed on, at most
+_SHORT = 128  # steps of a context, in which a series has a record of its own
+_TRUST = 5.0  # exponent of the record
+_WORSE = 1.05  # mean squared error of past windows with it: then it is not used
+_FLOOR = 1e-3  # added to mean squares of one-step errors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,52 +85,23 @@ def scaled(context: Floats, season: int) -> Scaled:
     return Scaled(mean=mean, scale=scale, values=values, filled=filled)
 
 
-def smoothers(season: int) -> tuple[Floats, Floats, Floats]:
-    """Those of a season that are tried: alpha of the level, beta of the trend, gamma of the season, each [G]."""
-    gammas = (0.0, 0.1, 0.3, 1.0) if season > 1 else (0.0,)
-    found = [
-        (alpha, trend * alpha, gamma)
-        for alpha, trend, gamma in product((0.0, 0.05, 0.15, 0.4, 0.8), (0.0, 0.1), gammas)
-        if alpha + gamma <= 1 and (alpha or not trend)
-    ]
-    alpha, beta, gamma = np.array(found).T
-    return alpha, beta, gamma
-
-
-def smoothing(context: int, horizon: int, season: int) -> Floats:
-    """What each of the `smoothers` of a season makes of a context: weights [G, H, L].
-
-    The recursion is run backwards on what the forecast is a function of: `level` l + `trend` b + sum_t season_t s_t.
-    """
-    m, (alpha, beta, gamma) = season, (one[:, None] for one in smoothers(season))
-    level = np.ones((len(alpha), horizon))
-    trend = np.cumsum(_DAMPING ** np.arange(1, horizon + 1)) * level
-    seasonal, found = np.zeros((2, context, len(alpha), horizon))
-    seasonal[context - m + np.arange(horizon) % m, :, np.arange(horizon)] = 1.0
-    for t in range(context - 1, m - 1, -1):
-        error = alpha * level + beta * trend + gamma * seasonal[t]
-        found[t] = error
-        level, trend = level - error, _DAMPING * (level + trend - error)
-        seasonal[t - m] += seasonal[t] - error
-    # it begins from the mean of the context, and of each place of the season
-    place = np.arange(context) % m
-    found += (level - seasonal[:m].sum(0)) / context + seasonal[place] / np.bincount(place)[place, None, None]
-    return np.moveaxis(found, 0, 2)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Base:
     """A base forecast.
 
     Attributes:
-        share: [G, 3, H, V], of each of the `smoothers` of each season, and of theta; they sum to 1 at each step.
+        share: [G, 3, H, V], of each of the `smoothings`, and of theta; they sum to 1 at each step.
         spread: [H, V], the usual size of its errors, in units of `unit`.
+        usual: [G, V], geometric mean of the records of past windows.
+        trust: exponent of the record of a series in the weights of smoothers; 0 leaves all series alike.
         context: L, steps that it looks back.
         seasons: in steps, ascending; the last is that of `unit`.
     """
 
     share: Floats
     spread: Floats
+    usual: Floats
+    trust: float
     context: int
     seasons: tuple[int, ...]
 
@@ -132,26 +110,58 @@ class Base:
         """Steps of the longest season."""
         return self.seasons[-1]
 
+    @property
+    def recorded(self) -> bool:
+        """Whether a context is one in which a series has a record of its own."""
+        return 2 * self.season <= self.context <= _SHORT
+
     def __call__(self, context: Scaled) -> Floats:
         """The forecast in units of the context: [N, H, V]."""
-        return np.asarray((self._weights @ context.filled.T).T)
+        if not self.trust:
+            return np.asarray((self._weights @ context.filled.T).T)
+        factor, rise = self._factor(self.record(context)), _rise(context, self.season)
+        total, norm = np.zeros((2, len(factor[0]), *self.spread.shape))
+        for own, share, every, beyond in zip(factor, self.share, self._every, _beyond(self._every), strict=True):
+            line = (share * _THETAS).sum(0) * beyond[:, None]
+            smoothed = (every @ context.filled.T).T
+            total += own[:, None] * (share.sum(0) * smoothed + line * rise[:, None])
+            norm += own[:, None] * share.sum(0)
+        return np.asarray(total / norm)
 
     def spreads(self, context: Scaled) -> Floats:
         """The usual size of its errors in units of the context: [N, H, V]."""
-        return self.spread * unit(context, self.season)
+        return self.spread * self.unit(context)
+
+    def unit(self, context: Scaled) -> Floats:
+        """By which the errors of a context are large or small: [N, 1, V]."""
+        change = unit(context, self.season)
+        if not self.recorded:
+            return change
+        record, share = self.record(context), self.share.sum(1)
+        factor = self._factor(record)
+        norm = np.einsum("gnv,ghv->nhv", factor, share)
+        size = np.einsum("gnv,ghv,nhv->nv", factor * record, share, 1 / norm, optimize=True) / len(self.spread)
+        return np.asarray(np.sqrt(np.sqrt(size)[:, None] * change))
+
+    def record(self, context: Scaled) -> Floats:
+        """Mean square of the one-step errors of each smoother in a context: [G, N, V], > 0."""
+        return records(context.filled, self.seasons) + _FLOOR
+
+    def _factor(self, record: Floats) -> Floats:
+        """What a record makes of the share of a smoother: [G, N, V]."""
+        return np.asarray((record / self.usual[:, None]) ** -self.trust)
+
+    @cached_property
+    def _every(self) -> Floats:
+        """[G, H, L]."""
+        return smoothings(self.context, len(self.spread), self.seasons)
 
     @cached_property
     def _weights(self) -> Floats:
         """[V, H, L]."""
-        every = _smoothing(self.context, len(self.spread), self.seasons)
-        line = (self.share * _THETAS).sum(1) * _beyond(every)[:, :, None]
-        found = np.einsum("ghv,ghl->vhl", self.share.sum(1), every, optimize=True)
+        line = (self.share * _THETAS).sum(1) * _beyond(self._every)[:, :, None]
+        found = np.einsum("ghv,ghl->vhl", self.share.sum(1), self._every, optimize=True)
         return np.asarray(found + line.sum(0).T[:, :, None] * slope(self.context, self.season))
-
-
-def _smoothing(context: int, horizon: int, seasons: Sequence[int]) -> Floats:
-    """That of no season, and of each of the seasons: [G, H, L]."""
-    return np.concatenate([smoothing(context, horizon, season) for season in sorted({1, *seasons})])
 
 
 def _beyond(every: Floats) -> Floats:
@@ -191,8 +201,8 @@ def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
     season, (length, variables), horizon = seasons[-1], windows.context.shape[1:], windows.target.shape[1]
     most = min(len(windows), max(_WINDOWS // variables, 1))
     context, target = _target(windows[np.linspace(0, len(windows) - 1, most).round().astype(np.int64)], season)
-    every = _smoothing(length, horizon, seasons)
-    rise = np.einsum("l,nlv->nv", slope(length, season), context.filled)
+    every = smoothings(length, horizon, seasons)
+    rise = _rise(context, season)
     square = np.empty((len(every), len(_THETAS), horizon, variables))
     for g, beyond in enumerate(_beyond(every)):
         error = target - (every[g] @ context.filled.T).T
@@ -201,10 +211,27 @@ def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
     square = np.maximum(square, 1e-12)
     share = (square / square.min((0, 1))) ** -_POWER
     share /= share.sum((0, 1))
-    base = Base(share=share, spread=np.ones((horizon, variables)), context=length, seasons=tuple(seasons))
+    base = Base(
+        share=share,
+        spread=np.ones((horizon, variables)),
+        usual=np.ones((len(every), variables)),
+        trust=0.0,
+        context=length,
+        seasons=tuple(seasons),
+    )
+    if base.recorded:
+        usual = np.exp(np.log(base.record(context)).mean(1))
+        trusting = replace(base, usual=usual, trust=_TRUST)
+        before, after = (_mean_square(target - one(context)).mean() for one in (base, trusting))
+        base = trusting if after <= _WORSE * before else base
     context, target = _target(windows, season)
-    spread = np.sqrt(_mean_square((target - base(context)) / unit(context, season)))
+    spread = np.sqrt(_mean_square((target - base(context)) / base.unit(context)))
     return replace(base, spread=np.maximum(spread, 1e-3))
+
+
+def _rise(context: Scaled, season: int) -> Floats:
+    """The slope of contexts: [N, V]."""
+    return np.asarray(np.einsum("l,nlv->nv", slope(context.filled.shape[1], season), context.filled))
 
 
 def _target(windows: Horizons, season: int) -> tuple[Scaled, Floats]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from scidiff.timeseries.base import fit_base, naive, scaled, slope, smoothers, smoothing, unit
+from scidiff.timeseries.base import fit_base, naive, scaled, slope, unit
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.frequency import infer
 from scidiff.timeseries.horizons import Horizons, horizons, origins
+from scidiff.timeseries.smoothing import records, smoothers, smoothing, smoothings
 
 RNG = np.random.default_rng(5)
 
@@ -24,17 +27,19 @@ def windows(x: np.ndarray, *, context: int, horizon: int, series: int = 1) -> Ho
     return horizons(panel, infer(panel), *origins(panel, **sizes, most=10_000), **sizes)
 
 
-def smoothed(z: np.ndarray, horizon: int, m: int, factors: tuple[float, float, float]) -> list[float]:
-    """Holt and Winters, forwards, one value after the other."""
+def smoothed(
+    z: np.ndarray, horizon: int, m: int, factors: tuple[float, float, float], stop: int | None = None
+) -> list[float]:
+    """Holt and Winters, forwards, one value after the other, up to `stop`; from the means of the whole context."""
     alpha, beta, gamma = factors
-    level, trend = z.mean(), 0.0
+    level, trend, stop = z.mean(), 0.0, len(z) if stop is None else stop
     season = [z[k::m].mean() - level for k in range(m)]
-    for t in range(m, len(z)):
+    for t in range(m, stop):
         error = z[t] - level - 0.95 * trend - season[t - m]
         level, trend = level + 0.95 * trend + alpha * error, 0.95 * trend + beta * error
         season.append(season[t - m] + gamma * error)
     ahead = np.cumsum(0.95 ** np.arange(1, horizon + 1))
-    return [level + ahead[h] * trend + season[len(z) - m + h % m] for h in range(horizon)]
+    return [level + ahead[h] * trend + season[stop - m + h % m] for h in range(horizon)]
 
 
 @pytest.mark.parametrize(("context", "horizon", "season"), [(20, 4, 4), (11, 9, 3), (17, 5, 1), (7, 3, 7)])
@@ -106,3 +111,34 @@ def test_the_spread_of_the_base_is_that_of_its_errors_in_quiet_series_and_in_lou
     assert told[own.series == 1].mean() > 3 * told[own.series == 0].mean()  # of 10, half by the unit
     short = scaled(own.context[:, -4:], 4)
     np.testing.assert_array_equal(unit(short, 4), 1.0)
+
+
+def test_records_are_the_one_step_errors_of_the_recursion_and_the_late_ones_weigh_more() -> None:
+    context, seasons = RNG.normal(size=(3, 17, 2)), (3, 4)
+    found = records(context, seasons)
+    weight, z = np.where(np.arange(17) < 4, 0.0, 0.5 ** (np.arange(16, -1, -1) / 8)), context[1, :, 1]
+    every = [(m, factors) for m in (1, *seasons) for factors in zip(*smoothers(m), strict=True)]
+    assert len(every) == len(found) == len(smoothings(17, 2, seasons))
+    for (m, factors), record in zip(every, found[:, 1, 1], strict=True):
+        errors = [z[t] - smoothed(z, 1, m, factors, stop=t)[0] if t >= 4 else 0.0 for t in range(17)]
+        assert record == pytest.approx(np.average(np.square(errors), weights=weight), rel=1e-9)
+
+
+def test_series_that_differ_are_smoothed_each_in_its_own_way() -> None:
+    noise = RNG.normal(size=(2, 400))
+    own = windows(np.concatenate([noise[0], np.cumsum(noise[1])]), context=60, horizon=3, series=2)
+    context, base = scaled(own.context, 4), fit_base(own, seasons=(4,))
+    assert base.recorded
+    assert base.trust > 0
+    alike = replace(base, trust=0.0)
+    mine, pooled = (np.abs(own.target - context.restore(one(context)))[..., 0].mean(1) for one in (base, alike))
+    for series in (0, 1):
+        assert mine[own.series == series].mean() < 0.98 * pooled[own.series == series].mean()
+    long = windows(noise[0], context=140, horizon=3)
+    assert not fit_base(long, seasons=(4,)).recorded
+
+
+def test_records_are_not_used_where_past_windows_say_no() -> None:
+    base = fit_base(windows(RNG.normal(size=600), context=14, horizon=7), seasons=(7,))
+    assert base.recorded  # of seven errors each, which say nothing
+    assert base.trust == 0.0
