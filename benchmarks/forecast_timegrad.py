@@ -58,12 +58,13 @@ def fitted(found: Data, network: str, arguments: argparse.Namespace) -> tuple[Fo
         horizon=found.horizon,
         target=found.targets,
         network=network,
+        members=1,
         seed=arguments.seed,
         holidays=found.country,
         **length,
     )
     began = time.process_time()
-    model = forecaster.fit_panel(before(panel, ends[0])).model_
+    (model,) = forecaster.fit_panel(before(panel, ends[0])).model_.members
     took = time.process_time() - began
     sizes: dict[str, Any] = {"context": model.config.context, "horizon": found.horizon}
     series = np.tile(np.arange(len(panel)), len(ends))

@@ -5,11 +5,12 @@
                                      [--part quality|speed ...]
 
 Data sets are those of `_forecasting_data.py`. Every method learns from what came before the first origin; scidiff is
-trained for at most `--steps` steps, again on all windows, and calibrated on windows before the first origin. The last
-origins are judged, a horizon apart. CRPS is the fair one; of methods that give quantiles these stand for draws. p is of
-the Diebold-Mariano test on the CRPS by origin, mean of the seeds. Coverage is of 80 and 95 % intervals. Holidays are
-told to scidiff and to the boosted trees. DeepAR and TFT train for a minute, about as long as scidiff does. A data set
-and a seed can be run alone, without the others' methods (`--alone`), and the documents put together with `--merge`.
+an ensemble, trained for at most `--steps` steps a member, again on all windows, and calibrated on windows before the
+first origin. The last origins are judged, a horizon apart. CRPS is the fair one; of methods that give 50 quantiles it
+is twice their mean loss (for their energy score these stand for draws). p is of the Diebold-Mariano test on the CRPS by
+origin, mean of the seeds. Coverage is of 80 and 95 % intervals. Holidays are told to scidiff and to the boosted trees.
+DeepAR and TFT train for a minute. A data set and a seed can be run alone, without the others' methods (`--alone`), and
+the documents put together with `--merge`.
 `--quick` makes a short series of its own: its numbers say that it runs.
 """
 
@@ -105,7 +106,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="default: all")
     parser.add_argument("--traffic", type=Path, metavar="FILE")
     parser.add_argument("--air", type=Path, metavar="FILE")
-    parser.add_argument("--steps", type=int, default=1500, metavar="N", help="of training; default 1500")
+    parser.add_argument("--steps", type=int, default=1500, metavar="N", help="of training a member; default 1500")
     parser.add_argument("--alone", action="store_true", help="scidiff and the naive methods only")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--threads", type=int, default=1)

@@ -89,6 +89,10 @@ Network = Annotated[
     Literal["patches", "recurrent"] | None,
     typer.Option(help="The whole horizon at once (the default), or step by step (TimeGrad)."),
 ]
+Members = Annotated[
+    int | None,
+    typer.Option(help="Networks, each of which draws a share of the futures. Default: 4, or 1 of recurrent."),
+]
 Samples = Annotated[int, typer.Option("--samples", "-n", help="Futures of each series.")]
 Quantiles = Annotated[str, typer.Option(metavar="LEVELS", help="Quantiles to write, with commas.")]
 Out = Annotated[
@@ -131,6 +135,7 @@ def forecast(
     look: Look = None,
     season: Season = None,
     network: Network = None,
+    members: Members = None,
     samples: Samples = 200,
     quantiles: Quantiles = "0.05,0.95",
     out: Out = None,
@@ -317,20 +322,19 @@ def forecaster_of(context: typer.Context) -> DiffusionForecaster:
     same = ("time_budget", "max_steps", "seed", "steps", "device", "calibrate")
     settings = {name: given[name] for name in same} | {"n_draws": given["samples"], "target": listed(given["target"])}
     told: dict[str, Any] = {name: listed(given[name]) or () for name in ("future_covariates", "past_covariates")}
-    told |= {"holidays": given["holidays"], "init": given["init"]}
+    told |= {name: given[name] for name in ("holidays", "init")}
     if given.get("model") is None:
         if given["horizon"] is None:
             raise UserError("--horizon: expected the number of steps to forecast, got none")
-        if given["network"] is not None:
-            told["network"] = given["network"]
+        told |= {name: given[name] for name in ("network", "members") if given[name] is not None}
         sizes = {"horizon": given["horizon"], "context": given["look"], "season": given["season"]}
         made = DiffusionForecaster(**sizes, **told, **settings)
         made.check()
         return made
     if given["calibrate"]:
         raise UserError("--calibrate: expected a model that is fitted now, got --model, which is as it was saved")
-    names = ("horizon", "look", "season", "future_covariates", "past_covariates", "holidays", "init", "network")
-    for name in names:
+    told |= {name: given[name] for name in ("horizon", "look", "season", "network", "members")}
+    for name in told:
         option = "--context" if name == "look" else f"--{name.replace('_', '-')}"
         if given[name] is not None:
             raise UserError(f"{option}: expected it to be left out with --model, whose it is, got {given[name]}")

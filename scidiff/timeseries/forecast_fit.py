@@ -6,28 +6,26 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scidiff.denoiser import NetworkDenoiser
 from scidiff.errors import UserError
-from scidiff.networks.forecast import ForecastNetwork
-from scidiff.networks.recurrent import RecurrentNetwork
 from scidiff.noise import Noise
-from scidiff.timeseries.base import fit_base, scaled
+from scidiff.timeseries.base import fit_base
 from scidiff.timeseries.batches import LEAF
 from scidiff.timeseries.covariates import Covariates
-from scidiff.timeseries.forecast_model import ForecastConfig, ForecastModel, known_of
+from scidiff.timeseries.ensemble import Ensemble
+from scidiff.timeseries.forecast_judge import JUDGED, Judge, examples, periods
+from scidiff.timeseries.forecast_model import ForecastConfig, ForecastModel
 from scidiff.timeseries.frequency import Frequency
 from scidiff.timeseries.horizons import Horizons, horizons, origins
 from scidiff.timeseries.lags import wanted
-from scidiff.timeseries.model import crps_normal, imputation_loss
+from scidiff.timeseries.model import imputation_loss
 from scidiff.timeseries.panel import Panel
 from scidiff.training.batches import Batch, DenseBatches
 from scidiff.training.config import TrainingConfig
@@ -35,16 +33,14 @@ from scidiff.training.loop import train
 
 WINDOWS = 20_000  # to learn from, at most
 _NUMBERS = 10_000_000  # held in them, at most
-HELD = 0.15  # the last part of the origins of each series, which is judged by
-_JUDGED = 512  # windows, at most; so many at once of one variable
+HELD = 0.15  # of the origins of each series, which a member is judged by
+PARTS = 4  # of so many origins; member k is judged by part k mod 4
 _CHECKS = 30  # in the time there is
-_PATIENCE = 15  # checks without a better one: enough
 _MOST_STEPS = 1500
 _SIZE = 64  # windows a step; fewer of several variables, each of which is an example
 _FEWEST = 16
 _LOOK_BACK = 48  # steps of a context where seasons ask for fewer
 _YEARS = 2 * 365.25 * 86_400.0  # seconds of history from which the time of year can be learned
-_FAR = 30.0  # scales: targets farther out count as if they stood there
 
 
 def sizes(
@@ -82,17 +78,25 @@ def sizes(
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """A model that has learned from some windows, and others that are new to it."""
+
+    model: ForecastModel
+    held: Horizons
+
+
 @dataclass(frozen=True, kw_only=True)
 class Learned:
     """What training gives.
 
     Attributes:
         model: of all windows.
-        trial: of the earlier ones alone: later ones are new to it, and can be calibrated on.
+        trials: one of each member, each with another part of the history held out, which can be calibrated on.
     """
 
-    model: ForecastModel
-    trial: ForecastModel
+    model: Ensemble
+    trials: tuple[Trial, ...]
 
 
 def learn(
@@ -102,25 +106,29 @@ def learn(
     *,
     seconds: float,
     max_steps: int | None = None,
+    members: int = 1,
     seed: int = 0,
     device: str = "cpu",
-    start: ForecastModel | None = None,
+    start: Ensemble | None = None,
     show: Callable[[str], None] = lambda text: None,
 ) -> Learned:
-    """A model of a panel: a base forecast, and the denoiser trained on what it leaves.
+    """An ensemble for a panel: a base forecast, and denoisers trained on what it leaves.
 
-    A first model learns from earlier windows and is judged by later ones, between which no horizon is shared; a second
-    one learns from all of them, for as many steps as were best, none among them.
+    Of each member a first model learns from some windows and is judged by others, between which no horizon is shared; a
+    second one learns from all of them, for as many steps as were best. There are none, unless they are better
+    than none by two standard errors of the mean over four or more periods, each of a horizon: of fewer, a network that
+    helps cannot be told from one that was lucky, however many series there are.
 
     Args:
         panel: of one frequency.
         frequency: its.
         config: sizes of the model.
-        seconds: to train at most.
-        max_steps: of training, in place of the time: the same seed then gives the same model.
-        seed: of all that is random.
-        device: to train on; the model stays there.
-        start: a model of the same sizes, whose weights to start from. Default: fresh ones.
+        seconds: to train at most, all members together.
+        max_steps: of training a member, in place of the time: the same seed then gives the same ensemble.
+        members: how many.
+        seed: of all that is random; member k has the seed + k.
+        device: to train on; the members stay there.
+        start: members of the same sizes, whose weights to start from, in turn. Default: fresh ones.
         show: takes lines on how far it is.
 
     Raises:
@@ -128,32 +136,78 @@ def learn(
     """
     began = time.monotonic()
     windows = windows_of(panel, frequency, config)
-    early, held = _split(windows)
-    first = ForecastModel.create(config, fit_base(windows, seasons=config.seasons), seed=seed)
-    if start is not None:
-        first.denoiser.load_state_dict(start.denoiser.state_dict())
-    first.denoiser.to(device)
-    model = replace(first, base=fit_base(windows[early], seasons=config.seasons), denoiser=deepcopy(first.denoiser))
-    batches = _batches(model, windows[early], seed)
-    judge = _Judge(model=model, data=_data(model, windows[held]))
-    judge(model.denoiser)
-    step = judge.seconds_of_a_step(batches.at(0))
-    left = (seconds - (time.monotonic() - began)) / 2
-    planned = min(max(left, 0.5), step * _MOST_STEPS)
-    show(f"training on {len(early)} windows, {max_steps or max(int(planned / step), 1)} steps at most")
-    settings = _settings(max_steps, planned, step, seed)
-    _train(model, batches, settings, judge, show)
-    best = judge.best_check * settings.validate_every
-    record = {
+    base = fit_base(windows, seasons=config.seasons)
+    models, trials, records = [], [], []
+    for k in range(members):
+        first = ForecastModel.create(config, base, seed=seed + k)
+        if start is not None:
+            first.denoiser.load_state_dict(start.members[k % len(start.members)].denoiser.state_dict())
+        first.denoiser.to(device)
+        lesson = _Lesson(
+            windows=windows,
+            part=k % PARTS,
+            seconds=(seconds - (time.monotonic() - began)) / (members - k),
+            max_steps=max_steps,
+            seed=seed + k,
+            show=partial(_numbered, show, f"member {k + 1} of {members}: "),
+        )
+        model, trial, record = lesson(first)
+        models.append(model)
+        trials.append(trial)
+        records.append(record)
+    steps, after, before = zip(*records, strict=True)
+    training = {
         "windows": len(windows),
-        "steps": best,
-        "held_out_windows": len(held),
-        "held_out_crps": min(judge.history),
-        "held_out_crps_before": judge.history[0],
+        "held_out_windows": sum(len(trial.held) for trial in trials),
+        "steps": steps,
+        "held_out_crps": float(np.mean(after)),
+        "held_out_crps_before": float(np.mean(before)),
+        "seconds": time.monotonic() - began,
     }
-    again = _again(first, windows, best, seed, show) if len(early) < len(windows) else model
-    card = {"training": {**record, "seconds": time.monotonic() - began}, "seed": seed}
-    return Learned(model=replace(again, card=card), trial=model)
+    card = {"training": training, "seed": seed}
+    return Learned(model=Ensemble(members=tuple(models), card=card), trials=tuple(trials))
+
+
+def _numbered(show: Callable[[str], None], prefix: str, text: str) -> None:
+    show(prefix + text)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lesson:
+    """What one member learns from, and for how long."""
+
+    windows: Horizons
+    part: int
+    seconds: float
+    max_steps: int | None
+    seed: int
+    show: Callable[[str], None]
+
+    def __call__(self, first: ForecastModel) -> tuple[ForecastModel, Trial, tuple[int, float, float]]:
+        """The model of all windows; that of some; its best step, and its held-out CRPS there and before training."""
+        began = time.monotonic()
+        early, held = _split(self.windows, self.part)
+        base = fit_base(self.windows[early], seasons=first.config.seasons)
+        model = replace(first, base=base, denoiser=deepcopy(first.denoiser))
+        alone = len(early) == len(self.windows)
+        trial = Trial(model=model, held=self.windows[held[: 0 if alone else None]])
+        batches = _batches(model, self.windows[early], self.seed)
+        judged = self.windows[held]
+        judge = Judge(data=examples(model, judged), period=periods(judged), apart=first.config.apart)
+        judge(model.denoiser)
+        before = float(judge.losses[0].mean())
+        if alone or not judge.able:
+            self.show("the base forecast alone: too short a history to tell whether training helps")
+            return first, trial, (0, before, before)
+        step = _seconds_of_a_step(model, batches.at(0))
+        left = (self.seconds - (time.monotonic() - began)) / 2
+        planned = min(max(left, 0.5), step * _MOST_STEPS)
+        self.show(f"training on {len(early)} windows, {self.max_steps or max(int(planned / step), 1)} steps at most")
+        settings = _settings(self.max_steps, planned, step, self.seed)
+        _train(model, batches, settings, judge, self.show)
+        best = judge.chosen * settings.validate_every
+        again = _again(first, self.windows, best, self.seed, self.show)
+        return again, trial, (best, float(judge.losses[judge.chosen].mean()), before)
 
 
 def _again(
@@ -162,14 +216,15 @@ def _again(
     """The model, trained on all windows for so many steps."""
     if steps:
         show(f"training on all {len(windows)} windows, {steps} steps")
-        judge = _Judge(model=model, data=_data(model, windows[:1]))  # keeps what the last step leaves
+        # it keeps what the last step leaves
+        judge = Judge(data=examples(model, windows[:1]), period=np.zeros(1), apart=model.config.apart)
         settings = _settings(steps, 0.0, 1.0, seed).model_copy(update={"validate_every": 0})
         _train(model, _batches(model, windows, seed), settings, judge, show)
     return model
 
 
 def _batches(model: ForecastModel, windows: Horizons, seed: int) -> DenseBatches:
-    data = _data(model, windows)
+    data = examples(model, windows)
     size = min(max(_SIZE // model.config.apart, _FEWEST), len(data.target))
     return DenseBatches({LEAF: data.target}, size=size, condition=data.known, masks={LEAF: data.mask}, seed=seed)
 
@@ -186,13 +241,17 @@ def windows_of(panel: Panel, frequency: Frequency, config: ForecastConfig) -> Ho
     return windows[seen]
 
 
-def _split(windows: Horizons) -> tuple[np.ndarray, np.ndarray]:
-    """Places of windows to learn from, and of some later ones to judge by; all for both, if there are too few."""
-    early = np.flatnonzero(windows.place <= 1 - HELD - windows.margin)
-    held = np.flatnonzero(windows.place > 1 - HELD)
+def _split(windows: Horizons, part: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of windows to learn from, and of some others to judge by; all for both, if there are too few.
+
+    Those of a part stand together in time; part 0 comes last, part 1 before it.
+    """
+    end = 1 - HELD * part
+    held = np.flatnonzero((windows.place > end - HELD) & (windows.place <= end))
+    early = np.flatnonzero((windows.place <= end - HELD - windows.margin) | (windows.place > end + windows.margin))
     if not len(early) or not len(held):
         early = held = np.arange(len(windows))
-    thin = np.unique(np.linspace(0, len(held) - 1, min(len(held), _JUDGED)).round().astype(np.int64))
+    thin = np.unique(np.linspace(0, len(held) - 1, min(len(held), JUDGED)).round().astype(np.int64))
     return early, held[thin]
 
 
@@ -214,7 +273,7 @@ def _settings(max_steps: int | None, seconds: float, step: float, seed: int) -> 
 
 
 def _train(
-    model: ForecastModel, batches: DenseBatches, settings: TrainingConfig, judge: _Judge, show: Callable[[str], None]
+    model: ForecastModel, batches: DenseBatches, settings: TrainingConfig, judge: Judge, show: Callable[[str], None]
 ) -> None:
     """Train the denoiser, which then has the weights that judged best."""
     with tempfile.TemporaryDirectory(prefix="scidiff-") as out:
@@ -229,82 +288,21 @@ def _train(
             show=show,
             enough=judge.enough,
         )
-    model.denoiser.load_state_dict(judge.best)
+    model.denoiser.load_state_dict(judge.weights)
     model.denoiser.eval()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Data:
-    """N windows as the loss reads them: target and mask [N, H, V], and what is known."""
-
-    target: Tensor
-    mask: Tensor
-    known: Mapping[str, Tensor]
-
-
-def _data(model: ForecastModel, windows: Horizons) -> _Data:
-    context = scaled(windows.context, model.base.season)
-    clipped = np.clip(context.standardise(windows.target), -_FAR, _FAR)
-    target, mask = torch.from_numpy(np.nan_to_num(clipped)).float(), torch.from_numpy(~np.isnan(clipped))
-    return _Data(target=target, mask=mask, known={**known_of(model, windows), "came": target, "seen": mask.float()})
-
-
-@dataclass
-class _Judge:
-    """Measures the held-out error of the first guess, and keeps the best weights."""
-
-    model: ForecastModel
-    data: _Data
-    history: list[float] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
-
-    def __call__(self, denoiser: nn.Module) -> Mapping[str, float]:
-        value = self.measure(denoiser)
-        self.history.append(value)
-        if value == min(self.history):
-            self.best = {name: tensor.detach().clone() for name, tensor in denoiser.state_dict().items()}
-        return {"held_out_crps": value}
-
-    @property
-    def best_check(self) -> int:
-        """Which check, from 0 before training, was best."""
-        return int(np.argmin(self.history))
-
-    def enough(self) -> bool:
-        """Whether the last checks were all worse than the best."""
-        return len(self.history) - 1 - self.best_check >= _PATIENCE
-
-    @torch.no_grad()
-    def measure(self, denoiser: nn.Module) -> float:
-        """Mean CRPS of the first guess of the held-out windows, in units of their contexts."""
-        device = next(denoiser.parameters()).device
-        network = cast(ForecastNetwork | RecurrentNetwork, cast(NetworkDenoiser, denoiser).network)
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        for part in torch.arange(len(self.data.target)).split(max(_JUDGED // self.model.config.apart, 1)):
-            outlook = network.encode({name: value[part].to(device) for name, value in self.data.known.items()})
-            found = crps_normal(self.data.target[part].to(device), outlook.location, outlook.scale)
-            total += (found * self.data.mask[part].to(device)).double().sum()
-        return float(total) / max(int(self.data.mask.sum()), 1)
-
-    def seconds_of_a_step(self, batch: Batch) -> float:
-        """How long a step of training takes here, roughly."""
-        times = []
-        for _ in range(3):
-            began = time.monotonic()
-            self._loss(batch).mean().backward()
-            times.append(time.monotonic() - began)
-        self.model.denoiser.zero_grad()
-        return 1.3 * min(times)
-
-    def _loss(self, batch: Batch) -> Tensor:
-        batch = batch.to(next(self.model.denoiser.parameters()).device)
-        noise, condition = Noise(seed=1, index=batch.index), cast(Mapping[str, Tensor], batch.condition)
-        return imputation_loss(
-            self.model.denoiser,
-            self.model.processes,
-            batch.x_0,
-            batch.layout,
-            noise,
-            condition=condition,
-            copies=1,
+def _seconds_of_a_step(model: ForecastModel, batch: Batch) -> float:
+    """How long a step of training takes here, roughly."""
+    batch, times = batch.to(model.device), []
+    condition = cast(Mapping[str, Tensor], batch.condition)
+    for _ in range(3):
+        began = time.monotonic()
+        noise = Noise(seed=1, index=batch.index)
+        loss = imputation_loss(
+            model.denoiser, model.processes, batch.x_0, batch.layout, noise, condition=condition, copies=1
         )
+        loss.mean().backward()
+        times.append(time.monotonic() - began)
+    model.denoiser.zero_grad()
+    return 1.3 * min(times)

@@ -1,18 +1,16 @@
-"""The forecasting model: a base forecast, a denoiser of what it leaves, and how both are kept on disk."""
+"""A forecasting model: a base forecast, and a denoiser of what it leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.errors import UserError
 from scidiff.networks.forecast import ForecastNetwork, Known, Outlook
@@ -109,25 +107,21 @@ class ForecastModel:
         config: names and sizes.
         base: what the diffusion starts from.
         denoiser: of the leaf `LEAF`, [S * draws, H, V], in the coordinates of `networks.forecast.Outlook`.
-        card: the model card.
     """
 
     config: ForecastConfig
     base: Base
     denoiser: NetworkDenoiser
-    card: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def create(
-        cls, config: ForecastConfig, base: Base, *, seed: int = 0, card: Mapping[str, Any] | None = None
-    ) -> ForecastModel:
+    def create(cls, config: ForecastConfig, base: Base, *, seed: int = 0) -> ForecastModel:
         """A model with fresh weights, whose draws centre on the base forecast."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             network = _network(config)
         process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
         denoiser = NetworkDenoiser(network, {LEAF: process}).eval()
-        return cls(config=config, base=base, denoiser=denoiser, card=card or {})
+        return cls(config=config, base=base, denoiser=denoiser)
 
     @property
     def processes(self) -> Mapping[str, Process]:
@@ -137,25 +131,6 @@ class ForecastModel:
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
-
-    def save(self, folder: Path) -> None:
-        """Write the model to a folder of safetensors and JSON."""
-        tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
-        tensors |= {f"base.{name}": torch.from_numpy(getattr(self.base, name)) for name in ("share", "spread")}
-        files.save(folder, files.Weights(tensors=tensors, config={"forecaster": asdict(self.config)}, card=self.card))
-
-    @classmethod
-    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ForecastModel:
-        """Read a model from a folder; WeightsError says in one line what is wrong with it."""
-        held = files.load(folder)
-        with files.expected("weights of a forecaster", folder):
-            config = ForecastConfig.read(held.config["forecaster"])
-            fitted = {name: held.tensors[f"base.{name}"].double().numpy() for name in ("share", "spread")}
-            base = Base(**fitted, context=config.context, seasons=config.seasons)
-            model = cls.create(config, base, card=held.card)
-            model.denoiser.load_state_dict(held.part("denoiser."))
-        model.denoiser.to(device)
-        return model
 
 
 def _network(config: ForecastConfig) -> nn.Module:

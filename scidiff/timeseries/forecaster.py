@@ -19,10 +19,11 @@ from scidiff.timeseries.columns import Options
 from scidiff.timeseries.conditioning import keep_rules
 from scidiff.timeseries.coupling import coupled, error_correlation
 from scidiff.timeseries.covariates import Covariates, disjoint
+from scidiff.timeseries.ensemble import MEMBERS, Ensemble, draw
 from scidiff.timeseries.estimator import value_errors
 from scidiff.timeseries.forecast import Forecast
 from scidiff.timeseries.forecast_fit import learn, sizes
-from scidiff.timeseries.forecast_model import NETWORKS, STEPS, ForecastConfig, ForecastModel, draw
+from scidiff.timeseries.forecast_model import NETWORKS, STEPS, ForecastConfig
 from scidiff.timeseries.forecast_rules import ForecastRules, Future
 from scidiff.timeseries.forecast_verdicts import judge
 from scidiff.timeseries.frames import read_frame
@@ -56,6 +57,8 @@ class DiffusionForecaster:
         static: facts on the series (see `static.with_static`); new series at prediction time are known by them.
         holidays: the country whose public holidays count (`DE`, `US-IL`), by the package `holidays`.
         network: `patches`, which draws the whole horizon at once, or `recurrent`, step by step (TimeGrad).
+        members: networks that differ in their seeds, each of which draws a share of the futures (see `ensemble`).
+            Default: four, or one of `recurrent`.
         n_draws: futures of each series.
         steps: network calls a draw.
         constraints: rules that every future has to keep (see `forecast_rules`), a scenario among them.
@@ -68,7 +71,7 @@ class DiffusionForecaster:
         progress: whether to show how far it is, on standard error.
 
     Attributes:
-        model_: the `ForecastModel`.
+        model_: the `Ensemble`.
         frequency_: what was found out about the times.
         history_: the table of `fit`, with the rows of `update`.
 
@@ -92,6 +95,7 @@ class DiffusionForecaster:
         static: pd.DataFrame | str | Path | None = None,
         holidays: str | None = None,
         network: str = "patches",
+        members: int | None = None,
         n_draws: int = 200,
         steps: int = STEPS,
         constraints: Mapping[str, Any] | ForecastRules | None = None,
@@ -114,6 +118,7 @@ class DiffusionForecaster:
         self.static = static
         self.holidays = holidays
         self.network = network
+        self.members = members
         self.n_draws = n_draws
         self.steps = steps
         self.constraints = constraints
@@ -177,11 +182,16 @@ class DiffusionForecaster:
     @classmethod
     def read(cls, folder: str | Path, **settings: Any) -> Self:
         """`load`."""
-        model = ForecastModel.load(Path(folder), device=settings.get("device", "cpu"))
+        model = Ensemble.load(Path(folder), device=settings.get("device", "cpu"))
         config = model.config
         told = config.covariates
         own: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season", "network")}
-        own |= {"future_covariates": told.future, "past_covariates": told.past, "holidays": told.country}
+        own |= {
+            "members": len(model.members),
+            "future_covariates": told.future,
+            "past_covariates": told.past,
+            "holidays": told.country,
+        }
         made = cls(**{"target": config.variables, **settings, **own})
         made.check()
         made.model_ = model
@@ -191,7 +201,7 @@ class DiffusionForecaster:
         """`fit`, of a panel; `show` takes lines on how far it is."""
         self.check()
         self.frequency_ = infer(panel)
-        start = None if self.init is None else ForecastModel.load(Path(self.init), device=self.device)
+        start = None if self.init is None else Ensemble.load(Path(self.init), device=self.device)
         own = {name: getattr(self, name) for name in ("horizon", "season", "context", "network")}
         asked = sizes(panel, self.frequency_, self.covariates(), **own)
         config = asked if start is None else _alike(start.config, asked)
@@ -202,15 +212,15 @@ class DiffusionForecaster:
             config,
             seconds=budget,
             max_steps=self.max_steps,
+            members=self.members or MEMBERS[self.network],
             seed=self.seed,
             device=self.device,
             start=start,
             show=show,
         )
-        self.model_: ForecastModel = learned.model
+        self.model_: Ensemble = learned.model
         if self.calibrate:
-            how = {"seed": self.seed, "steps": self.steps}
-            widening = calibrate(learned.trial, panel, self.frequency_, show=show, **how)
+            widening = calibrate(learned.trials, seed=self.seed, steps=self.steps, show=show)
             self.model_ = replace(self.model_, card={**self.model_.card, "calibration": asdict(widening)})
         return self
 
@@ -274,8 +284,8 @@ class DiffusionForecaster:
 
     def check(self) -> None:
         """UserError for a setting out of range."""
-        named = {"horizon": self.horizon, "n_draws": self.n_draws, "steps": self.steps}
-        named |= {n: v for n in ("context", "season", "max_steps") if (v := getattr(self, n)) is not None}
+        named = {name: getattr(self, name) for name in ("horizon", "n_draws", "steps")}
+        named |= {n: v for n in ("context", "season", "members", "max_steps") if (v := getattr(self, n)) is not None}
         for name, value in named.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
@@ -340,8 +350,8 @@ class DiffusionForecaster:
             return None
         return (self.target,) if isinstance(self.target, str) else tuple(self.target)
 
-    def _fitted(self) -> ForecastModel:
-        model: ForecastModel | None = getattr(self, "model_", None)
+    def _fitted(self) -> Ensemble:
+        model: Ensemble | None = getattr(self, "model_", None)
         if model is None:
             raise ValueError("expected a fitted DiffusionForecaster, got one that is not: call fit first")
         return model

@@ -20,7 +20,7 @@ class SktimeForecaster(BaseForecaster):
 
     Args:
         horizon: steps at most that `fh` may ask for.
-        context, season, n_draws, steps, calibrate, time_budget, max_steps, seed: as of `DiffusionForecaster`.
+        context, season, members, n_draws, steps, calibrate, time_budget, max_steps, seed: as of `DiffusionForecaster`.
 
     Example:
         forecaster = SktimeForecaster(horizon=12).fit(y)
@@ -43,6 +43,7 @@ class SktimeForecaster(BaseForecaster):
         horizon: int = 12,
         context: int | None = None,
         season: int | None = None,
+        members: int | None = None,
         n_draws: int = 200,
         steps: int = 6,
         calibrate: bool = False,
@@ -53,6 +54,7 @@ class SktimeForecaster(BaseForecaster):
         self.horizon = horizon
         self.context = context
         self.season = season
+        self.members = members
         self.n_draws = n_draws
         self.steps = steps
         self.calibrate = calibrate

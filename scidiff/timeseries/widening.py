@@ -1,28 +1,31 @@
 """Ensembles that are as wide as they should be, learned on past windows that the denoiser was not trained on.
 
-At each level the interval [low, high] of a step becomes m + c (low - m), m + c (high - m), m its median: c is the
-split-conformal quantile of (x - m) / (high - m), or (m - x) / (m - low) below (Romano, Patterson & Candes 2019, with a
-score that scales as the forecast does). One c a level and variable serves all steps, whose spread the forecast has told
-already. Draws move as the ends of the intervals do, and linearly between them, so that their order at every step, and
-with it what belongs together, stays. Windows overlap, so coverage holds about, not for sure.
+At each level the interval [low, high] of a step becomes m + c (low - m), m + c (high - m), m its median: c comes from
+the split-conformal quantile of (x - m) / (high - m), or (m - x) / (m - low) below (Romano, Patterson & Candes 2019,
+with a score that scales as the forecast does). The past is not quite what comes, so the quantile is drawn to one, the
+more the fewer periods of a horizon it is of. One c a level and variable serves all steps, whose spread the forecast has
+told already. Draws move as the ends of the intervals do, and linearly between them, so that their order at every step,
+and with it what belongs together, stays. Windows overlap, so coverage holds about, not for sure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from scidiff.errors import UserError
 from scidiff.timeseries.calibration import conformal_quantile, needed
-from scidiff.timeseries.forecast_fit import HELD, windows_of
-from scidiff.timeseries.forecast_model import ForecastModel, draw
-from scidiff.timeseries.frequency import Frequency
-from scidiff.timeseries.panel import Floats, Panel
+from scidiff.timeseries.forecast_fit import Trial
+from scidiff.timeseries.forecast_judge import periods
+from scidiff.timeseries.forecast_model import draw
+from scidiff.timeseries.horizons import Horizons
+from scidiff.timeseries.panel import Floats
 
 LEVELS = (0.5, 0.8, 0.95)
 PILOT = 200  # first draws, whatever is asked for, that tell medians and intervals
+_PRIOR = 20  # periods, that a factor of one counts as
 _WINDOWS = 240  # at most, that are asked: of 60, one that nothing holds would count 1.6 % of a level of 95
 
 
@@ -66,8 +69,11 @@ def _ends() -> list[float]:
     return [*((1 - level) / 2 for level in reversed(LEVELS)), 0.5, *((1 + level) / 2 for level in LEVELS)]
 
 
-def fit(draws: Floats, x: Floats) -> Widening:
+def fit(draws: Floats, x: Floats, period: Floats) -> Widening:
     """Learn from N past windows: draws [N, K, H, V], what came [N, H, V], NaN where nothing was measured.
+
+    Windows of one period [N] overlap, or share the shocks of their time. A factor c becomes c^(P / (P + 20)) with P
+    periods: so far the coverage of past windows speaks of that of later ones.
 
     Raises:
         UserError: too few windows for the highest level.
@@ -88,10 +94,11 @@ def fit(draws: Floats, x: Floats) -> Widening:
         side = np.where(x > middle, high, low)
         off = np.abs(x - middle)
         scores.append(np.where(off == 0, 0.0, off / np.maximum(side, 1e-12 * (np.abs(middle) + off))))
+    count = len(np.unique(period))
     for v in range(x.shape[2]):
         here = seen[:, :, v]
         factors.append(tuple(
-            conformal_quantile(score[:, :, v][here], level, series=window[here])
+            conformal_quantile(score[:, :, v][here], level, series=window[here]) ** (count / (count + _PRIOR))
             for score, level in zip(scores, LEVELS, strict=True)
         ))  # fmt: skip
     for k, score in enumerate(scores):
@@ -102,21 +109,19 @@ def fit(draws: Floats, x: Floats) -> Widening:
 
 
 def calibrate(
-    model: ForecastModel,
-    panel: Panel,
-    frequency: Frequency,
-    *,
-    seed: int,
-    steps: int,
-    show: Callable[[str], None] = lambda text: None,
+    trials: Sequence[Trial], *, seed: int, steps: int, show: Callable[[str], None] = lambda text: None
 ) -> Widening:
-    """Learn from the last windows of the histories of a fit, on which its denoiser was not trained."""
-    windows = windows_of(panel, frequency, model.config)
-    late = np.flatnonzero((windows.place > 1 - HELD) & ~np.isnan(windows.target).all((1, 2)))
-    chosen = np.unique(late[np.linspace(0, len(late) - 1, min(len(late), _WINDOWS)).round().astype(np.int64)])
-    found = []
-    for n, w in enumerate(chosen):
-        part = slice(w, w + 1)
-        found.append(draw(model, windows[part], draws=PILOT, seed=seed + n, steps=steps))
-        show(f"calibration: window {n + 1} of {len(chosen)}")
-    return fit(np.stack(found), windows.target[chosen]) if found else fit(np.empty((0, 1, 1, 1)), np.empty((0, 1, 1)))
+    """Learn from windows of the histories of a fit, each forecast by a member that it was new to."""
+    windows: list[Horizons] = []
+    found: list[Floats] = []
+    for trial in trials:
+        seen = np.flatnonzero(~np.isnan(trial.held.target).all((1, 2)))
+        few = np.linspace(0, len(seen) - 1, min(len(seen), -(-_WINDOWS // len(trials))))
+        chosen = trial.held[seen[np.unique(few.round().astype(np.int64))]]
+        for n in range(len(chosen)):
+            found.append(draw(trial.model, chosen[n : n + 1], draws=PILOT, seed=seed + len(found), steps=steps))
+            show(f"calibration: window {len(found)}")
+        windows.append(chosen)
+    truth, period = (np.concatenate(part) for part in zip(*((w.target, periods(w)) for w in windows), strict=True))
+    draws = np.stack(found) if found else np.empty((0, PILOT, *truth.shape[1:]))
+    return fit(draws, truth, period)

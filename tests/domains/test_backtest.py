@@ -30,7 +30,7 @@ def panel() -> Panel:
 
 
 def forecaster() -> DiffusionForecaster:
-    return DiffusionForecaster(horizon=4, season=8, context=16, max_steps=1, n_draws=20, steps=2)
+    return DiffusionForecaster(horizon=4, season=8, context=16, max_steps=1, members=1, n_draws=20, steps=2)
 
 
 def test_the_scores_are_those_of_the_forecasts_at_each_origin(panel: Panel) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from scidiff.networks.forecast import ForecastNetwork, Outlook
 from scidiff.state import Layout
-from scidiff.timeseries.forecast_model import ForecastModel
+from scidiff.timeseries.ensemble import Ensemble
 from scidiff.timeseries.forecaster import DiffusionForecaster
 from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.metrics import energy_score
@@ -96,17 +96,20 @@ def pair(rows: int = 24 * 25) -> pd.DataFrame:
 
 
 def test_weights_of_other_sizes_are_refused_in_one_line(tmp_path: Path) -> None:
-    model = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=1).fit(pair()).model_
-    replace(model, config=replace(model.config, variables=("a", "b", "c"))).save(tmp_path)
+    model = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=1, members=1).fit(pair()).model_
+    other = replace(model.config, variables=("a", "b", "c"))
+    replace(model, members=tuple(replace(one, config=other) for one in model.members)).save(tmp_path)
     with pytest.raises(WeightsError, match="expected weights of a forecaster, got others") as caught:
-        ForecastModel.load(tmp_path)
+        Ensemble.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
 def test_draws_of_variables_that_go_together_go_together() -> None:
     table, horizon = pair(), 12
-    forecaster = DiffusionForecaster(horizon=horizon, season=24, context=48, max_steps=400, seed=1).fit(table[:-120])
+    forecaster = DiffusionForecaster(horizon=horizon, season=24, context=48, max_steps=400, members=1, seed=1).fit(
+        table[:-120]
+    )
     panel, event = read_frame(table), np.zeros(2 * horizon)
     gains, correlations = [], []
     for end in range(len(table) - 120, len(table), horizon):

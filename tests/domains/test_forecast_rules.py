@@ -211,7 +211,9 @@ def test_a_constrained_draw_is_the_same_however_many_there_are() -> None:
     stamps = pd.date_range("2024-01-01", periods=150, freq="h")
     table = pd.DataFrame({"timestamp": stamps, "x": 4 + 3 * np.sin(np.arange(150) * np.pi / 12) + RNG.normal(size=150)})
     stated = {"bounds": {"x": [0, None]}, "totals": [{"variable": "x", "factor": 1.1}]}
-    made = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=1, steps=2, constraints=stated).fit(table)
+    made = DiffusionForecaster(
+        horizon=6, season=24, context=48, max_steps=1, members=1, steps=2, constraints=stated
+    ).fit(table)
     few, many = (made.sample(table, count)["value"].to_numpy() for count in (3, 230))
     np.testing.assert_array_equal(few, many[:, :3])
     assert few.min() >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,10 @@ import torch
 
 from scidiff.errors import UserError
 from scidiff.timeseries import lags
-from scidiff.timeseries.base import Base, scaled, smoothers
+from scidiff.timeseries.base import Base, scaled
 from scidiff.timeseries.columns import Options
 from scidiff.timeseries.covariates import NONE
+from scidiff.timeseries.ensemble import Ensemble
 from scidiff.timeseries.forecast_fit import learn, sizes
 from scidiff.timeseries.forecast_model import TILE, ForecastConfig, ForecastModel, draw
 from scidiff.timeseries.forecaster import DiffusionForecaster
@@ -22,9 +24,11 @@ from scidiff.timeseries.frames import read_frame
 from scidiff.timeseries.frequency import calendar, infer
 from scidiff.timeseries.horizons import horizons
 from scidiff.timeseries.panel import Panel
+from scidiff.timeseries.smoothing import smoothers
 from scidiff.weights import WeightsError
 
 RNG = np.random.default_rng(3)
+SETTINGS: dict[str, Any] = {"horizon": 6, "season": 24, "context": 48, "max_steps": 2, "members": 1, "seed": 4}
 
 
 def hourly(rows: int = 24 * 12, series: int = 3) -> pd.DataFrame:
@@ -43,7 +47,8 @@ def still(*, spread: np.ndarray, context: int, season: int) -> Base:
     """A base forecast of the mean of all smoothers."""
     count = sum(len(smoothers(one)[0]) for one in (1, season))
     share = np.full((count, 3, *spread.shape), 1 / count / 3)
-    return Base(share=share, spread=spread, context=context, seasons=(season,))
+    fitted = {"share": share, "spread": spread, "usual": np.ones((count, 1)), "trust": 0.0}
+    return Base(**fitted, context=context, seasons=(season,))
 
 
 def panel_of(frame: pd.DataFrame) -> Panel:
@@ -53,7 +58,7 @@ def panel_of(frame: pd.DataFrame) -> Panel:
 @pytest.fixture(scope="module")
 def fitted() -> tuple[DiffusionForecaster, pd.DataFrame]:
     table = hourly()
-    return DiffusionForecaster(horizon=6, season=24, context=48, max_steps=2, seed=4, n_draws=8).fit(table), table
+    return DiffusionForecaster(**SETTINGS, n_draws=8).fit(table), table
 
 
 def test_a_dataset_of_futures_starts_where_the_history_ends(
@@ -93,7 +98,7 @@ def test_a_draw_is_the_same_alone_and_among_others(fitted: tuple[DiffusionForeca
         fewer = forecaster.forecast_panel(panel.select(chosen), samples=3).draws
         np.testing.assert_array_equal(fewer, among[chosen, :3])
     assert len(np.unique(among[0, :, 0, 0])) == TILE + 7
-    again = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=2, seed=4).fit(table)
+    again = DiffusionForecaster(**SETTINGS).fit(table)
     np.testing.assert_array_equal(again.forecast_panel(panel, samples=3).draws, among[:, :3])
 
 
@@ -119,14 +124,14 @@ def test_a_model_comes_back_from_disk(fitted: tuple[DiffusionForecaster, pd.Data
     with pytest.raises(UserError, match="expected the variables load, wind, got load"):
         back.forecast_panel(panel_of(table.drop(columns="wind")))
     with pytest.raises(WeightsError, match="no such file"):
-        ForecastModel.load(tmp_path)
+        Ensemble.load(tmp_path)
 
 
 def test_new_rows_are_taken_without_learning_again(fitted: tuple[DiffusionForecaster, pd.DataFrame]) -> None:
     _, table = fitted
     early = table[table["timestamp"] < "2024-01-11"]
     late = table[table["timestamp"] >= "2024-01-10 20:00"]  # some rows are known already
-    streamed = DiffusionForecaster(horizon=6, season=24, context=48, max_steps=2, seed=4, n_draws=8).fit(early)
+    streamed = DiffusionForecaster(**SETTINGS, n_draws=8).fit(early)
     weights = streamed.model_
     before = streamed.sample()
     np.testing.assert_array_equal(before["value"], streamed.sample(early)["value"])
@@ -144,12 +149,14 @@ def test_new_rows_are_taken_without_learning_again(fitted: tuple[DiffusionForeca
 def test_training_starts_from_a_saved_model(fitted: tuple[DiffusionForecaster, pd.DataFrame], tmp_path: Path) -> None:
     forecaster, table = fitted
     forecaster.save(tmp_path / "model")
-    settings = {"seed": 9, "n_draws": 8, "max_steps": 1, "init": tmp_path / "model"}
+    settings = {"seed": 9, "n_draws": 8, "max_steps": 1, "members": 2, "init": tmp_path / "model"}
     warm = DiffusionForecaster(horizon=6, **settings).fit(table)
     assert warm.model_.config == forecaster.model_.config
-    mine, other = (one.model_.denoiser.state_dict() for one in (warm, forecaster))
-    far = max(float((mine[name] - other[name]).abs().max()) for name in mine)
-    assert far < 1e-2  # a step away at most; fresh weights of another seed are far
+    assert len(warm.model_.members) == 2
+    for member in warm.model_.members:
+        mine, other = (one.denoiser.state_dict() for one in (member, *forecaster.model_.members))
+        far = max(float((mine[name] - other[name]).abs().max()) for name in mine)
+        assert far < 1e-2  # a step away at most; fresh weights of another seed are far
     with pytest.raises(ValueError, match="init: expected a model of the same horizon, 7, got 6"):
         DiffusionForecaster(horizon=7, **settings).fit(table)
     with pytest.raises(ValueError, match="init: expected a model of the same variables"):
@@ -162,12 +169,12 @@ def test_calibration_asks_a_model_that_has_not_seen_its_windows_and_the_other_le
     found = []
     for frame in (table, late):
         panel = panel_of(frame)
-        config = sizes(panel, infer(panel), NONE, horizon=6, season=24, context=48)
-        found.append(learn(panel, infer(panel), config, seconds=60, max_steps=2))
+        config = sizes(panel, infer(panel), NONE, horizon=6, season=24, context=40)
+        found.append(learn(panel, infer(panel), config, seconds=60, max_steps=2, members=1))
     before, after = found
-    np.testing.assert_array_equal(before.trial.base.spread, after.trial.base.spread)
-    assert (before.model.base.spread < 0.5 * after.model.base.spread).all()
-    assert before.model.card["training"]["windows"] == 24 * 20 - 48 - 6 + 1
+    np.testing.assert_array_equal(before.trials[0].model.base.spread, after.trials[0].model.base.spread)
+    assert (before.model.base.spread < 0.7 * after.model.base.spread).all()
+    assert before.model.card["training"]["windows"] == 24 * 20 - 40 - 6 + 1
 
 
 def test_draws_of_an_untrained_model_centre_on_the_base_and_spread_as_it_says() -> None:
@@ -275,7 +282,7 @@ def test_training_finds_the_noise_of_weekends() -> None:
     table = pd.DataFrame(
         {"time": stamps, "x": 5 * np.sin(2 * np.pi * np.arange(rows) / 24) + wide * RNG.normal(size=rows)}
     )
-    forecaster = DiffusionForecaster(horizon=24, context=48, season=24, max_steps=300, seed=1).fit(table)
+    forecaster = DiffusionForecaster(horizon=24, context=48, season=24, max_steps=300, members=1, seed=1).fit(table)
     panel = panel_of(table)
     friday, sunday = (forecaster.forecast_panel(panel, origins=np.array([rows - 24 * k])).draws for k in (3, 1))
     assert 0.4 < friday.std(1).mean() < 1.3

@@ -31,7 +31,15 @@ def panel_of(frame: pd.DataFrame) -> Panel:
 
 def test_a_future_is_the_same_alone_and_among_others():
     table = walks(60, 3)
-    settings = {"horizon": 4, "context": 14, "season": 1, "network": "recurrent", "max_steps": 3, "seed": 2}
+    settings = {
+        "horizon": 4,
+        "context": 14,
+        "season": 1,
+        "network": "recurrent",
+        "members": 1,
+        "max_steps": 3,
+        "seed": 2,
+    }
     forecaster = DiffusionForecaster(**settings).fit(table)
     panel = panel_of(table)
     among = forecaster.forecast_panel(panel, samples=TILE + 5).draws
@@ -50,7 +58,15 @@ def test_a_future_is_the_same_alone_and_among_others():
 def test_futures_of_a_random_walk_spread_as_its_variance_says():
     """Var[x_h] = h, Cov[x_h, x_1] = 1, whatever came before: from training on walks alone."""
     horizon = 6
-    settings = {"horizon": horizon, "context": 12, "season": 1, "network": "recurrent", "max_steps": 2500, "seed": 3}
+    settings = {
+        "horizon": horizon,
+        "context": 12,
+        "season": 1,
+        "network": "recurrent",
+        "members": 1,
+        "max_steps": 2500,
+        "seed": 3,
+    }
     forecaster = DiffusionForecaster(**settings).fit(walks(400, 20))
     fresh = panel_of(walks(60, 8, seed=9))
     draws = forecaster.forecast_panel(fresh, samples=1000).draws[..., 0]
@@ -67,7 +83,9 @@ def test_futures_of_a_random_walk_spread_as_its_variance_says():
 def test_a_hundred_futures_of_a_day_of_eight_series_take_a_second():
     """pytorchts 0.6.0 took 9.8 s of processor time for as much."""
     table = walks(200, 8)
-    forecaster = DiffusionForecaster(horizon=24, context=48, season=1, network="recurrent", max_steps=2).fit(table)
+    forecaster = DiffusionForecaster(horizon=24, context=48, season=1, network="recurrent", members=1, max_steps=2).fit(
+        table
+    )
     panel = panel_of(table)
     forecaster.forecast_panel(panel, samples=1)
     began = time.process_time()

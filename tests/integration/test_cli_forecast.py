@@ -42,7 +42,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     runner = typer.testing.CliRunner()
 
     def call(*arguments: object, file: str = "load.csv", short: bool = True) -> typer.testing.Result:
-        quick = ["--max-steps", 1, "--samples", 5, "--steps", 2, "--context", 30, "--horizon", 6] if short else []
+        sizes = ["--max-steps", 1, "--members", 1, "--samples", 5, "--steps", 2, "--context", 30, "--horizon", 6]
+        quick = sizes if short else []
         named = ["--id", "shop", "--time", "timestamp", "--target", "load"]
         return runner.invoke(app, ["timeseries", "forecast", file, *map(str, [*named, *quick, *arguments])])
 
@@ -50,14 +51,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_futures_quantiles_and_the_python_call_agree(run: Run) -> None:
-    done = run("--out", "f.nc", "--seed", 3, "--json", "--save", "kept")
+    done = run("--out", "f.nc", "--seed", 3, "--members", 2, "--json", "--save", "kept")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert (said["series"], said["frequency"], said["season"], said["horizon"]) == (2, "h", 24, 6)
     assert "2 series every h (season 24, context 30): 5 futures of 6 steps" in done.stderr
-    forecaster = DiffusionForecaster(
-        horizon=6, context=30, id="shop", time="timestamp", target="load", n_draws=5, steps=2, max_steps=1, seed=3
-    )
+    settings = {"id": "shop", "time": "timestamp", "target": "load", "n_draws": 5, "steps": 2, "max_steps": 1}
+    forecaster = DiffusionForecaster(horizon=6, context=30, **settings, members=2, seed=3)
     futures = forecaster.fit(table()).sample(table())
     with xr.open_dataset("f.nc") as held:
         assert held["value"].dims == ("series", "sample", "time", "variable")
@@ -178,7 +178,20 @@ def test_the_horizon_is_needed_once(run: Run) -> None:
 
 
 def test_a_backtest_says_the_same_in_its_table_its_file_and_in_python(run: Run, tmp_path: Path) -> None:
-    quick = ["--max-steps", "1", "--samples", "9", "--steps", "2", "--context", "30", "--horizon", "6"]
+    quick = [
+        "--max-steps",
+        "1",
+        "--members",
+        "1",
+        "--samples",
+        "9",
+        "--steps",
+        "2",
+        "--context",
+        "30",
+        "--horizon",
+        "6",
+    ]
     named = ["--id", "shop", "--time", "timestamp", "--target", "load", "--origins", "3"]
     runner = typer.testing.CliRunner()
     done = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named, *quick, "--json", "--out", "scores.csv"])
@@ -189,7 +202,7 @@ def test_a_backtest_says_the_same_in_its_table_its_file_and_in_python(run: Run, 
     assert list(held.index) == list(said["scores"]) == ["diffusion", "seasonal naive", "seasonal naive + past errors"]
     assert held.loc["diffusion", "CRPS"] == pytest.approx(said["scores"]["diffusion"]["CRPS"])
     forecaster = DiffusionForecaster(
-        horizon=6, context=30, id="shop", time="timestamp", target="load", n_draws=9, steps=2, max_steps=1
+        horizon=6, context=30, id="shop", time="timestamp", target="load", n_draws=9, steps=2, members=1, max_steps=1
     )
     options = Options(id="shop", time="timestamp", variables=("load",))
     again = backtest(forecaster, read_frame(table(), options), count=3)
@@ -257,7 +270,20 @@ def test_a_report_shows_every_fan_and_rule_in_one_file(run: Run) -> None:
 
 
 def test_a_report_of_a_backtest_has_scores_pit_and_what_came(run: Run) -> None:
-    quick = ["--max-steps", "1", "--samples", "9", "--steps", "2", "--context", "30", "--horizon", "6"]
+    quick = [
+        "--max-steps",
+        "1",
+        "--members",
+        "1",
+        "--samples",
+        "9",
+        "--steps",
+        "2",
+        "--context",
+        "30",
+        "--horizon",
+        "6",
+    ]
     named = ["--id", "shop", "--time", "timestamp", "--target", "load", "--origins", "2"]
     Path("rules.yaml").write_text("bounds: {load: [null, 30]}")
     extra = ["--constraints", "rules.yaml", "--report", "b.html", "--json"]

@@ -10,7 +10,7 @@ import pytest
 
 from scidiff.timeseries.forecaster import DiffusionForecaster
 
-SMALL: dict[str, Any] = {"season": 4, "context": 12, "n_draws": 9, "max_steps": 2, "seed": 3}
+SMALL: dict[str, Any] = {"season": 4, "context": 12, "n_draws": 9, "max_steps": 2, "members": 1, "seed": 3}
 
 
 def series(rows: int = 90) -> np.ndarray:
