@@ -27,7 +27,7 @@ from scidiff.fluids.symmetries import FlowBatches
 from scidiff.networks.unet import UNet
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
-from scidiff.processes.coloured import ColouredGaussianProcess
+from scidiff.processes.coloured import ColouredGaussianProcess, Spectrum
 from scidiff.processes.parametrisations import EDM
 from scidiff.schedules import Cosine
 from scidiff.state import Layout
@@ -133,9 +133,8 @@ class TransitionModel:
             widths=config.widths,
             blocks=config.blocks,
         )
-        process = ColouredGaussianProcess(
-            schedule=Cosine(), parametrisation=EDM(sigma_data=1.0), variance=linear.spectrum
-        )
+        colour = Spectrum(variance=linear.spectrum)
+        process = ColouredGaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=1.0), colour=colour)
         denoiser = NetworkDenoiser(fresh(make, seed), {LEAF: process}).eval()
         return cls(config=config, linear=linear, denoiser=denoiser, card=card or {})
 

@@ -26,6 +26,7 @@ from functools import cached_property
 
 import numpy as np
 
+from scidiff.timeseries.correlation import apart, over_horizons
 from scidiff.timeseries.horizons import Horizons
 from scidiff.timeseries.panel import Floats
 from scidiff.timeseries.smoothing import records, smoothings
@@ -94,6 +95,8 @@ class Base:
         spread: [H, V], the usual size of its errors, in units of `unit`.
         usual: [G, V], geometric mean of the records of past windows.
         trust: exponent of the record of a series in the weights of smoothers; 0 leaves all series alike.
+        steps: [H, H], the correlation of its errors over the steps of a horizon (see `correlation`).
+        variables: [V, V], that over the variables at the same step.
         context: L, steps that it looks back.
         seasons: in steps, ascending; the last is that of `unit`.
     """
@@ -102,6 +105,8 @@ class Base:
     spread: Floats
     usual: Floats
     trust: float
+    steps: Floats
+    variables: Floats
     context: int
     seasons: tuple[int, ...]
 
@@ -214,6 +219,8 @@ def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
     base = Base(
         share=share,
         spread=np.ones((horizon, variables)),
+        steps=np.eye(horizon),
+        variables=np.eye(variables),
         usual=np.ones((len(every), variables)),
         trust=0.0,
         context=length,
@@ -225,8 +232,10 @@ def fit_base(windows: Horizons, *, seasons: Sequence[int]) -> Base:
         before, after = (_mean_square(target - one(context)).mean() for one in (base, trusting))
         base = trusting if after <= _WORSE * before else base
     context, target = _target(windows, season)
-    spread = np.sqrt(_mean_square((target - base(context)) / base.unit(context)))
-    return replace(base, spread=np.maximum(spread, 1e-3))
+    error = (target - base(context)) / base.unit(context)
+    spread = np.maximum(np.sqrt(_mean_square(error)), 1e-3)
+    steps, across = over_horizons(error / spread, independent=apart(windows))
+    return replace(base, spread=spread, steps=steps, variables=across)
 
 
 def _rise(context: Scaled, season: int) -> Floats:

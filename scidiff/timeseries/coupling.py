@@ -18,6 +18,7 @@ from scipy import stats
 
 from scidiff.timeseries.base import Base, scaled
 from scidiff.timeseries.conditioning import shrunk_covariance
+from scidiff.timeseries.correlation import unit_correlation
 from scidiff.timeseries.frequency import Frequency
 from scidiff.timeseries.horizons import horizons
 from scidiff.timeseries.metrics import keyed_uniform
@@ -46,7 +47,8 @@ def error_correlation(base: Base, panel: Panel, frequency: Frequency, ends: Ints
     windows = horizons(panel, frequency, series, origin, context=base.context, horizon=horizon)
     context = scaled(windows.context, base.season)
     error = np.nan_to_num((context.standardise(windows.target) - base(context)) / base.spreads(context))
-    return _correlation(shrunk_covariance(np.moveaxis(error.reshape(len(back), count, -1), 1, 2).reshape(-1, count)))
+    together = np.moveaxis(error.reshape(len(back), count, -1), 1, 2).reshape(-1, count)
+    return unit_correlation(shrunk_covariance(together))
 
 
 def coupled(draws: Floats, correlation: Floats, *, seed: int) -> Floats:
@@ -60,19 +62,12 @@ def coupled(draws: Floats, correlation: Floats, *, seed: int) -> Floats:
     cells = draws.reshape(*draws.shape[:2], -1)
     roots = np.stack([_root(shrunk_covariance(own[:PILOT])) for own in cells])
     joint = np.einsum("st,sij,tkj->sitk", correlation, roots, roots)
-    joint = _correlation(joint.reshape(2 * [cells.shape[0] * cells.shape[2]]))
+    joint = unit_correlation(joint.reshape(2 * [cells.shape[0] * cells.shape[2]]))
     uniform = keyed_uniform(cells.shape[1], seed=seed, name="coupling", shape=joint.shape[:1])
     normal = (stats.norm.ppf(uniform) @ _root(joint)).reshape(-1, cells.shape[0], cells.shape[2])
     blocks, ranks = (x.reshape(len(draws), -1, PILOT, cells.shape[2]) for x in (cells, np.moveaxis(normal, 0, 1)))
     rank = np.argsort(np.argsort(ranks, axis=2), axis=2)
     return np.take_along_axis(np.sort(blocks, axis=2), rank, axis=2).reshape(draws.shape)
-
-
-def _correlation(covariance: Floats) -> Floats:
-    """The correlation of a covariance; what does not vary is alone."""
-    variance = np.diag(covariance)
-    std = np.sqrt(np.where(variance > 0, variance, 1.0))
-    return np.asarray(covariance / std / std[:, None] + np.diag((variance <= 0).astype(float)))
 
 
 def _root(covariance: Floats) -> Floats:

@@ -22,7 +22,7 @@ from scidiff.timeseries.horizons import Horizons
 from scidiff.timeseries.panel import Floats
 
 MEMBERS = {"patches": 4, "recurrent": 1}  # by network; step by step, draws of many members cost as many times more
-_FITTED = ("share", "spread", "usual", "trust")  # of a base forecast
+_FITTED = ("share", "spread", "steps", "variables", "usual", "trust")  # of a base forecast
 _APART = 0xD1B54A32D192ED03  # between the seeds of members; another than between those of steps
 
 
@@ -70,15 +70,9 @@ class Ensemble:
         held = files.load(folder)
         with files.expected("weights of a forecaster", folder):
             config = ForecastConfig.read(held.config["forecaster"])
-            share, spread, usual, trust = (held.tensors[f"base.{name}"].double().numpy() for name in _FITTED)
-            base = Base(
-                share=share,
-                spread=spread,
-                usual=usual,
-                trust=float(trust),
-                context=config.context,
-                seasons=config.seasons,
-            )
+            fitted: dict[str, Any] = {name: held.tensors[f"base.{name}"].double().numpy() for name in _FITTED}
+            fitted["trust"] = float(fitted["trust"])
+            base = Base(**fitted, context=config.context, seasons=config.seasons)
             members = tuple(ForecastModel.create(config, base) for _ in range(held.config["members"]))
             for k, member in enumerate(members):
                 member.denoiser.load_state_dict(held.part(f"denoiser.{k}."))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -188,7 +187,7 @@ class _Lesson:
         began = time.monotonic()
         early, held = _split(self.windows, self.part)
         base = fit_base(self.windows[early], seasons=first.config.seasons)
-        model = replace(first, base=base, denoiser=deepcopy(first.denoiser))
+        model = first.with_base(base)
         alone = len(early) == len(self.windows)
         trial = Trial(model=model, held=self.windows[held[: 0 if alone else None]])
         batches = _batches(model, self.windows[early], self.seed)

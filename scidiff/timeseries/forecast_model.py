@@ -17,6 +17,7 @@ from scidiff.networks.forecast import ForecastNetwork, Known, Outlook
 from scidiff.networks.recurrent import RecurrentNetwork
 from scidiff.noise import Noise
 from scidiff.processes.base import Process
+from scidiff.processes.coloured import ColouredGaussianProcess, Separable
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.processes.parametrisations import EDM
 from scidiff.sampling import sample
@@ -35,6 +36,8 @@ TILE = 50  # draws of one series that are computed together, whatever is asked f
 STEP_TILE = 100  # the same, of a network that draws step by step
 STEPS = 6
 NETWORKS = ("patches", "recurrent")
+_SCHEDULE = Cosine()
+_STD = 0.9  # of the data in the coordinates of the network
 _APART = 0x9E3779B97F4A7C15  # between the seeds of steps: 2^64 over the golden ratio
 RECENT = 24  # steps before the origin that are told as they came, at most
 WAVES = 4  # that tell a step its place
@@ -119,8 +122,7 @@ class ForecastModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             network = _network(config)
-        process = GaussianProcess(schedule=Cosine(), parametrisation=EDM(sigma_data=0.9))
-        denoiser = NetworkDenoiser(network, {LEAF: process}).eval()
+        denoiser = NetworkDenoiser(network, {LEAF: _process(config, base)}).eval()
         return cls(config=config, base=base, denoiser=denoiser)
 
     @property
@@ -131,6 +133,22 @@ class ForecastModel:
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
+
+    def with_base(self, base: Base) -> ForecastModel:
+        """A copy of the weights, for what another base forecast leaves."""
+        other = ForecastModel.create(self.config, base)
+        other.denoiser.load_state_dict(self.denoiser.state_dict())
+        other.denoiser.to(self.device)
+        return other
+
+
+def _process(config: ForecastConfig, base: Base) -> GaussianProcess:
+    """The noise: a Gaussian process as the errors of the base forecast are, white step by step."""
+    reading = EDM(sigma_data=_STD)
+    if config.network == "recurrent":
+        return GaussianProcess(schedule=_SCHEDULE, parametrisation=reading)
+    colour = Separable.of(torch.from_numpy(base.steps), torch.from_numpy(base.variables))
+    return ColouredGaussianProcess(schedule=_SCHEDULE, parametrisation=reading, colour=colour)
 
 
 def _network(config: ForecastConfig) -> nn.Module:
@@ -246,13 +264,12 @@ def _unrolled(model: ForecastModel, noise: Noise, steps: int, *, known: Known) -
 
 def _denoised(model: ForecastModel, outlook: Outlook, noise: Noise, steps: int) -> Tensor:
     """Samples in the coordinates of an outlook, restored: [B, steps, V]."""
-    rule = _plan(cast(GaussianProcess, model.processes[LEAF]), steps)
     layout = Layout.dense(len(noise.index), {LEAF: tuple(outlook.location.shape[1:])}, device=noise.index.device)
-    done = sample(model.denoiser, model.processes, {LEAF: rule}, layout, noise, condition=outlook)
+    done = sample(model.denoiser, model.processes, {LEAF: _plan(steps)}, layout, noise, condition=outlook)
     return outlook.restore(done.state[LEAF])
 
 
 @cache
-def _plan(process: GaussianProcess, steps: int) -> Plan:
-    """The recommended solver for data of the spread that the process expects."""
-    return recommended(process.schedule, steps, std=cast(EDM, process.parametrisation).sigma_data)
+def _plan(steps: int) -> Plan:
+    """`recommended`, made once."""
+    return recommended(_SCHEDULE, steps, std=_STD)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from scidiff import weights as files
 from scidiff.errors import UserError
 from scidiff.timeseries import lags
 from scidiff.timeseries.base import Base, scaled
@@ -48,7 +49,8 @@ def still(*, spread: np.ndarray, context: int, season: int) -> Base:
     count = sum(len(smoothers(one)[0]) for one in (1, season))
     share = np.full((count, 3, *spread.shape), 1 / count / 3)
     fitted = {"share": share, "spread": spread, "usual": np.ones((count, 1)), "trust": 0.0}
-    return Base(**fitted, context=context, seasons=(season,))
+    alone = {"steps": np.eye(len(spread)), "variables": np.eye(spread.shape[1])}
+    return Base(**fitted, **alone, context=context, seasons=(season,))
 
 
 def panel_of(frame: pd.DataFrame) -> Panel:
@@ -125,6 +127,11 @@ def test_a_model_comes_back_from_disk(fitted: tuple[DiffusionForecaster, pd.Data
         back.forecast_panel(panel_of(table.drop(columns="wind")))
     with pytest.raises(WeightsError, match="no such file"):
         Ensemble.load(tmp_path)
+    held = files.load(tmp_path / "model")
+    older = {name: value for name, value in held.tensors.items() if name != "base.steps"}
+    files.save(tmp_path / "older", replace(held, tensors=older))
+    with pytest.raises(WeightsError, match=r"older: expected weights of a forecaster, got others: 'base.steps'$"):
+        Ensemble.load(tmp_path / "older")
 
 
 def test_new_rows_are_taken_without_learning_again(fitted: tuple[DiffusionForecaster, pd.DataFrame]) -> None:
