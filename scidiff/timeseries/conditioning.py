@@ -166,9 +166,9 @@ def _rounded(x: Floats, rules: ForecastRules, future: Future) -> Floats:
         up_to = np.floor(np.cumsum(cells.reshape(len(x), -1), axis=1) + 0.5)
         x[:, steps, own] = np.diff(up_to, axis=1, prepend=0.0).reshape(cells.shape).swapaxes(1, 2)
     for given in rules.known:
-        told = [value for value in given.values if value is not None and value != round(value)]
-        if given.variable in rules.integers and told:
-            raise UserError(f"rules contradict each other: {given.variable} whole, and known to be {told[0]:g}")
+        broken = [value for value in given.values if value is not None and value != round(value)]
+        if given.variable in rules.integers and broken:
+            raise UserError(f"rules contradict each other: {given.variable} whole, and known to be {broken[0]:g}")
     depth = {top: len(rules.below(top)) for top in rules.hierarchy}
     for _, _, (top, *parts) in sorted(nodes(rules, future), key=lambda node: depth[node[0]]):
         if top in columns:
