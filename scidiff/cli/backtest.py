@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scidiff.cli.checks import PAGES, check_file
 from scidiff.cli.forecast import (
     Ahead,
     Before,
@@ -28,7 +29,6 @@ from scidiff.cli.forecast import (
     Steps,
     Target,
     TimeBudget,
-    check_report,
     facts_of,
     forecaster_of,
     notes_of,
@@ -123,7 +123,7 @@ def backtest(
     """See `BACKTEST`."""
     began = time.monotonic()
     _check(out)
-    check_report(report)
+    check_file("--report", report, PAGES)
     forecaster = forecaster_of(context)
     forecaster.constraints = rules_of(constraints, None)
     panel, found = _judged(context, forecaster)

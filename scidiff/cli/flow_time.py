@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scidiff.cli.fluids import AsJson, Calls, Device, Out, Progress, Seed, app, check_device, check_outputs
+from scidiff.cli.checks import check_device
+from scidiff.cli.fluids import AsJson, Calls, Device, Out, Progress, Seed, app, check_outputs
 from scidiff.cli.progress import StatusLine
 from scidiff.errors import SHORT, UserError
 

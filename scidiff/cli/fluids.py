@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scidiff.cli.checks import PAGES, check_device, check_file
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
 from scidiff.errors import UserError
@@ -114,27 +115,11 @@ def check_outputs(as_json: bool, files: Mapping[str, tuple[Path | None, tuple[st
         as_json: an account is printed.
         files: the options, with their path and the endings that it may have.
     """
-    from scidiff.atomic import check_writable
-
     if not as_json and all(path is None for path, _ in files.values()):
         listed = ", ".join(files)
         raise UserError(f"expected at least one of {listed} and --json, got none: nothing would come of it")
     for option, (path, endings) in files.items():
-        if path is not None:
-            if path.suffix.lower() not in endings:
-                wanted = " or ".join(endings)
-                raise UserError(f"{option}: expected a file name ending in {wanted}, got {str(path)!r}")
-            check_writable(path)
-
-
-def check_device(name: str) -> None:
-    """UserError if torch cannot compute there."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"expected the device cpu or one that torch finds here, got {name!r}") from None
+        check_file(option, path, endings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +141,7 @@ class Options:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
         from scidiff.fluids.tasks import load
 
-        check_outputs(self.as_json, {"--out": (self.out, (".nc",)), "--report": (self.report, (".html", ".htm"))})
+        check_outputs(self.as_json, {"--out": (self.out, (".nc",)), "--report": (self.report, PAGES)})
         check_device(self.device)
         return load(self.model, device=self.device)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from scidiff.atomic import check_folder, check_writable
+from scidiff.cli.checks import PAGES, check_device, check_file
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.tables import (
     AsJson,
@@ -251,7 +252,7 @@ def _place(out: str | None, report: Path | None, *, as_json: bool) -> str | None
     """Where the forecast goes: `-` for standard output, None for nowhere; checked before any work starts."""
     from scidiff.timeseries.writers import STORE, check_store, format_of
 
-    check_report(report)
+    check_file("--report", report, PAGES)
     if as_json and out == "-":
         raise UserError("--json and --out -: expected one of them on standard output, got both")
     if out is None:
@@ -262,15 +263,6 @@ def _place(out: str | None, report: Path | None, *, as_json: bool) -> str | None
         format_of(out)
         check_writable(out)
     return out
-
-
-def check_report(report: Path | None) -> None:
-    """UserError if a report cannot be written there."""
-    if report is None:
-        return
-    if not report.name.lower().endswith((".html", ".htm")):
-        raise UserError(f"--report: expected a file name ending in .html, got {str(report)!r}")
-    check_writable(report)
 
 
 def facts_of(forecaster: DiffusionForecaster, samples: int, seconds: float) -> dict[str, str]:
@@ -306,15 +298,10 @@ def _report(forecaster: DiffusionForecaster, found: Forecast, report: Path, samp
 
 def forecaster_of(context: typer.Context) -> DiffusionForecaster:
     """The forecaster that is asked for, with the model of a folder if one is named."""
-    import torch
-
     from scidiff.timeseries.forecaster import DiffusionForecaster
 
     given = context.params
-    try:
-        torch.empty(0, device=given["device"])
-    except (RuntimeError, AssertionError):
-        raise UserError(f"expected the device cpu or one that torch finds here, got {given['device']!r}") from None
+    check_device(given["device"])
     if given["time_budget"] is not None:
         from scidiff.timeseries import filling
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scidiff.cli.checks import check_device
 from scidiff.cli.flow_time import Animation, Flows, Members, Wanted, app, finish
-from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Seed, check_device
+from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Seed
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
 from scidiff.errors import UserError

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from scidiff.cli.checks import PAGES, check_file
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ class Places:
             if format_of(self.draws) not in ARRAYS:
                 raise UserError(f"--draws: expected a file name ending in .nc, got {str(self.draws)!r}")
             check_writable(self.draws)
-        if self.report is not None:
-            if not self.report.name.lower().endswith((".html", ".htm")):
-                raise UserError(f"--report: expected a file name ending in .html, got {str(self.report)!r}")
-            check_writable(self.report)
+        check_file("--report", self.report, PAGES)
 
     def check_layout(self, panel: Panel) -> None:
         """UserError if the table cannot be written in the format asked for."""

@@ -98,23 +98,26 @@ def _fields(ensemble: Ensemble, asked: Asked, model: FlowModel) -> str:
 
     omega = ensemble.vorticity.cpu().numpy()
     shown = min(_SHOWN, len(omega))
-    figure = Figure(figsize=(4 * 3, 3.1 * (1 + -(-shown // 3) if shown > 1 else 1)), layout="constrained")
+    figure = Figure(figsize=(4 * 3, 3.1 * (1 + -(-shown // 3) if shown > 1 else 1)), layout="compressed")
     panels = [("ensemble mean", omega.mean(0)), ("spread (standard deviation)", omega.std(0))]
     panels += [(f"member {k}", omega[k]) for k in range(shown)]
     axes = figure.subplots(-(-len(panels) // 3), 3, squeeze=False).flatten()
     most = float(np.abs(omega).max())
-    extent = (0, model.config.lengths[1], 0, model.config.lengths[0])
+    half = [length / points / 2 for length, points in zip(model.config.lengths, model.config.shape, strict=True)]
+    (high, wide), (up, right) = half, model.config.lengths
+    extent = (-wide, right - wide, -high, up - high)  # a point of the grid is the middle of its pixel
     for axis, (title, field) in zip(axes, panels, strict=False):
         limits = (0, None, "viridis") if title.startswith("spread") else (-most, most, "RdBu_r")
         image = axis.imshow(field, origin="lower", extent=extent, vmin=limits[0], vmax=limits[1], cmap=limits[2])
-        figure.colorbar(image, ax=axis, shrink=0.85)
+        figure.colorbar(image, ax=axis)
         axis.set_title(title, fontsize=10)
+        axis.autoscale(enable=False)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for tool in asked.sensors:
         (y_0, x_0), (y_1, x_1) = tool.start, tool.end
         if tool.kind == "point":
-            axes[0].plot(x_0, y_0, "k.", markersize=2)
+            axes[0].plot(x_0, y_0, "k.", markersize=2, clip_on=False)
         elif tool.kind == "line":
             axes[0].plot((x_0, x_1), (y_0, y_1), "k-", linewidth=0.8)
         else:
@@ -148,5 +151,5 @@ def _spectrum(ensemble: Ensemble, model: FlowModel) -> str:
 def png(figure: object) -> str:
     """A figure of matplotlib's as PNG in base 64."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})  # type: ignore[attr-defined]
+    figure.savefig(stream, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})  # type: ignore[attr-defined]
     return base64.b64encode(stream.getvalue()).decode("ascii")

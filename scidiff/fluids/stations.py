@@ -28,6 +28,7 @@ COMPONENTS = ("u", "v")
 UNITS = ("m s-1", "m/s", "m s**-1", "m s^-1")
 _NETCDF = (".nc", ".nc4", ".cdf")
 _MOST = 2500
+_FASTEST = 100  # m/s, several times what any month has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +163,15 @@ def _stations(where: str, row: Mapping[str, Any]) -> list[Station]:
     for name, value, low, high in (("lat", latitude, -90, 90), ("lon", longitude, -180, 540)):
         if not low <= value <= high:
             raise UserError(f"{where}: expected {name} in [{low}, {high}] degrees, got {value:g}")
-    return [
-        Station(
-            latitude=latitude,
-            longitude=longitude,
-            component=c,
-            value=number(where, name, row[name]),
-            name=f"{name} of {where}",
-        )
-        for c, name in enumerate(COMPONENTS)
-        if not empty(row.get(name))
-    ]
+    found = []
+    for c, name in enumerate(COMPONENTS):
+        if empty(row.get(name)):
+            continue
+        value = number(where, name, row[name])
+        if abs(value) > _FASTEST:
+            raise UserError(
+                f"{where}: expected {name} of a monthly mean wind, at most {_FASTEST} m/s in size, got {value:g}"
+            )
+        told = f"{name} of {where}"
+        found.append(Station(latitude=latitude, longitude=longitude, component=c, value=value, name=told))
+    return found

@@ -138,11 +138,11 @@ def _maps(found: Winds, stations: Sequence[Station], config: WindConfig) -> str:
         image = axis.imshow(np.hypot(*field), origin="lower", extent=extent, vmin=0, vmax=most, aspect="auto")
         axis.quiver(longitudes[::6], latitudes[::4], *field[:, ::4, ::6], color="white", width=0.0015, scale=250)
         axis.set_title(title, fontsize=10)
-        figure.colorbar(image, ax=axis, shrink=0.85)
+        figure.colorbar(image, ax=axis, shrink=0.85, label="m/s")
     spread = axes[len(panels)]
     image = spread.imshow(np.hypot(*wind.std(0)), origin="lower", extent=extent, vmin=0, aspect="auto", cmap="magma")
     spread.set_title("spread (standard deviation), and the stations", fontsize=10)
-    figure.colorbar(image, ax=spread, shrink=0.85)
+    figure.colorbar(image, ax=spread, shrink=0.85, label="m/s")
     places = np.array([[config.west + (s.longitude - config.west) % 360, s.latitude] for s in stations])
     spread.plot(places[:, 0], places[:, 1], "c.", markersize=2)
     for axis in axes[len(panels) + 1 :]:

@@ -156,9 +156,9 @@ def _rounded(x: Floats, rules: ForecastRules, future: Future) -> Floats:
     down = np.floor(x[:, :, columns] + 0.5)
     exact = x.copy()
     x[:, :, columns] = down
-    told = [(total, s) for total in rules.totals if total.variable in rules.integers for s in about(total, future)]
-    leaves = [_leaves(s * width + future.variables.index(total.variable), rules, future) for total, s in told]
-    for own, (total, s) in sorted(zip(leaves, told, strict=True), key=lambda pair: len(pair[0])):
+    asked = [(total, s) for total in rules.totals if total.variable in rules.integers for s in about(total, future)]
+    leaves = [_leaves(s * width + future.variables.index(total.variable), rules, future) for total, s in asked]
+    for own, (total, s) in sorted(zip(leaves, asked, strict=True), key=lambda pair: len(pair[0])):
         value, steps = amount(total, rules, future, s)
         if abs(value - round(value)) > 1e-9 * max(abs(value), 1.0):
             raise UserError(f"rules contradict each other: {total.variable} whole, and its total {value:g}")

@@ -178,6 +178,7 @@ def test_winds_from_a_table_and_from_a_map_with_gaps(model, tmp_path) -> None:
     assert json.loads(run("reconstruct", path, *common, "--month", 7, "--json"))["sensors"] == 6
     wrong = {
         "lat,lon,u\n95,10,3\n": "line 2: expected lat in [-90, 90] degrees, got 95",
+        "lat,lon,u\n9,10,300\n": "line 2: expected u of a monthly mean wind, at most 100 m/s in size, got 300",
         "lat,lon,u\n5,10,3\n5,370,4\n": "line 3 (4) contradicts u of",
         "lat,lon,speed\n5,10,3\n": "got 'speed'",
         "lat,u\n5,3\n": "expected the columns lat, lon and one of u, v",
