@@ -12,46 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scidiff.cli.checks import PAGES, check_file
-from scidiff.cli.forecast import (
-    Ahead,
-    Before,
-    Calibrate,
-    Constraints,
-    Holidays,
-    Horizon,
-    Init,
-    Look,
-    Members,
-    Network,
-    Report,
-    Samples,
-    Season,
-    Steps,
-    Target,
-    TimeBudget,
-    facts_of,
-    forecaster_of,
-    notes_of,
-    panel_of,
-    rules_of,
-)
+from scidiff.cli.forecasting import Options, facts_of, forecaster_of, notes_of, panel_of, rules_of
 from scidiff.cli.progress import StatusLine
-from scidiff.cli.tables import (
-    AsJson,
-    Decimal,
-    Delimiter,
-    Device,
-    Duplicates,
-    Encoding,
-    File,
-    Id,
-    MaxSteps,
-    Progress,
-    Seed,
-    Static,
-    Time,
-    Unsorted,
-)
+from scidiff.cli.sharing import sharing
+from scidiff.cli.tables import File
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,62 +47,27 @@ Stride = Annotated[int | None, typer.Option(help="Steps between origins. Default
 Out = Annotated[str | None, typer.Option(metavar="FILE", help="Write the scores too (.csv .parquet).")]
 
 
-def backtest(
-    context: typer.Context,
-    *,
-    file: File,
-    id_: Id = None,
-    time_: Time = None,
-    target: Target = None,
-    future_covariates: Ahead = None,
-    past_covariates: Before = None,
-    holidays: Holidays = None,
-    static: Static = None,
-    horizon: Horizon = None,
-    origins: Origins = 4,
-    stride: Stride = None,
-    look: Look = None,
-    season: Season = None,
-    network: Network = None,
-    members: Members = None,
-    samples: Samples = 200,
-    out: Out = None,
-    report: Report = None,
-    constraints: Constraints = None,
-    init: Init = None,
-    time_budget: TimeBudget = None,
-    max_steps: MaxSteps = None,
-    calibrate: Calibrate = False,
-    seed: Seed = 0,
-    steps: Steps = 6,
-    device: Device = "cpu",
-    duplicates: Duplicates = "refuse",
-    unsorted: Unsorted = "refuse",
-    delimiter: Delimiter = None,
-    encoding: Encoding = None,
-    decimal: Decimal = ".",
-    as_json: AsJson = False,
-    progress: Progress = None,
-) -> None:
+@sharing(Options)
+def backtest(*, file: File, options: Options, origins: Origins = 4, stride: Stride = None, out: Out = None) -> None:
     """See `BACKTEST`."""
     began = time.monotonic()
     _check(out)
-    check_file("--report", report, PAGES)
-    forecaster = forecaster_of(context)
-    forecaster.constraints = rules_of(constraints, None)
-    panel, found = _judged(context, forecaster)
+    check_file("--report", options.report, PAGES)
+    forecaster = forecaster_of(options)
+    forecaster.constraints = rules_of(options.constraints, None)
+    panel, found = _judged(file, options, forecaster, count=origins, stride=stride)
     if out is not None:
         from scidiff.timeseries.writers import write_table
 
         write_table(found.table.reset_index(), out)
     seconds = time.monotonic() - began
-    if report is not None:
+    if options.report is not None:
         from scidiff.timeseries.forecast_report import write_backtest_report
 
-        facts = facts_of(forecaster, samples, seconds)
+        facts = facts_of(forecaster, options.samples, seconds)
         command = shlex.join(["scidiff", *sys.argv[1:]])
-        write_backtest_report(found, report, facts=facts, notes=notes_of(forecaster), command=command)
-    typer.echo(json.dumps(_record(found, seconds), indent=1) if as_json else _shown(found))
+        write_backtest_report(found, options.report, facts=facts, notes=notes_of(forecaster), command=command)
+    typer.echo(json.dumps(_record(found, seconds), indent=1) if options.as_json else _shown(found))
     typer.echo(f"{len(panel)} series, {found.origins} origins, {forecaster.horizon} steps: {seconds:.1f} s", err=True)
 
 
@@ -153,17 +82,19 @@ def _check(out: str | None) -> None:
         check_writable(out)
 
 
-def _judged(context: typer.Context, forecaster: DiffusionForecaster) -> tuple[Panel, Backtest]:
+def _judged(
+    file: str, options: Options, forecaster: DiffusionForecaster, *, count: int, stride: int | None
+) -> tuple[Panel, Backtest]:
     """The series, and what became of forecasting them."""
     from scidiff.timeseries.backtest import backtest as judge
 
-    given = context.params
-    line = StatusLine(given["progress"])
+    line = StatusLine(options.progress)
     try:
-        panel = panel_of(context, forecaster)
+        panel = panel_of(file, options, forecaster)
         forecaster.check_rules(panel)
-        how = {"count": given["origins"], "stride": given["stride"]}
-        return panel, judge(forecaster, panel, show=lambda text: line.show(text) if line.due() else None, **how)
+        return panel, judge(
+            forecaster, panel, count=count, stride=stride, show=lambda text: line.show(text) if line.due() else None
+        )
     finally:
         line.clear()
 

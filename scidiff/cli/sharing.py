@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 
 def sharing(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """For a command whose last parameter is `options`: on the command line stand that dataclass's fields instead."""
+    """For a command with a parameter `options`: on the command line the fields of that dataclass stand in its place."""
     hints = get_type_hints(options, include_extras=True)
     names = [field.name for field in fields(options)]
     shared = [
@@ -31,13 +31,11 @@ def sharing(options: type[Any]) -> Callable[[Callable[..., None]], Callable[...,
             )
 
         signature, own = inspect.signature(command), get_type_hints(command, include_extras=True)
-        parameters = [
-            parameter.replace(annotation=own[name])
-            for name, parameter in signature.parameters.items()
-            if name != "options"
-        ]
-        run.__signature__ = signature.replace(parameters=[*parameters, *shared], return_annotation=None)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*parameters, *shared)}
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in signature.parameters.items():
+            parameters += shared if name == "options" else [parameter.replace(annotation=own[name])]
+        run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         del run.__wrapped__
         return run
 
