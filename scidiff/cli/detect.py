@@ -10,38 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scidiff.cli.tables import (
-    AsJson,
-    Decimal,
-    Delimiter,
-    Device,
-    Duplicates,
-    Encoding,
-    File,
-    Id,
-    MaxSteps,
-    Model,
-    Progress,
-    Seed,
-    Static,
-    Step,
-    Time,
-    Train,
-    Unsorted,
-    Value,
-    Variable,
-    Variables,
-    names,
-    options_of,
-    read,
-    step_of,
-)
+from scidiff.cli.sharing import sharing
+from scidiff.cli.tables import Common, File, names, read, step_of
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scidiff.timeseries.columns import Options
     from scidiff.timeseries.filling import Request
     from scidiff.timeseries.panel import Panel
 
@@ -65,17 +40,11 @@ Exit codes: 0 done, whatever was found; 2 the request cannot be carried out; 130
 """
 
 
+@sharing(Common)
 def detect(
-    context: typer.Context,
     *,
     file: File,
-    id_: Id = None,
-    time_: Time = None,
-    variable: Variable = None,
-    value: Value = None,
-    variables: Variables = None,
-    static: Static = None,
-    step: Step = None,
+    options: Common,
     checks: Annotated[str, typer.Option(metavar="NAMES", help="Of value, stuck, column.")] = "value,stuck,column",
     rate: Annotated[float, typer.Option(help="Share of innocent values among those accused, in (0, 1).")] = 0.05,
     samples: Annotated[int, typer.Option("--samples", "-n", help="Samples that a value is judged by.")] = 20,
@@ -83,64 +52,36 @@ def detect(
         str, typer.Option(metavar="FILE", help="File to write (.csv .parquet), or - for CSV on standard output.")
     ] = "-",
     every: Annotated[bool, typer.Option("--all", help="Write every observed value, not only suspicious ones.")] = False,
-    model: Model = None,
-    train: Train = None,
-    max_steps: MaxSteps = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    duplicates: Duplicates = "refuse",
-    unsorted: Unsorted = "refuse",
-    delimiter: Delimiter = None,
-    encoding: Encoding = None,
-    decimal: Decimal = ".",
-    as_json: AsJson = False,
-    progress: Progress = None,
 ) -> None:
     """See `DETECT`."""
     from scidiff.atomic import check_writable
     from scidiff.timeseries.filling import Request
     from scidiff.timeseries.writers import ARRAYS, format_of
 
-    if as_json and out == "-":
+    if options.as_json and out == "-":
         out = ""
     if out not in ("", "-"):
         if format_of(out) in ARRAYS:
             raise UserError(f"--out: expected a file name ending in .csv or .parquet, got {out!r}")
         check_writable(out)
-    request = Request(draws=samples, model=model, train=train, max_steps=max_steps, seed=seed, device=device)
+    same = ("model", "train", "max_steps", "seed", "device")
+    request = Request(draws=samples, **{name: getattr(options, name) for name in same})
     request.check()
-    panel, judged = _judged(
-        file,
-        options_of(context),
-        request,
-        static=static,
-        step=step,
-        checks=names(checks) or (),
-        rate=rate,
-        progress=progress,
-    )
+    panel, judged = _judged(file, options, request, checks=names(checks) or (), rate=rate)
     written = judged if every else judged[judged["flagged"]]
     _write(written, out)
-    _report(panel, judged, rate, out=out, as_json=as_json)
+    _report(panel, judged, rate, out=out, as_json=options.as_json)
 
 
 def _judged(
-    file: str,
-    options: Options,
-    request: Request,
-    *,
-    static: Path | None,
-    step: str | None,
-    checks: tuple[str, ...],
-    rate: float,
-    progress: bool | None,
+    file: str, options: Common, request: Request, *, checks: tuple[str, ...], rate: float
 ) -> tuple[Panel, pd.DataFrame]:
     """Read, choose or train a model, and judge every value; times are as they came."""
     from scidiff.cli.progress import StatusLine
     from scidiff.timeseries import filling
     from scidiff.timeseries.detect import detect as judge
 
-    line = StatusLine(progress)
+    line = StatusLine(options.progress)
 
     def show(text: str) -> None:
         if line.due():
@@ -149,8 +90,8 @@ def _judged(
     try:
         if line.due(now=True):
             line.show("reading")
-        panel = read(file, options, static)
-        request = replace(request, step=None if step is None else step_of(step, panel))
+        panel = read(file, options.reading(), options.static)
+        request = replace(request, step=None if options.step is None else step_of(options.step, panel))
         learned, notes = filling.learned(panel, request, show=show)
         table = judge(
             learned.model,

@@ -11,31 +11,8 @@ import typer
 
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.results import Places, destination, say_account
-from scidiff.cli.tables import (
-    AsJson,
-    Decimal,
-    Delimiter,
-    Device,
-    Duplicates,
-    Encoding,
-    File,
-    Id,
-    MaxSteps,
-    Model,
-    Progress,
-    Seed,
-    Static,
-    Step,
-    Time,
-    Train,
-    Unsorted,
-    Value,
-    Variable,
-    Variables,
-    options_of,
-    read,
-    step_of,
-)
+from scidiff.cli.sharing import sharing
+from scidiff.cli.tables import Common, File, read, step_of
 from scidiff.errors import INTERRUPTED, UserError
 
 if TYPE_CHECKING:
@@ -107,17 +84,12 @@ Run = Annotated[
 Steps = Annotated[int | None, typer.Option(help="Network calls a sample. Default: 6.")]
 
 
+@sharing(Common)
 def impute(
     context: typer.Context,
     *,
     file: File,
-    id_: Id = None,
-    time_: Time = None,
-    variable: Variable = None,
-    value: Value = None,
-    variables: Variables = None,
-    static: Static = None,
-    step: Step = None,
+    options: Common,
     samples: Samples = 50,
     quantiles: Quantiles = "0.05,0.95",
     out: Out = None,
@@ -128,33 +100,23 @@ def impute(
     calibrate: Calibrate = False,
     complete: Complete = True,
     stream: Stream = None,
-    model: Model = None,
-    train: Train = None,
     time_budget: TimeBudget = None,
-    max_steps: MaxSteps = None,
     run: Run = None,
-    seed: Seed = 0,
     steps: Steps = None,
-    device: Device = "cpu",
-    duplicates: Duplicates = "refuse",
-    unsorted: Unsorted = "refuse",
-    delimiter: Delimiter = None,
-    encoding: Encoding = None,
-    decimal: Decimal = ".",
-    as_json: AsJson = False,
-    progress: Progress = None,
 ) -> None:
     """See `IMPUTE`."""
-    places = Places(out=destination(out, draws, report, as_json=as_json), draws=draws, report=report)
+    places = Places(out=destination(out, draws, report, as_json=options.as_json), draws=draws, report=report)
     places.check()
     request = _request(context)
     levels = _levels(quantiles, calibrate=calibrate)
-    line = StatusLine(progress)
+    line = StatusLine(options.progress)
     try:
-        account = (_streamed if _in_pieces(context, request) else _whole)(context, request, levels, places, line)
+        account = (_streamed if _in_pieces(context, request) else _whole)(
+            context, options, request, levels, places, line
+        )
     finally:
         line.clear()
-    say_account(account, places, as_json=as_json)
+    say_account(account, places, as_json=options.as_json)
     if account.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -220,18 +182,23 @@ def _shower(line: StatusLine) -> Callable[[str], None]:
 
 
 def _streamed(
-    context: typer.Context, request: Request, levels: tuple[float, ...], places: Places, line: StatusLine
+    context: typer.Context,
+    options: Common,
+    request: Request,
+    levels: tuple[float, ...],
+    places: Places,
+    line: StatusLine,
 ) -> Account:
     """Read, fill and write some series at a time."""
     from scidiff.timeseries.pieces import Pieces
 
     given = context.params
-    step = given["step"]
+    step = options.step
     pieces = Pieces(
         path=Path(given["file"]),
-        options=options_of(context),
+        options=options.reading(),
         request=request,
-        static=given["static"],
+        static=options.static,
         step_of=lambda panel: None if step is None else step_of(step, panel),
         quantiles=levels,
         complete=given["complete"],
@@ -243,7 +210,12 @@ def _streamed(
 
 
 def _whole(
-    context: typer.Context, request: Request, levels: tuple[float, ...], places: Places, line: StatusLine
+    context: typer.Context,
+    options: Common,
+    request: Request,
+    levels: tuple[float, ...],
+    places: Places,
+    line: StatusLine,
 ) -> Account:
     """Read, learn, fill, check and write."""
     from scidiff.timeseries import filling
@@ -251,9 +223,9 @@ def _whole(
 
     given = context.params
     budget, show = filling.Budget.of(request), _shower(line)
-    panel = read(given["file"], options_of(context), given["static"])
+    panel = read(given["file"], options.reading(), options.static)
     places.check_layout(panel)
-    step = given["step"]
+    step = options.step
     request = replace(request, step=None if step is None else step_of(step, panel))
     outcome = run(
         panel,

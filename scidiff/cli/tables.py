@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,23 +46,42 @@ Progress = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What commands that fill or judge a table take."""
+
+    id_: Id = None
+    time_: Time = None
+    variable: Variable = None
+    value: Value = None
+    variables: Variables = None
+    static: Static = None
+    step: Step = None
+    model: Model = None
+    train: Train = None
+    max_steps: MaxSteps = None
+    seed: Seed = 0
+    device: Device = "cpu"
+    duplicates: Duplicates = "refuse"
+    unsorted: Unsorted = "refuse"
+    delimiter: Delimiter = None
+    encoding: Encoding = None
+    decimal: Decimal = "."
+    as_json: AsJson = False
+    progress: Progress = None
+
+    def reading(self) -> Options:
+        """What they say of the table."""
+        from scidiff.timeseries.columns import Options
+
+        same = ("variable", "value", "duplicates", "unsorted", "delimiter", "encoding", "decimal")
+        told = {name: getattr(self, name) for name in same}
+        return Options(id=self.id_, time=self.time_, variables=names(self.variables), **told)
+
+
 def names(text: str | None) -> tuple[str, ...] | None:
     """Names with commas between them."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def options_of(context: typer.Context) -> Options:
-    """What a command was told about its table, by the options above; other commands name them alike."""
-    from scidiff.timeseries.columns import Options
-
-    given = context.params
-    same = ("variable", "value", "duplicates", "unsorted", "delimiter", "encoding", "decimal")
-    return Options(
-        id=given["id_"],
-        time=given["time_"],
-        variables=names(given["variables"]),
-        **{name: given[name] for name in same},
-    )
 
 
 def read(file: str, options: Options, static: Path | None) -> Panel:
