@@ -111,9 +111,8 @@ def impute(
     levels = _levels(quantiles, calibrate=calibrate)
     line = StatusLine(options.progress)
     try:
-        account = (_streamed if _in_pieces(context, request) else _whole)(
-            context, options, request, levels, places, line
-        )
+        way = _streamed if _in_pieces(context, request) else _whole
+        account = way(context, options, request, levels, places, line=line)
     finally:
         line.clear()
     say_account(account, places, as_json=options.as_json)
@@ -187,6 +186,7 @@ def _streamed(
     request: Request,
     levels: tuple[float, ...],
     places: Places,
+    *,
     line: StatusLine,
 ) -> Account:
     """Read, fill and write some series at a time."""
@@ -215,6 +215,7 @@ def _whole(
     request: Request,
     levels: tuple[float, ...],
     places: Places,
+    *,
     line: StatusLine,
 ) -> Account:
     """Read, learn, fill, check and write."""
