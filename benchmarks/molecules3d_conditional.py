@@ -20,7 +20,7 @@ its number of atoms included:
 
 and, without a network, what B3LYP gives for those molecules that come and are in QM9, but not in the second half:
 
-    scidiff, looked up     and the same told the number of atoms alone
+    ... looked up          of the first draws, of the best of K, and of those that are told the number of atoms alone
 
 These are the easier ones, being molecules that QM9 has. The half-width of a 95 % interval is over molecules. What has
 no geometry counts for no error; the second table says how many there are. The network of coordinates is that of the
@@ -97,14 +97,14 @@ class Made:
     """What came of M requests, K draws each.
 
     Attributes:
-        smiles: of the first draw, [M].
+        smiles: of each draw, [M, K].
         whole: bool [M, K], which draws have a certified geometry and the number of atoms that was asked for.
         sized: bool [M, K], which have that number.
         judged, chooser: what the two networks read from those geometries, [M, K, 6]; NaN without.
         calls: of all networks, for a draw.
     """
 
-    smiles: list[str]
+    smiles: np.ndarray
     whole: np.ndarray
     sized: np.ndarray
     judged: np.ndarray
@@ -112,15 +112,15 @@ class Made:
     calls: float
 
     def first(self) -> tuple[np.ndarray, np.ndarray]:
-        """Requests with a certified draw, and what is read from the first of each: [those], [those, 6]."""
+        """Requests with a certified draw, and the first of each: [those], [those]."""
         rows = self.whole.any(1).nonzero()[0]
-        return rows, self.judged[rows, self.whole[rows].argmax(1)]
+        return rows, self.whole[rows].argmax(1)
 
     def best(self, place: int, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the draw that the chooser reads nearest to the values [M] asked of one property."""
+        """The same, of each the draw that the chooser reads nearest to the values [M] asked of one property."""
         rows = self.whole.any(1).nonzero()[0]
         away = np.where(self.whole, np.abs(self.chooser[:, :, place] - asked[:, None]), np.inf)[rows]
-        return rows, self.judged[rows, away.argmin(1)]
+        return rows, away.argmin(1)
 
 
 def read_data(path: Path, most: int | None) -> Data:
@@ -211,7 +211,7 @@ def made(
     sized = sizes == data.atoms[rows][:, None]
     fragments = sum(map(len, sequences)) / len(mols) * model.calls
     return Made(
-        smiles=[Chem.MolToSmiles(mol) for mol in mols[::among]],
+        smiles=np.array([Chem.MolToSmiles(mol) for mol in mols]).reshape(len(rows), among),
         whole=sized & ~np.isnan(read[0, :, :, 0]),
         sized=sized,
         judged=read[0],
@@ -234,16 +234,12 @@ def by_network(data: Data, rows: np.ndarray, reader: Estimator, found: Mapping[s
     shuffled = np.random.default_rng(seed).permutation(len(rows))
     medians = np.stack([np.median(data.value[data.first[data.atoms[data.first] == data.atoms[k]]], 0) for k in rows])
     errors: Errors = {}
-    among = found[SIZE].whole.shape[1]
     for k, name in enumerate(QUANTUM):
         asked = data.value[rows, k]
-        made_of = {
-            "scidiff": found[name].first(),
-            f"scidiff, {SIZE}": found[SIZE].first(),
-            f"scidiff, best of {among}": found[name].best(k, asked),
-            f"scidiff, {SIZE}, best of {among}": found[SIZE].best(k, asked),
+        away = {
+            row: one.judged[places, draws, k] - asked[places]
+            for row, (one, places, draws) in ways(found, k, asked).items()
         }
-        away = {row: values[:, k] - asked[places] for row, (places, values) in made_of.items()}
         away |= {
             "network": read[:, k] - value[:, k],
             "naive": read[:, k] - value[shuffled, k],
@@ -252,6 +248,16 @@ def by_network(data: Data, rows: np.ndarray, reader: Estimator, found: Mapping[s
         for row, values in away.items():
             errors.setdefault(row, {})[name] = error(values, name)
     return errors
+
+
+def ways(found: Mapping[str, Made], k: int, asked: np.ndarray) -> dict[str, tuple[Made, np.ndarray, np.ndarray]]:
+    """By row of the table: what was made, the requests that have a draw, and which draw each has."""
+    name, among = list(QUANTUM)[k], found[SIZE].whole.shape[1]
+    chosen = {}
+    for row, one in (("scidiff", found[name]), (f"scidiff, {SIZE}", found[SIZE])):
+        chosen[row] = (one, *one.first())
+        chosen[f"{row}, best of {among}"] = (one, *one.best(k, asked))
+    return chosen
 
 
 def looked_up(data: Data, rows: np.ndarray, found: Mapping[str, Made]) -> Errors:
@@ -263,10 +269,12 @@ def looked_up(data: Data, rows: np.ndarray, found: Mapping[str, Made]) -> Errors
             known.setdefault(data.smiles[k], []).append(k)
     errors: Errors = {}
     for k, name in enumerate(QUANTUM):
-        for row, one in (("scidiff, looked up", found[name]), (f"scidiff, {SIZE}, looked up", found[SIZE])):
-            places = [i for i, smiles in enumerate(one.smiles) if smiles in known]
-            has = [data.value[known[one.smiles[i]], k].mean() for i in places]  # stereoisomers are one
-            errors.setdefault(row, {})[name] = error(np.array(has) - data.value[rows[places], k], name)
+        asked = data.value[rows, k]
+        for row, (one, places, draws) in ways(found, k, asked).items():
+            pairs = [(i, s) for i, s in zip(places.tolist(), one.smiles[places, draws], strict=True) if s in known]
+            has = [data.value[known[smiles], k].mean() for _, smiles in pairs]  # stereoisomers are one
+            away = np.array(has) - asked[[i for i, _ in pairs]]
+            errors.setdefault(f"{row}, looked up", {})[name] = error(away, name)
     return errors
 
 
@@ -291,8 +299,8 @@ def tables(errors: Errors, found: Mapping[str, Made], data: Data, rows: np.ndarr
     learned, others = ({data.smiles[k] for k in half} for half in (data.second, data.first))
     more = []
     for name, one in found.items():
-        shares = [np.mean([smiles in part for smiles in one.smiles]) for part in (learned, others - learned)]
-        distinct = len(set(one.smiles)) / len(rows)
+        shares = [np.mean([smiles in part for smiles in one.smiles[:, 0]]) for part in (learned, others - learned)]
+        distinct = len(set(one.smiles[:, 0])) / len(rows)
         cells = [one.whole.mean(), one.sized.mean(), distinct, *shares]
         more.append([name, *map(float, cells), round(one.calls, 1)])
     columns = ["mean absolute error", "calls", *(f"{name} [{UNITS[name][1]}]" for name in QUANTUM)]
