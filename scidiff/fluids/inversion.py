@@ -247,7 +247,8 @@ class Inverse:
         then optimise), at the finest level first: waves move as far as values that differ by their noise ask for.
         """
         count, measurement = self.observations.count, self.measurement(values=self.noisy(noise))
-        moving = self._missed(starts) > self.observations.bound()
+        missed = self._missed(starts)
+        moving = missed.isfinite() & (missed > self.observations.bound())
         for level in CLOSER:
             if not bool(moving.any()):
                 break
