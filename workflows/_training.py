@@ -28,6 +28,23 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return found
 
 
+def of_fields(*, minutes: float, seed: int, **settings: Any) -> TrainingConfig:
+    """Settings of a network of fields; `settings` are its own, in place of these."""
+    shared = {
+        "learning_rate": 1e-3,
+        "weight_decay": 0.01,
+        "schedule": "stable",
+        "decay_fraction": 0.3,
+        "warmup_steps": 100,
+        "ema_decay": 0.998,
+        "precision": "bfloat16",
+        "checkpoint_minutes": 4,
+        "log_seconds": 30,
+        "validate_every": 400,
+    }
+    return TrainingConfig(max_minutes=minutes, seed=seed, **(shared | settings))
+
+
 def of_geometries(*, minutes: float, seed: int, **settings: Any) -> TrainingConfig:
     """Settings of an equivariant network that learns from geometries; `settings` are its own."""
     return TrainingConfig(

@@ -4,27 +4,31 @@
     python workflows/train_fluids.py --minutes 70 --out runs/fluids
     python workflows/train_fluids.py --minutes 120 --out runs/fluids --resume            more of the same run
 
-Trajectories 112-119 are watched; those to test on are never looked at. The run's folder holds its record, its log, its
-checkpoints and, at the end, `model/`. The loss is in units of what Wiener's filter leaves: 1 is a Gaussian field's.
+`--network fno` takes a Fourier neural operator in place of the U-Net. Trajectories 112-119 are watched; those to test
+on are never looked at. The run's folder holds its record, its log, its checkpoints and, at the end, `model/`. The loss
+is in units of what Wiener's filter leaves: 1 is a Gaussian field's.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
-from _training import account, parser, run
+from _training import account, of_fields, parser, run
 from kolmogorov import FLOW, fetch, read
 
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
-from scidiff.fluids.symmetries import FlowBatches
+from scidiff.fluids.pairs import PairModel
+from scidiff.fluids.symmetries import FieldBatches, FlowBatches
 from scidiff.fluids.transition import TransitionModel
 from scidiff.fluids.winds import WindModel
 from scidiff.noise import Noise
@@ -37,23 +41,24 @@ from scidiff.training.loop import train
 
 TIMES = NormalLogSigma(schedule=Cosine(), mean=-0.7, std=1.6)
 LEVELS = (0.05, 0.2, 0.8, 3.0)  # sigma / alpha at which validation looks
+SIZES: dict[str, dict[str, Any]] = {"unet": {}, "fno": {"network": "fno", "widths": (32,), "blocks": 6}}
 
 
-def arguments(told: str | None) -> argparse.Namespace:
+def fields_parser(told: str | None) -> argparse.ArgumentParser:
     """The options of a training on fields."""
     found = parser(told)
     found.add_argument("--batch", type=int, default=32, help="fields in a batch")
-    return found.parse_args()
+    return found
 
 
 def validate(
     denoiser: nn.Module,
     *,
-    model: FlowModel | WindModel | TransitionModel,
+    model: FlowModel | PairModel | WindModel | TransitionModel,
     fields: Tensor,
     condition: Tensor | None = None,
 ) -> dict[str, float]:
-    """Squared error by level of noise, in units of what Wiener's filter leaves, of trajectories that are watched."""
+    """Squared error by level of noise, in units of what Wiener's filter leaves, of fields that are watched."""
     found, (leaf, process) = {}, next(iter(model.processes.items()))
     layout = Layout.dense(len(fields), {leaf: tuple(fields.shape[1:])})
     noise = Noise(seed=1, index=torch.arange(len(fields)))
@@ -65,34 +70,20 @@ def validate(
     return found
 
 
-def main(options: argparse.Namespace) -> None:
-    folder = fetch()
-    fields = read(folder, "train").flatten(0, 1)
-    scale = float(fields.std())
-    watched = read(folder, "validation").flatten(0, 1)[::8, None] / scale
-    fields = fields / scale
-    config = TrainingConfig(
-        max_minutes=options.minutes,
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        schedule="stable",
-        decay_fraction=0.3,
-        warmup_steps=100,
-        ema_decay=0.998,
-        precision="bfloat16",
-        seed=options.seed,
-        checkpoint_minutes=4,
-        log_seconds=30,
-        validate_every=400,
-    )
-    sizes = FlowConfig(shape=(64, 64), lengths=(2 * torch.pi, 2 * torch.pi), scale=scale, waves=FLOW["waves"])
-    prior = prior_of(fields[:, None])
-    covariance = covariance_of(fields, prior, waves=FLOW["waves"])
-    model = FlowModel.create(sizes, prior, covariance=covariance, seed=options.seed)
+def learn(
+    model: FlowModel | PairModel | WindModel,
+    batches: FieldBatches,
+    config: TrainingConfig,
+    options: argparse.Namespace,
+    *,
+    watched: Tensor,
+    told: Mapping[str, Any],
+) -> None:
+    """Train a model of fields and write it to the folder of the run, with what is told of its data on the card."""
     result = train(
         model.denoiser,
         model.processes,
-        FlowBatches(fields, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed),
+        batches,
         config,
         out=options.out,
         resume=options.resume,
@@ -100,16 +91,36 @@ def main(options: argparse.Namespace) -> None:
         validate=partial(validate, model=model, fields=watched),
     )
     model.denoiser.load_state_dict(result.denoiser.state_dict())
-    card = {
-        "data": "simulated Kolmogorov flow at Reynolds number 200 (datasets/kolmogorov.py), public domain",
-        "licence": "MIT",
-        "fields": len(fields),
-        "times": {"mean": TIMES.mean, "std": TIMES.std},
-        **account(result, config),
-    }
+    times = {"mean": TIMES.mean, "std": TIMES.std}
+    card = {**told, "licence": "MIT", "times": times, **account(result, config)}
     replace(model, card=card).save(options.out / "model")
     print(options.out / "model")
 
 
+def main(options: argparse.Namespace) -> None:
+    folder = fetch()
+    fields = read(folder, "train").flatten(0, 1)
+    scale = float(fields.std())
+    watched = read(folder, "validation").flatten(0, 1)[::8, None] / scale
+    fields = fields / scale
+    lengths = (2 * torch.pi, 2 * torch.pi)
+    sizes = FlowConfig(shape=(64, 64), lengths=lengths, scale=scale, waves=FLOW["waves"], **SIZES[options.network])
+    prior = prior_of(fields[:, None])
+    covariance = covariance_of(fields, prior, waves=FLOW["waves"])
+    learn(
+        FlowModel.create(sizes, prior, covariance=covariance, seed=options.seed),
+        FlowBatches(fields, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed),
+        of_fields(minutes=options.minutes, seed=options.seed),
+        options,
+        watched=watched,
+        told={
+            "data": "simulated Kolmogorov flow at Reynolds number 200 (datasets/kolmogorov.py), public domain",
+            "fields": len(fields),
+        },
+    )
+
+
 if __name__ == "__main__":
-    run(main, arguments(__doc__))
+    found = fields_parser(__doc__)
+    found.add_argument("--network", choices=SIZES, default="unet", help="that learns")
+    run(main, found.parse_args())

@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
-from _training import account, run
-from train_fluids import TIMES, arguments, validate
+from _training import of_fields, run
+from train_fluids import fields_parser, learn
 from winds import fetch, read
 
 from scidiff.fluids.symmetries import FieldBatches
 from scidiff.fluids.winds import LEAF, WindConfig, WindModel, climatology_of, covariance_of, eofs_of, seasons, stacked
-from scidiff.objective import loss as objective_loss
-from scidiff.training.config import TrainingConfig
-from scidiff.training.loop import train
 
 FARTHEST = 2  # columns
 
@@ -56,43 +51,26 @@ def main(options: Namespace) -> None:
     fields, watched = (anomalies(path, split, climatology) for split in ("train", "validation"))
     scale = float(fields.std())
     fields, watched = fields / scale, watched / scale
-    config = TrainingConfig(
-        max_minutes=options.minutes,
-        learning_rate=6e-4,
-        weight_decay=0.1,
-        schedule="stable",
-        decay_fraction=0.4,
-        warmup_steps=100,
-        ema_decay=0.998,
-        precision="bfloat16",
-        seed=options.seed,
-        checkpoint_minutes=4,
-        log_seconds=30,
-        validate_every=150,
-    )
     sizes = WindConfig(shape=(73, 144), west=20.0, scale=scale)
-    model = WindModel.create(sizes, climatology, covariance_of(fields), eofs_of(fields), seed=options.seed)
-    result = train(
-        model.denoiser,
-        model.processes,
+    learn(
+        WindModel.create(sizes, climatology, covariance_of(fields), eofs_of(fields), seed=options.seed),
         WindBatches(fields, leaf=LEAF, size=options.batch, seed=options.seed, told=f"{options.batch} {options.seed}"),
-        config,
-        out=options.out,
-        resume=options.resume,
-        objective=partial(objective_loss, times=TIMES),
-        validate=partial(validate, model=model, fields=watched),
+        of_fields(
+            minutes=options.minutes,
+            seed=options.seed,
+            learning_rate=6e-4,
+            weight_decay=0.1,
+            decay_fraction=0.4,
+            validate_every=150,
+        ),
+        options,
+        watched=watched,
+        told={
+            "data": "monthly winds of the U.S. Navy (FNOC), 1982 to 1989 (datasets/winds.py), public domain",
+            "fields": len(fields),
+        },
     )
-    model.denoiser.load_state_dict(result.denoiser.state_dict())
-    card = {
-        "data": "monthly winds of the U.S. Navy (FNOC), 1982 to 1989 (datasets/winds.py), public domain",
-        "licence": "MIT",
-        "fields": len(fields),
-        "times": {"mean": TIMES.mean, "std": TIMES.std},
-        **account(result, config),
-    }
-    replace(model, card=card).save(options.out / "model")
-    print(options.out / "model")
 
 
 if __name__ == "__main__":
-    run(main, arguments(__doc__))
+    run(main, fields_parser(__doc__).parse_args())

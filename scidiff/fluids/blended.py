@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.principal import Principal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,11 +50,11 @@ class Blended:
         return Blended(base=base.posterior(noise), patterns=left.reshape(self.patterns.shape))
 
 
-FieldCovariance = Covariance | Blended
+FieldCovariance = Covariance | Blended | Principal
 """A covariance of a field, too large to write down."""
 
 
-def homogeneous(covariance: FieldCovariance) -> tuple[Covariance, Tensor]:
+def homogeneous(covariance: Covariance | Blended) -> tuple[Covariance, Tensor]:
     """The part that shifts along x leave alike, and the patterns of the other, [E, H, W]."""
     if isinstance(covariance, Blended):
         return covariance.base, covariance.patterns

@@ -17,8 +17,7 @@ from torch import Tensor
 from scidiff.constraints.base import Constraint, Infeasible, Metric, RowConstraint, metric_of
 from scidiff.constraints.polyhedron import Polyhedron
 from scidiff.constraints.rounding import worst
-from scidiff.fluids.blended import Blended, FieldCovariance
-from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.blended import FieldCovariance
 from scidiff.fluids.spectral import Box
 from scidiff.state import Layout, State
 
@@ -49,7 +48,7 @@ class FieldConstraint(RowConstraint):
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"expected fields {list(self.shape)} in {self.leaf!r}, got {list(x.shape[1:])}")
         flat = x.double().flatten(1)
-        known = metric.to(flat) if isinstance(metric, Covariance | Blended) else metric_of(self.leaf, metric, flat)
+        known = metric.to(flat) if isinstance(metric, FieldCovariance) else metric_of(self.leaf, metric, flat)
         return clean | {self.leaf: self.nearest(flat, known).to(x.dtype).reshape(x.shape)}
 
     def nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:

@@ -119,7 +119,14 @@ def drawn(
     return torch.cat(parts)[:samples]
 
 
-def plan(model: FieldModel, calls: int, *, measured: bool = False, noise: float | None = None) -> Plan:
+def plan(
+    model: FieldModel,
+    calls: int,
+    *,
+    measured: bool = False,
+    noise: float | None = None,
+    levels: tuple[float, float] = LEVELS,
+) -> Plan:
     """The SDE that puts noise back faster than it needs to, which forgets a network's errors.
 
     With the few calls that it is used with, it leaves an exact denoiser's fields up to 18 % too wide. A network's are
@@ -130,11 +137,12 @@ def plan(model: FieldModel, calls: int, *, measured: bool = False, noise: float 
         calls: of the network.
         measured: whether values are.
         noise: of the SDE, 1 is the plain one, infinity noises each estimate afresh; None: the model's.
+        levels: sigma / alpha between which the calls lie.
     """
     (process,) = model.processes.values()
     if not isinstance(process, GaussianProcess):
         raise TypeError(f"expected a Gaussian process, got {type(process).__name__}")
-    low, high = LEVELS
+    low, high = levels
     grid = karras(process.schedule, max(calls - 1, 1), rho=5.0, sigma_min=low, sigma_max=high)
     rate, quiet = model.noise if noise is None else noise, model.quiet if measured else 1.0
     return dpmpp_sde_2m(process.schedule, to_data(grid), eta=rate, noise=quiet)

@@ -3,9 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from scidiff.networks.fno import FNO
+from scidiff.networks.unet import Convolution, UNet, WalledConvolution
+
+Network = Literal["unet", "fno"]
+
+
+def network(
+    kind: Network,
+    *,
+    leaf: str,
+    inputs: int,
+    outputs: int,
+    maps: Tensor,
+    widths: tuple[int, ...],
+    blocks: int,
+    convolution: type[Convolution] = Convolution,
+) -> Callable[[], nn.Module]:
+    """What builds a network of fields.
+
+    Args:
+        kind: "unet", or "fno", which only knows periodic fields, and has one width for all blocks.
+        leaf: that is denoised.
+        inputs, outputs: channels.
+        maps: static, [M, H, W].
+        widths: of the levels of a U-Net; the one of an FNO.
+        blocks: of each level of a U-Net; all of an FNO.
+        convolution: of a U-Net, which says how the grid ends.
+
+    Raises:
+        ValueError: an FNO with walls, or with several widths.
+    """
+    if kind == "unet":
+        sizes = partial(UNet, widths=widths, blocks=blocks, convolution=convolution)
+        return partial(sizes, leaf=leaf, inputs=inputs, outputs=outputs, maps=maps)
+    if convolution is WalledConvolution or len(widths) != 1:
+        raise ValueError(f"expected a periodic field and one width of an FNO, got {convolution.__name__}, {widths}")
+    return partial(FNO, leaf=leaf, inputs=inputs, outputs=outputs, maps=maps, width=widths[0], depth=blocks)
 
 
 def fresh(make: Callable[[], nn.Module], seed: int) -> nn.Module:

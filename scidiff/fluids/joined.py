@@ -143,7 +143,7 @@ class Joined(FieldConstraint):
 
         return spread
 
-    def _table(self, metric: FieldCovariance, like: Tensor) -> Table:
+    def _table(self, metric: Covariance | Blended, like: Tensor) -> Table:
         """Of P S P."""
         base, patterns = homogeneous(metric)
         if not self.spaces() and self.shape[0] == 1:

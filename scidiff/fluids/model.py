@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from torch import Tensor
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.fluids.covariance import Covariance
-from scidiff.fluids.fresh import fresh
+from scidiff.fluids.fresh import Network, fresh, network
 from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.symmetries import symmetrised
-from scidiff.networks.unet import UNet
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.processes.stationary import Stationary
@@ -37,7 +35,7 @@ class FlowConfig:
         lengths: of the periodic box along y and x.
         scale: standard deviation of the vorticity, in its own unit: the denoiser sees vorticity / scale.
         waves: of the force along y, which the network is shown as cos(n y) and sin(n y).
-        widths, blocks: of the network.
+        widths, blocks, network: as `scidiff.fluids.fresh.network` takes them.
         noise: of the reverse SDE that draws, chosen on trajectories that were watched.
         quiet: the standard deviation of its noise over what it asks for, where values are measured: there the network's
             errors act as noise, and would widen what is drawn. Chosen on the same.
@@ -50,6 +48,7 @@ class FlowConfig:
     waves: int
     widths: tuple[int, ...] = (64, 128, 128)
     blocks: int = 2
+    network: Network = "unet"
     noise: float = 10.0
     quiet: float = 0.8
     viscosity: float = 0.005
@@ -107,8 +106,8 @@ class FlowModel:
             seed: of the weights.
             card: the model card.
         """
-        make = partial(
-            UNet,
+        make = network(
+            config.network,
             leaf=LEAF,
             inputs=2,
             outputs=1,

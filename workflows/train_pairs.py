@@ -1,0 +1,47 @@
+"""Train a denoiser of coefficient and solution of an equation.
+
+    python datasets/equations.py darcy                                   once: simulate the data into the cache
+    python workflows/train_pairs.py darcy --minutes 9 --out runs/darcy
+    python workflows/train_pairs.py darcy --minutes 20 --out runs/darcy --resume
+
+Pairs 4096-4351 are watched; those to test on are never looked at. The loss is in units of what Wiener's filter leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+from _training import of_fields, run
+from equations import fetch, read
+from train_fluids import fields_parser, learn
+
+from scidiff.fluids.equations import EQUATIONS
+from scidiff.fluids.pairs import PairBatches, PairConfig, PairModel, statistics
+
+
+def main(options: argparse.Namespace) -> None:
+    folder, periodic = fetch(options.equation), EQUATIONS[options.equation].periodic
+    pairs, watched = (read(folder, split) for split in ("train", "validation"))
+    mean, scale, covariance = statistics(pairs, periodic=periodic)
+    sizes = PairConfig(equation=options.equation, shape=(pairs.shape[-2], pairs.shape[-1]), scale=scale)
+    model = PairModel.create(sizes, mean, covariance, seed=options.seed)
+    learn(
+        model,
+        PairBatches(model.scaled(pairs), periodic=periodic, size=options.batch, seed=options.seed),
+        of_fields(minutes=options.minutes, seed=options.seed, validate_every=200),
+        options,
+        watched=model.scaled(watched[::2]),
+        told={
+            "data": f"{options.equation}, simulated by datasets/equations.py, public domain",
+            "pairs": len(pairs),
+        },
+    )
+
+
+if __name__ == "__main__":
+    found = fields_parser(__doc__)
+    found.add_argument("equation", choices=EQUATIONS)
+    run(main, found.parse_args())
