@@ -147,8 +147,6 @@ def finish(
         wanted: files and account.
         seconds: that it took.
     """
-    import numpy as np
-
     from scidiff.fluids import fields
     from scidiff.fluids.animation import write_animation
     from scidiff.fluids.asked import TOLERANCE
@@ -156,8 +154,6 @@ def finish(
     velocity = flows.box.velocity(flows.vorticity)
     divergence = _divergence(velocity.cpu().numpy(), flows.box.lengths)
     certificate = {"divergence-free": (divergence, TOLERANCE), **certificate}
-    held = np.asarray(np.stack([off <= most for off, most in certificate.values()]).all(0))
-    refused = np.flatnonzero(~held).tolist()
     if wanted.out is not None:
         told = {"title": "Ensemble of trajectories of a two-dimensional incompressible flow"}
         told |= {name: str(value) for name, value in account.items()} | {
@@ -166,6 +162,30 @@ def finish(
         fields.write(fields.in_time(flows.vorticity, velocity, flows.times, flows.box, told), wanted.out)
     if wanted.animation is not None:
         write_animation(flows.vorticity.cpu().numpy(), wanted.animation)
+    conclude(certificate, account, wanted, seconds=seconds)
+
+
+def conclude(
+    certificate: Mapping[str, tuple[np.ndarray, float]],
+    account: Mapping[str, object],
+    wanted: Wanted,
+    *,
+    seconds: float,
+    what: str = "trajectories",
+) -> None:
+    """Say what came, with arguments as of `finish`; exit 3 if something does not hold.
+
+    Args:
+        certificate: how far each is from each thing that it should hold, [S], and the most that it may be.
+        account: of the run.
+        wanted: files and account.
+        seconds: that it took.
+        what: was drawn.
+    """
+    import numpy as np
+
+    held = np.asarray(np.stack([off <= most for off, most in certificate.values()]).all(0))
+    refused = np.flatnonzero(~held).tolist()
     if wanted.as_json:
         record = {
             "samples": len(held),
@@ -180,9 +200,9 @@ def finish(
         }
         typer.echo(json.dumps(record, indent=1))
     worst = "; ".join(f"{name}: {off.max():.2g} of {most:.2g}" for name, (off, most) in certificate.items())
-    typer.echo(f"{len(held)} trajectories, {held.sum()} certified, in {seconds:.1f} s ({worst})", err=True)
+    typer.echo(f"{len(held)} {what}, {held.sum()} certified, in {seconds:.1f} s ({worst})", err=True)
     if refused:
-        typer.echo(f"not certified: trajectories {', '.join(map(str, refused[:20]))}", err=True)
+        typer.echo(f"not certified: {what} {', '.join(map(str, refused[:20]))}", err=True)
         raise typer.Exit(SHORT)
 
 

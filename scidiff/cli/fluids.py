@@ -100,7 +100,9 @@ Out = Annotated[Path | None, typer.Option(metavar="FILE.nc", help="Where the fie
 Report = Annotated[
     Path | None, typer.Option(metavar="FILE.html", help="A report: fields, spread, spectrum, certificate.")
 ]
-Model = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov, winds, or a folder.")]
+Model = Annotated[
+    str, typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov, winds, darcy, or a folder.")
+]
 Calls = Annotated[int | None, typer.Option(min=2, max=1000, help="Network calls a field.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed; the same gives the same fields.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ...")]
@@ -139,11 +141,15 @@ class Options:
 
     def weights(self) -> FlowModel | WindModel:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
+        from scidiff.fluids.pairs import PairModel
         from scidiff.fluids.tasks import load
 
         check_outputs(self.as_json, {"--out": (self.out, (".nc",)), "--report": (self.report, PAGES)})
         check_device(self.device)
-        return load(self.model, device=self.device)
+        weights = load(self.model, device=self.device)
+        if isinstance(weights, PairModel):
+            raise UserError(f"--model: expected weights of a flow or of winds, got {self.model!r}, for `fluids invert`")
+        return weights
 
     def flow(self, what: str) -> FlowModel:
         """The weights; UserError if they are of winds, which `what` is not for."""

@@ -1,7 +1,9 @@
-"""`scidiff fluids invert` and `assimilate`: how a flow began. `app` has them and the commands of `flow_time`."""
+"""`scidiff fluids invert` and `assimilate`: how a flow began, and what it flows through. `app` has all commands."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scidiff.cli.checks import check_device
-from scidiff.cli.flow_time import Animation, Flows, Members, Wanted, app, finish
+from scidiff.cli.flow_time import Animation, Flows, Members, Wanted, app, conclude, finish
 from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Seed
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
@@ -20,6 +22,8 @@ from scidiff.errors import UserError
 if TYPE_CHECKING:
     from scidiff.fluids.model import FlowModel
     from scidiff.fluids.oracle import Instrument
+    from scidiff.fluids.pairs import PairModel
+    from scidiff.fluids.winds import WindModel
 
 __all__ = ["app"]
 
@@ -40,9 +44,15 @@ INVERT = f"""Find how a flow began from what it came to: sparse, noisy values of
 SENSORS is a table or netCDF as for `fluids reconstruct`, measured --time after the start.
 
 {_COMMON}
+With --model darcy it is the permeability of a porous square from pressures in it, SENSORS a CSV table with columns x, y
+(in the unit square) and pressure, without --time: -div(a grad p) = 1 with p = 0 around it, and permeabilities of two
+phases, 3 and 12, as the weights know them. --out holds permeability and the pressure that the solver gives for it over
+(realization, y, x). Certified are the misfit, the mass balance of every cell and the bounds 3 and 12.
+
 \b
 Examples:
   scidiff fluids invert later.csv --time 0.6 --noise 0.2 --samples 8 --out start.nc
+  scidiff fluids invert wells.csv --model darcy --noise 1e-5 --samples 8 --out permeability.nc
 
 \b
 Exit codes: 0 done; 2 the request cannot be carried out; 3 some flows do not hold what was measured (they are named);
@@ -69,7 +79,7 @@ Exit codes: 0 done; 2 the request cannot be carried out; 3 some flows do not hol
 Sensors = Annotated[Path, typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of the later state.")]
 Observed = Annotated[Path, typer.Argument(metavar="OBSERVATIONS", help="Table (.csv) or netCDF (.nc), with time.")]
 Noise = Annotated[float, typer.Option(help="Standard deviation of the noise of every value, in its unit.")]
-After = Annotated[float, typer.Option("--time", help="Of the measured state, since the start.")]
+After = Annotated[float | None, typer.Option("--time", help="Of the measured state, since the start.")]
 Every = Annotated[float | None, typer.Option(help="Time from one field of --out to the next; default: a tenth of all.")]
 Until = Annotated[float | None, typer.Option(help="Last time of --out; default: the last one measured.")]
 
@@ -94,30 +104,44 @@ class Options:
         """Files and account."""
         return Wanted(out=self.out, animation=self.animation, as_json=self.as_json)
 
-    def weights(self) -> FlowModel:
+    def weights(self) -> FlowModel | WindModel | PairModel:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
-        from scidiff.fluids.model import FlowModel
         from scidiff.fluids.tasks import load
 
         self.wanted.check()
         check_device(self.device)
         if not 0 < self.noise < float("inf"):
             raise UserError(f"--noise: expected a number > 0, got {self.noise:g}")
-        weights = load(self.model, device=self.device)
+        return load(self.model, device=self.device)
+
+    def flow(self) -> FlowModel:
+        """The weights; UserError if they are of something else."""
+        from scidiff.fluids.model import FlowModel
+
+        weights = self.weights()
         if not isinstance(weights, FlowModel):
-            raise UserError(f"--model: expected weights of a periodic flow, got {self.model!r}, of winds")
+            raise UserError(f"--model: expected weights of a periodic flow, got {self.model!r}, of something else")
         return weights
 
 
 @app.command(help=INVERT)
 @sharing(Options)
-def invert(sensors: Sensors, *, after: After, options: Options) -> None:
+def invert(sensors: Sensors, *, after: After = None, options: Options) -> None:
     """See `INVERT`."""
     weights = options.weights()
+    from scidiff.fluids.model import FlowModel
+    from scidiff.fluids.pairs import PairModel
     from scidiff.fluids.sensors import read_sensors
 
-    if not 0 < after <= _LONGEST:
-        raise UserError(f"--time: expected a time in (0, {_LONGEST:g}], got {after:g}")
+    if isinstance(weights, PairModel):
+        if after is not None:
+            raise UserError("--time: expected none of a steady flow, got one")
+        _permeability(weights, sensors, options)
+        return
+    if not isinstance(weights, FlowModel):
+        raise UserError(f"--model: expected weights of a periodic flow or of darcy, got {options.model!r}, of winds")
+    if after is None or not 0 < after <= _LONGEST:
+        raise UserError(f"--time: expected a time in (0, {_LONGEST:g}], got {'none' if after is None else after}")
     tools = [replace(tool, time=after) for tool in read_sensors(sensors, weights.config)]
     _run(weights, tools, [0.0, after], options)
 
@@ -126,7 +150,7 @@ def invert(sensors: Sensors, *, after: After, options: Options) -> None:
 @sharing(Options)
 def assimilate(observations: Observed, *, every: Every = None, until: Until = None, options: Options) -> None:
     """See `ASSIMILATE`."""
-    weights = options.weights()
+    weights = options.flow()
     from scidiff.fluids.sensors import read_sensors
 
     tools = read_sensors(observations, weights.config, timed=True)
@@ -170,6 +194,36 @@ def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float]
         account,
         options.wanted,
         seconds=time.monotonic() - began,
+    )
+
+
+def _permeability(weights: PairModel, wells: Path, options: Options) -> None:
+    """Draw permeabilities that lead to the measured pressures, certify, write."""
+    from scidiff.fluids import pair_inversion
+    from scidiff.fluids import wells as of_wells
+    from scidiff.fluids.fields import write
+
+    if weights.config.equation != "darcy":
+        raise UserError(f"--model: expected weights of darcy, got those of {weights.config.equation}")
+    if options.animation is not None:
+        raise UserError("--animation: expected none of a steady flow, got one")
+    began, measured = time.monotonic(), of_wells.read_wells(wells)
+    told = of_wells.given(measured, weights.config, options.noise)
+    calls = options.calls or pair_inversion.CALLS
+    pairs = pair_inversion.through(
+        weights, told, samples=options.samples, seed=options.seed, calls=calls, progress=_shown(options.progress)
+    )
+    account = {"measured": len(measured), "noise": options.noise, "calls": calls, "seed": options.seed}
+    if options.out is not None:
+        said = {name: str(value) for name, value in account.items()}
+        said["history"] = shlex.join(["scidiff", *sys.argv[1:]])
+        write(of_wells.dataset(pairs, said), options.out)
+    conclude(
+        of_wells.certificate(pairs, measured, told, weights.config.ties.bounds),
+        account,
+        options.wanted,
+        seconds=time.monotonic() - began,
+        what="permeabilities",
     )
 
 

@@ -117,3 +117,28 @@ def energy(u: Fields, v: Fields) -> Fields:
 def enstrophy(vorticity: Fields) -> Fields:
     """mean omega^2 / 2: [N]."""
     return (vorticity**2).mean((1, 2)) / 2
+
+
+def in_square(pressure: Fields, places: Fields) -> Fields:
+    """Pressures of cells [N, K, K] of the unit square at places (y, x) [M, 2], 0 at its walls, bilinear: [N, M]."""
+    from scipy.interpolate import RegularGridInterpolator
+
+    cells = pressure.shape[-1]
+    at = np.concatenate([[0.0], (np.arange(cells) + 0.5) / cells, [1.0]])
+    walled = np.pad(pressure, ((0, 0), (1, 1), (1, 1)))
+    return np.stack([RegularGridInterpolator((at, at), field)(places) for field in walled])
+
+
+def imbalance(permeability: Fields, pressure: Fields) -> Fields:
+    """Of what feeds a cell, the share that does not leave it again: [N, K, K], of -div(a grad p) = 1 (`darcy`)."""
+    cells = pressure.shape[-1]
+    found = np.full_like(pressure, -1.0)
+    for axis in (1, 2):
+        for step in (1, -1):
+            there = np.roll(pressure, step, axis)
+            between = 2 / (1 / permeability + 1 / np.roll(permeability, step, axis))
+            edge = [slice(None)] * 3
+            edge[axis] = slice(0, 1) if step == 1 else slice(-1, None)
+            there[tuple(edge)], between[tuple(edge)] = 0, 2 * permeability[tuple(edge)]
+            found += between * (pressure - there) * cells**2
+    return found

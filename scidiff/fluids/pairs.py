@@ -135,7 +135,11 @@ class PairModel:
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> PairModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
-        held = files.load(folder)
+        return cls.of(files.load(folder), folder, device=device)
+
+    @classmethod
+    def of(cls, held: files.Weights, folder: Path, *, device: torch.device | str = "cpu") -> PairModel:
+        """The model of weights that were read from a folder."""
         with files.expected("weights of a coefficient and its solution", folder):
             parts = {name: held.tensors[name].double() for name in ("mixing", "variance", "floor")}
             covariance = Principal(axes=orthonormal(held.tensors["axes"]), **parts)

@@ -15,20 +15,22 @@ from scidiff.fluids import ensemble, fields
 from scidiff.fluids.asked import Asked
 from scidiff.fluids.ensemble import Ensemble
 from scidiff.fluids.model import FlowModel, packaged
+from scidiff.fluids.pairs import PairModel
 from scidiff.fluids.report import Pictures, pictures_of
 from scidiff.fluids.winds import WindModel
 
 if TYPE_CHECKING:
     import xarray as xr
 
-PACKAGED = ("kolmogorov", "winds")
+PACKAGED = ("kolmogorov", "winds", "darcy")
 
 
-def load(name: str, *, device: torch.device | str = "cpu") -> FlowModel | WindModel:
+def load(name: str, *, device: torch.device | str = "cpu") -> FlowModel | WindModel | PairModel:
     """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them."""
     folder = packaged(name) if name in PACKAGED else Path(name)
     held = files.load(folder)
-    kind = WindModel if "winds" in held.config else FlowModel
+    kinds: dict[str, type[WindModel | PairModel]] = {"winds": WindModel, "pair": PairModel}
+    kind = next((kinds[name] for name in kinds if name in held.config), FlowModel)
     return kind.of(held, folder, device=device)
 
 

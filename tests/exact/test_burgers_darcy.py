@@ -122,3 +122,12 @@ def test_darcy_is_symmetric_under_exchange_of_source_and_sensor():
 def test_a_permeability_must_be_positive():
     with pytest.raises(ValueError, match="positive permeabilities"):
         pressure(torch.zeros(4, 4))
+
+
+def test_the_derivative_of_the_pressure_is_exact_and_may_be_taken_again():
+    source = torch.Generator().manual_seed(2)
+    a = (1 + torch.rand(2, 5, 5, dtype=torch.float64, generator=source)).requires_grad_()
+    f = torch.randn(2, 5, 5, dtype=torch.float64, generator=source).requires_grad_()
+    assert torch.autograd.gradcheck(pressure, (a, f))
+    assert torch.autograd.gradgradcheck(pressure, (a, f))
+    torch.testing.assert_close(pressure(a, f)[1], pressure(a[1], f[1]))
