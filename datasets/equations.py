@@ -19,16 +19,13 @@ cache is `$SCIDIFF_CACHE`, else `$XDG_CACHE_HOME/scidiff`, else `~/.cache/scidif
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import torch
-from moses import cache_folder, sha256
-from safetensors.torch import load_file, save_file
+from _simulated import kept
+from moses import cache_folder
+from safetensors.torch import load_file
 from scipy.fft import idctn
 from torch import Tensor
 
@@ -78,20 +75,8 @@ def fetch(kind: str, cache: Path | None = None, *, pairs: int = PAIRS) -> Path:
     """The folder with the pairs; simulated if it is not there."""
     name = kind if pairs == PAIRS else f"{kind}-{pairs}"
     folder = (cache_folder() if cache is None else cache) / "equations" / name
-    if (folder / "manifest.json").exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{kind}-") as temporary:
-        new, began = Path(temporary) / "new", time.monotonic()
-        new.mkdir()
-        save_file({"pairs": simulate(kind, pairs)}, new / "pairs.safetensors")
-        digest, seconds = sha256(new / "pairs.safetensors"), round(time.monotonic() - began, 1)
-        record = {"equation": str(EQUATIONS[kind]), "seed": SEED, "sha256": digest, "seconds": seconds}
-        (new / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
-    return folder
+    record = {"equation": str(EQUATIONS[kind]), "seed": SEED}
+    return kept(folder, "pairs.safetensors", lambda: {"pairs": simulate(kind, pairs)}, record)
 
 
 def read(folder: Path, split: str) -> Tensor:

@@ -17,16 +17,13 @@ finds them. The cache is `$SCIDIFF_CACHE`, else `$XDG_CACHE_HOME/scidiff`, else 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import torch
-from moses import cache_folder, sha256
-from safetensors.torch import load_file, save_file
+from _simulated import kept
+from moses import cache_folder
+from safetensors.torch import load_file
 from torch import Tensor
 
 from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov, resampled
@@ -86,20 +83,8 @@ def fetch(cache: Path | None = None, *, trajectories: int = TRAJECTORIES, fields
     """The folder with the fields; simulated if it is not there."""
     name = "kolmogorov" if (trajectories, fields) == (TRAJECTORIES, FIELDS) else f"kolmogorov-{trajectories}-{fields}"
     folder = (cache_folder() if cache is None else cache) / name
-    if (folder / "manifest.json").exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".kolmogorov-") as temporary:
-        new, began = Path(temporary) / "new", time.monotonic()
-        new.mkdir()
-        save_file({"vorticity": simulate(trajectories, fields, SEED)}, new / "vorticity.safetensors")
-        digest, seconds = sha256(new / "vorticity.safetensors"), round(time.monotonic() - began, 1)
-        record = {"flow": FLOW, "seed": SEED, "sha256": digest, "seconds": seconds}
-        (new / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
-    return folder
+    record = {"flow": FLOW, "seed": SEED}
+    return kept(folder, "vorticity.safetensors", lambda: {"vorticity": simulate(trajectories, fields, SEED)}, record)
 
 
 def read(folder: Path, split: str) -> Tensor:
