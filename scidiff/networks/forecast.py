@@ -33,6 +33,7 @@ Known = Mapping[str, Tensor]
     ahead [S, V, H, F]   of each step: its calendar, covariates, what stood seasons before
     base [S, H, V]       the base forecast
     spread [S, H, V]     how far it is usually off, > 0
+    others [S, V, K, O]  of each of the K series that are attended to, if there are any
 """
 
 
@@ -52,6 +53,33 @@ def patched(x: Tensor, size: int) -> Tensor:
     return F.pad(x, (0, 0, -x.shape[-2] % size, 0)).unflatten(-2, (-1, size)).flatten(-2)
 
 
+class Others(nn.Module):
+    """What other series add to what is known of a series: attention to one token of each, none at first.
+
+    Args:
+        references: K, told apart by a learned embedding.
+        other: O, features of one.
+        hidden: width of a token.
+        heads: of the attention.
+    """
+
+    def __init__(self, references: int, other: int, hidden: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.read = nn.Linear(other, hidden)
+        self.which = nn.Parameter(0.5 * torch.randn(references, hidden))
+        self.ask, self.tell = nn.Linear(hidden, hidden), nn.Linear(hidden, 2 * hidden)
+        self.add = nn.Linear(hidden, hidden, bias=False)
+        nn.init.zeros_(self.add.weight)
+
+    def forward(self, x: Tensor, others: Tensor) -> Tensor:
+        """[S, V, hidden] for series that are known as x [S, V, hidden], beside others [S, V, K, O]."""
+        tokens = F.silu(self.read(others) + self.which)
+        q = self.ask(F.silu(x)).unflatten(-1, (self.heads, 1, -1))  # [S, V, heads, 1, C]
+        k, v = self.tell(tokens).unflatten(-1, (2, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # [S, V, heads, K, C]
+        return self.add(F.scaled_dot_product_attention(q, k, v).flatten(2))
+
+
 class ForecastNetwork(nn.Module):
     """Encoder and denoiser.
 
@@ -61,6 +89,8 @@ class ForecastNetwork(nn.Module):
         recent: R, of what came last of a variable.
         features: F, of a step of a variable.
         horizon: H.
+        references: K, of other series.
+        other: O, of one of them.
         hidden: width of the encoder.
         width: features of a token of the denoiser.
         depth: its blocks.
@@ -75,6 +105,8 @@ class ForecastNetwork(nn.Module):
         recent: int,
         features: int,
         horizon: int,
+        references: int = 0,
+        other: int = 0,
         hidden: int = 128,
         width: int = 64,
         depth: int = 2,
@@ -82,6 +114,7 @@ class ForecastNetwork(nn.Module):
     ):
         super().__init__()
         self.leaf, self.variables, self.width, self.heads, self.horizon = leaf, variables, width, heads, horizon
+        self.references = references
         self.size = -(-horizon // -(-horizon // PATCH))  # of a patch: as equal as can be
         self.recent = nn.Linear(recent, hidden)
         self.ahead = nn.Linear(2 + features, hidden, bias=False)
@@ -96,6 +129,8 @@ class ForecastNetwork(nn.Module):
         for layer in (self.guess, self.modulate, self.out):  # the first output is 0, the first guess the base
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        if references:
+            self.others = Others(references, other, hidden, heads)
         if variables > 1:
             self.variable = nn.Parameter(0.5 * torch.randn(variables, hidden))
 
@@ -106,6 +141,8 @@ class ForecastNetwork(nn.Module):
         recent = self.recent(known["recent"])
         if self.variables > 1:
             recent = recent + self.variable
+        if self.references:
+            recent = recent + self.others(recent, known["others"])
         x = F.silu(self.ahead(ahead) + recent.unsqueeze(2))
         x = F.silu(self.mix(x))
         shift, wider = self.guess(x).unbind(-1)

@@ -26,6 +26,7 @@ from scidiff.timeseries.horizons import Horizons, horizons, origins
 from scidiff.timeseries.lags import wanted
 from scidiff.timeseries.model import imputation_loss
 from scidiff.timeseries.panel import Panel
+from scidiff.timeseries.references import chosen
 from scidiff.training.batches import Batch, DenseBatches
 from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
@@ -51,6 +52,7 @@ def sizes(
     season: int | None,
     context: int | None,
     network: str = "patches",
+    references: int = 0,
 ) -> ForecastConfig:
     """What a model of a panel is like; UserError if the histories do not hold what is asked for."""
     counts = covariates.ends(panel)
@@ -63,9 +65,10 @@ def sizes(
         context = max(longest, min(most, room // 2, int(counts.min())))
     if longest > context:
         raise UserError(f"expected a context of at least one season ({longest} steps), got {context}")
+    targets = covariates.targets(panel)
     spans = panel.time[panel.offsets[1:] - 1] - panel.time[panel.offsets[:-1]]
     return ForecastConfig(
-        variables=covariates.targets(panel).variables,
+        variables=targets.variables,
         context=context,
         horizon=horizon,
         season=longest,
@@ -73,6 +76,7 @@ def sizes(
         seasons=fitting,
         yearly=panel.clock.kind == "date" and float(spans.max()) >= _YEARS,
         covariates=covariates.fitted(panel),
+        references=chosen(targets, references),
         network=network,
     )
 
@@ -233,7 +237,8 @@ def windows_of(panel: Panel, frequency: Frequency, config: ForecastConfig) -> Ho
     sizes: dict[str, Any] = {"context": config.context, "horizon": config.horizon}
     row = (config.context + config.horizon) * (len(config.variables) + config.covariates.told)
     series, origin = origins(panel, **sizes, most=min(WINDOWS, _NUMBERS // row))
-    windows = horizons(panel, frequency, series, origin, covariates=config.covariates, **sizes)
+    told: dict[str, Any] = {"covariates": config.covariates, "references": config.references}
+    windows = horizons(panel, frequency, series, origin, **sizes, **told)
     seen = ~np.isnan(windows.target).all((1, 2))
     if not seen.any():
         raise UserError("expected measurements after the first context, got empty cells only")

@@ -24,12 +24,12 @@ from scidiff.sampling import sample
 from scidiff.schedules import Cosine
 from scidiff.solvers import Plan, recommended
 from scidiff.state import Layout
-from scidiff.timeseries import lags
+from scidiff.timeseries import lags, references
 from scidiff.timeseries.base import Base, Scaled, scaled
 from scidiff.timeseries.batches import LEAF
 from scidiff.timeseries.covariates import NONE, Covariates
 from scidiff.timeseries.frequency import FEATURES, WEEKLY
-from scidiff.timeseries.horizons import Horizons
+from scidiff.timeseries.horizons import RECENT, Horizons
 from scidiff.timeseries.panel import Floats, Ints
 
 TILE = 50  # draws of one series that are computed together, whatever is asked for
@@ -39,7 +39,6 @@ NETWORKS = ("patches", "recurrent")
 _SCHEDULE = Cosine()
 _STD = 0.9  # of the data in the coordinates of the network
 _APART = 0x9E3779B97F4A7C15  # between the seeds of steps: 2^64 over the golden ratio
-RECENT = 24  # steps before the origin that are told as they came, at most
 WAVES = 4  # that tell a step its place
 
 
@@ -55,6 +54,7 @@ class ForecastConfig:
         seasons: that lags are told of, ascending.
         yearly: whether the time of year is told; of no use unless years came again in the histories.
         covariates: what else is told.
+        references: series that all others attend to, by their names.
         network: `patches`, which draws the horizon at once, or `recurrent`, which draws step by step.
         hidden, width, depth, heads: of the network; of `recurrent` hidden alone.
     """
@@ -67,6 +67,7 @@ class ForecastConfig:
     seasons: tuple[int, ...] = ()
     yearly: bool = False
     covariates: Covariates = NONE
+    references: tuple[str, ...] = ()
     network: str = "patches"
     hidden: int = 128
     width: int = 64
@@ -160,7 +161,8 @@ def _network(config: ForecastConfig) -> nn.Module:
     if config.network != "patches":
         raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {config.network!r}")
     recent = config.recent * (2 + told)
-    shape = {"horizon": config.horizon, "width": config.width, "depth": config.depth, "heads": config.heads}
+    shape = {"references": len(config.references), "other": references.features(config.recent)}
+    shape |= {"horizon": config.horizon, "width": config.width, "depth": config.depth, "heads": config.heads}
     return ForecastNetwork(leaf=LEAF, recent=recent, **shape, **sizes)
 
 
@@ -185,6 +187,7 @@ def known_of(model: ForecastModel, windows: Horizons) -> dict[str, Tensor]:
         "ahead": torch.from_numpy(ahead),
         "base": torch.from_numpy(base(context)).float(),
         "spread": torch.from_numpy(base.spreads(context)).float(),
+        "others": torch.from_numpy(windows.others),
     }
 
 

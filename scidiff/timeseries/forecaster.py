@@ -56,6 +56,7 @@ class DiffusionForecaster:
         past_covariates: columns that are known up to the origin.
         static: facts on the series (see `static.with_static`); new series at prediction time are known by them.
         holidays: the country whose public holidays count (`DE`, `US-IL`), by the package `holidays`.
+        references: how many series, chosen by `fit`, all attend to; every table has to have them (see `references`).
         network: `patches`, which draws the whole horizon at once, or `recurrent`, step by step (TimeGrad).
         members: networks that differ in their seeds, each of which draws a share of the futures (see `ensemble`).
             Default: four, or one of `recurrent`.
@@ -94,6 +95,7 @@ class DiffusionForecaster:
         past_covariates: Sequence[str] = (),
         static: pd.DataFrame | str | Path | None = None,
         holidays: str | None = None,
+        references: int = 0,
         network: str = "patches",
         members: int | None = None,
         n_draws: int = 200,
@@ -117,6 +119,7 @@ class DiffusionForecaster:
         self.past_covariates = past_covariates
         self.static = static
         self.holidays = holidays
+        self.references = references
         self.network = network
         self.members = members
         self.n_draws = n_draws
@@ -188,6 +191,7 @@ class DiffusionForecaster:
         own: dict[str, Any] = {name: getattr(config, name) for name in ("horizon", "context", "season", "network")}
         own |= {
             "members": len(model.members),
+            "references": len(config.references),
             "future_covariates": told.future,
             "past_covariates": told.past,
             "holidays": told.country,
@@ -202,7 +206,7 @@ class DiffusionForecaster:
         self.check()
         self.frequency_ = infer(panel)
         start = None if self.init is None else Ensemble.load(Path(self.init), device=self.device)
-        own = {name: getattr(self, name) for name in ("horizon", "season", "context", "network")}
+        own = {name: getattr(self, name) for name in ("horizon", "season", "context", "network", "references")}
         asked = sizes(panel, self.frequency_, self.covariates(), **own)
         config = asked if start is None else _alike(start.config, asked)
         budget = TRAINING if self.time_budget is None else filling.seconds(self.time_budget, what="time_budget")
@@ -291,6 +295,8 @@ class DiffusionForecaster:
                 raise UserError(f"{name}: expected at least 1, got {value}")
         if self.network not in NETWORKS:
             raise UserError(f"network: expected one of {', '.join(NETWORKS)}, got {self.network!r}")
+        if self.references < 0 or (self.references and self.network == "recurrent"):
+            raise UserError(f"references: expected 0 or more, and 0 of a recurrent network, got {self.references}")
         disjoint(self._targets(), self.future_covariates, self.past_covariates)
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
@@ -332,8 +338,8 @@ class DiffusionForecaster:
             raise UserError(f"expected times every {config.frequency}, as learned, got every {frequency.name}")
         ends = told.ends(panel) if origins is None else origins
         told.check_ahead(panel, ends, config.horizon)
-        looks: dict[str, Any] = {"context": config.context, "horizon": config.horizon, "covariates": told}
-        return frequency, horizons(panel, frequency, np.arange(len(panel)), ends, **looks)
+        looks: dict[str, Any] = {name: getattr(config, name) for name in ("context", "horizon", "references")}
+        return frequency, horizons(panel, frequency, np.arange(len(panel)), ends, covariates=told, **looks)
 
     def _panel(self, table: pd.DataFrame) -> Panel:
         panel = read_frame(table, Options(id=self.id, time=self.time, variables=self.columns()))

@@ -11,6 +11,9 @@ from scidiff.errors import UserError
 from scidiff.timeseries.covariates import NONE, Covariates
 from scidiff.timeseries.frequency import Frequency, calendar
 from scidiff.timeseries.panel import Floats, Ints, Panel
+from scidiff.timeseries.references import told as told_of
+
+RECENT = 24  # steps before the origin that are told as they came, at most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,6 +30,7 @@ class Horizons:
         told: [N, L, C] covariates of the context, NaN where empty (see `Covariates.features`).
         ahead: [N, H, FEATURES + A] float32, calendar and covariates known ahead from the origin on.
         facts: [N, K] static covariates.
+        others: [N, V, R, F] float32, of R series that are attended to (see `references.told`).
     """
 
     series: Ints
@@ -38,6 +42,7 @@ class Horizons:
     told: Floats
     ahead: np.ndarray
     facts: Floats
+    others: np.ndarray
 
     def __len__(self) -> int:
         return len(self.series)
@@ -74,11 +79,12 @@ def horizons(
     context: int,
     horizon: int,
     covariates: Covariates = NONE,
+    references: tuple[str, ...] = (),
 ) -> Horizons:
     """The windows of some origins; an origin may stand at the end of its series, where nothing is known of the target.
 
     Raises:
-        UserError: an origin with fewer rows before it than a context has.
+        UserError: an origin with fewer rows before it than a context has, or `references` that the panel lacks.
     """
     short = np.flatnonzero(origin < context)
     if len(short):
@@ -95,18 +101,20 @@ def horizons(
     every, at = np.concatenate(values), np.concatenate(times)
     told = covariates.features(panel, every, at)
     every = every[:, covariates.forecast(panel)]
-    rows = (offsets[series] + origin)[:, None]
-    past, future = rows + np.arange(-context, 0), rows + np.arange(horizon)
+    rows = offsets[series] + origin
+    past, future = rows[:, None] + np.arange(-context, 0), rows[:, None] + np.arange(horizon)
     span = np.maximum(np.diff(panel.offsets)[series] - context - horizon, 1)
     known = np.concatenate([calendar(panel.clock, at), told[:, : covariates.ahead]], axis=1).astype(np.float32)
+    look, others = every[past], covariates.targets(panel)
     return Horizons(
         series=series,
         origin=origin,
         place=(origin - context) / span,
         margin=horizon / span,
-        context=every[past],
+        context=look,
         target=every[future],
         told=told[past],
         ahead=known[future],
         facts=covariates.facts(panel)[series],
+        others=told_of(others, references, look, at[rows - 1], recent=min(context, RECENT)),
     )
