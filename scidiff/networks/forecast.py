@@ -150,7 +150,7 @@ class ForecastNetwork(nn.Module):
         return Outlook(
             location=(base + spread * shift).transpose(1, 2),
             scale=scale.transpose(1, 2),
-            about=self.project(patched(x, self.size)).flatten(1, 2),
+            about=self.project(patched(x.detach(), self.size)).flatten(1, 2),
         )
 
     def forward(self, inputs: State, t: Tensor, layout: Layout, condition: Outlook) -> State:

@@ -81,6 +81,16 @@ def test_a_guess_reads_its_own_variable_and_a_denoised_token_all_of_them() -> No
     assert not changed[torch.arange(S * DRAWS) != 4].any()
 
 
+def test_the_loss_of_the_denoiser_does_not_move_the_first_guess() -> None:
+    model, x = network(), noisy()
+    outlook = model.encode(known()).repeat(DRAWS)
+    t = torch.linspace(0.1, 0.9, S * DRAWS)
+    model({"x": x}, t, Layout.dense(S * DRAWS, {"x": x.shape[1:]}), outlook)["x"].square().sum().backward()
+    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert not any(name.startswith(("recent", "ahead", "mix", "guess", "variable")) for name in moved)
+    assert "project.weight" in moved
+
+
 def test_one_variable_needs_no_embedding() -> None:
     one, several = (dict(network(variables).named_parameters()) for variables in (1, V))
     assert set(several) - set(one) == {"variable"}
