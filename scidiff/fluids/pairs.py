@@ -110,6 +110,11 @@ class PairModel:
         return self.config.noise
 
     @property
+    def quiet(self) -> float:
+        """No less of it where values are measured."""
+        return 1.0
+
+    @property
     def processes(self) -> Mapping[str, Process]:
         """The process of the leaf."""
         return self.denoiser.processes
