@@ -146,14 +146,15 @@ def calendar(clock: Clock, time: Floats) -> Floats:
 
     Zeros for times that are no dates.
     """
-    out = np.zeros((len(time), FEATURES))
     if clock.kind != "date":
-        return out
-    dates = clock.dates(time)
+        return np.zeros((len(time), FEATURES))
+    distinct, which = np.unique(time, return_inverse=True)  # series of a panel have the same times, mostly
+    out = np.zeros((len(distinct), FEATURES))
+    dates = clock.dates(distinct)
     hour = (dates.hour + dates.minute / 60 + dates.second / 3600).to_numpy() / 24
     year = ((dates.day_of_year - 1) / 365.25).to_numpy() + hour / 365.25
     for place, phase, waves in ((0, hour, 2), (WEEKLY, year, _WAVES)):
         angle = 2 * np.pi * phase[:, None] * np.arange(1, waves + 1)
-        out[:, place : place + 2 * waves] = np.stack([np.sin(angle), np.cos(angle)], axis=2).reshape(len(time), -1)
-    out[np.arange(len(time)), 4 + dates.day_of_week.to_numpy()] = 1
-    return out
+        out[:, place : place + 2 * waves] = np.stack([np.sin(angle), np.cos(angle)], axis=2).reshape(len(out), -1)
+    out[np.arange(len(out)), 4 + dates.day_of_week.to_numpy()] = 1
+    return out[which]

@@ -276,6 +276,7 @@ def test_the_calendar_tells_hours_weekdays_and_the_time_of_year() -> None:
     found = calendar(panel.clock, panel.time)
     np.testing.assert_allclose(found[:, :4], np.tile([1.0, 0.0, 0.0, -1.0], (3, 1)), atol=1e-12)
     np.testing.assert_array_equal(found[:, 4:11], np.eye(7)[:3])
+    np.testing.assert_array_equal(calendar(panel.clock, panel.time[[2, 0, 2, 1]]), found[[2, 0, 2, 1]])
     year = 2 * np.pi * 0.25 / 365.25
     np.testing.assert_allclose(found[0, 11:15], [np.sin(year), np.cos(year), np.sin(2 * year), np.cos(2 * year)])
     assert not calendar(stamped(np.arange(3.0)).clock, np.arange(3.0)).any()
