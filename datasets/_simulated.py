@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moses import sha256
+from _fetching import sha256
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from _simulated import kept
-from moses import cache_folder
+from _fetching import cache_folder
 from safetensors.torch import load_file
 from scipy.fft import idctn
 from torch import Tensor

@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 
 import torch
+from _fetching import cache_folder
 from _simulated import kept
-from moses import cache_folder
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -61,11 +61,11 @@ def simulate(trajectories: int, fields: int, seed: int) -> Tensor:
     per_field, before = (round(FLOW[name] / FLOW["step"]) for name in ("spacing", "spin_up"))
     for first in range(0, trajectories, _TILE):
         omega = equation.integrate(started(first + torch.arange(_TILE), seed), step=FLOW["step"], steps=before)
-        kept = []
+        series = []
         for _ in range(fields):
             omega = equation.integrate(omega, step=FLOW["step"], steps=per_field)
-            kept.append(resampled(omega, (POINTS, POINTS)).half())
-        found.append(torch.stack(kept, 1))
+            series.append(resampled(omega, (POINTS, POINTS)).half())
+        found.append(torch.stack(series, 1))
         print(f"{min(first + _TILE, trajectories)} of {trajectories} trajectories", file=sys.stderr, flush=True)
     return torch.cat(found)[:trajectories]
 

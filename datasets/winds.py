@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from moses import DatasetError, cache_folder, sha256
+from _fetching import DatasetError, cache_folder, sha256
 from torch import Tensor
 
 from scidiff import atomic
