@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from kolmogorov import fetch, read
 
 from scidiff.fluids import ensemble, oracle
-from scidiff.fluids.constraints import Curl, Measured
+from scidiff.fluids.constraints import Curl
 from scidiff.fluids.joined import Joined, joined
 from scidiff.fluids.model import LEAF, FlowModel, packaged
 from scidiff.fluids.sensors import facts
@@ -113,7 +113,7 @@ class Bench:
         return self._by_tiles(case, joined(Curl(leaf=LEAF, box=self.model.config.box)))
 
     def _by_tiles(self, case: Case, constraint: Joined) -> Tensor:
-        rule, parts = ensemble.plan(self.model, self.calls, measured=bool(constraint.of(Measured))), []
+        rule, parts = ensemble.plan(self.model, self.calls, constraint), []
         for index in case.noise.index.split(ensemble.TILE):
             noise = Noise(seed=case.noise.seed, index=index)
             layout = Layout.dense(len(index), {LEAF: case.layout.rows(LEAF).shape})

@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 
 import torch
-from _simulated import kept
 from _fetching import cache_folder
+from _simulated import kept
 from safetensors.torch import load_file
 from scipy.fft import idctn
 from torch import Tensor

@@ -39,6 +39,10 @@ class Blended:
         share = torch.einsum("...yx,eyx->...e", x, self.patterns)
         return self.base.spread(x) + torch.einsum("...e,eyx->...yx", share, self.patterns)
 
+    def total(self) -> Tensor:
+        """The trace of C: the variance summed over the points of one channel."""
+        return self.base.total() + self.patterns.square().sum()
+
     def posterior(self, noise: Tensor) -> Blended:
         """What is left once the field was seen with white noise of a variance `noise`, a number >= 0; inf: all."""
         base, noise = self.base, torch.as_tensor(noise, dtype=torch.float64, device=self.patterns.device)

@@ -86,6 +86,10 @@ class Covariance:
         """C x for fields x [..., H, W]."""
         return self.fields(self.coordinates(x) * self.variance[..., None])
 
+    def total(self) -> Tensor:
+        """The trace of C: the variance summed over the points of one channel."""
+        return (self.variance * self._twice(self.variance)[:, 0].square()).sum()
+
     def root(self, white: Tensor) -> Tensor:
         """Fields of covariance C from white noise [..., H, W]."""
         return self.fields(self.coordinates(white) * self.variance.sqrt()[..., None])

@@ -111,8 +111,8 @@ class PairModel:
 
     @property
     def quiet(self) -> float:
-        """No less of it where values are measured."""
-        return 1.0
+        """No less noise where values are measured."""
+        return 0.0
 
     @property
     def processes(self) -> Mapping[str, Process]:

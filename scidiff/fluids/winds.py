@@ -51,7 +51,7 @@ class WindConfig:
         scale: m/s that the denoiser sees as 1.
         widths, blocks: of the network.
         noise: of the reverse SDE that draws, chosen on 1990.
-        quiet: as of a flow; 1 is the SDE itself.
+        quiet: as of a flow.
     """
 
     shape: tuple[int, int]
@@ -60,7 +60,7 @@ class WindConfig:
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 2
     noise: float = 10.0
-    quiet: float = 1.0
+    quiet: float = 0.0
 
     @property
     def latitudes(self) -> Tensor:
@@ -181,7 +181,7 @@ class WindModel:
 
     @property
     def quiet(self) -> float:
-        """The factor of the noise where values are measured."""
+        """The share of the noise that is left out where sensors tell everything."""
         return self.config.quiet
 
     @property
