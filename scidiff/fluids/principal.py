@@ -101,6 +101,10 @@ class Principal:
         left = {name: v / (1 + v / noise) for name, v in (("variance", self.variance), ("floor", self.floor))}
         return replace(self, **left)
 
+    def total(self) -> Tensor:
+        """The trace of C over the number of channels: the variance summed over the points of one."""
+        return self.mean_of(lambda v: v) * self.axes.shape[2]
+
     def mean_of(self, gain: Gain) -> Tensor:
         """The mean of `gain` over all dimensions of the fields."""
         channels, count, size = self.axes.shape
