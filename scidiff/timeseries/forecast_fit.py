@@ -190,8 +190,7 @@ class _Lesson:
         """The model of all windows; that of some; its best step, and its held-out CRPS there and before training."""
         began = time.monotonic()
         early, held = _split(self.windows, self.part)
-        base = fit_base(self.windows[early], seasons=first.config.seasons)
-        model = first.with_base(base)
+        model = first.with_base(fit_base(self.windows[early], seasons=first.config.seasons))
         alone = len(early) == len(self.windows)
         trial = Trial(model=model, held=self.windows[held[: 0 if alone else None]])
         batches = _batches(model, self.windows[early], self.seed)
