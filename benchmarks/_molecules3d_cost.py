@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scidiff.denoiser import Denoiser
 from scidiff.molecules.three_d.batches import LEAF, condition_of
 from scidiff.molecules.three_d.graphs import Graph
 from scidiff.molecules.three_d.model import ConformerModel
@@ -63,14 +64,14 @@ def edm_call(n: int, batch: int) -> Callable[[], None]:
     return call
 
 
-def model_call(model: ConformerModel, graph: Graph, batch: int) -> Callable[[], None]:
-    """One call of the model for a molecule."""
+def model_call(model: ConformerModel, denoiser: Denoiser, graph: Graph, batch: int) -> Callable[[], None]:
+    """One call of a denoiser of the model, for a batch of one molecule."""
     n = len(graph.kind)
     layout = Layout.ragged({LEAF: torch.full((batch,), n)}, {LEAF: (3,)})
     rows, index = layout.rows(LEAF), torch.arange(batch)
     x = {LEAF: model.processes[LEAF].prior(rows, Noise(seed=0, index=index).at(LEAF, 0, rows))}
     t, condition = torch.full((batch,), 0.5), condition_of([graph] * batch)
-    return lambda: model.denoiser(x, t, layout, condition)  # type: ignore[func-returns-value]
+    return lambda: denoiser(x, t, layout, condition)  # type: ignore[func-returns-value]
 
 
 def milliseconds(call: Callable[[], None], *, batch: int, repeats: int = 5) -> float:

@@ -37,7 +37,7 @@ WAYS = ("all pairs", f"nearest {NEAREST}", "EDM's size")
 def near_call(model: ConformerModel, graph: Graph, batch: int) -> Callable[[], None]:
     """One call of the model that looks at the nearest atoms alone."""
     network = cast(EquivariantTransformer, model.denoiser.network)
-    inner = model_call(model, graph, batch)
+    inner = model_call(model, model.denoiser, graph, batch)
 
     def call() -> None:
         network.neighbours = NEAREST
@@ -55,7 +55,7 @@ def run(chosen: argparse.Namespace) -> int:
     for carbons in CARBONS[:4] if chosen.quick else CARBONS:
         graph = graph_of(Chem.AddHs(Chem.MolFromSmiles("C" * carbons)))
         n = len(graph.kind)
-        calls = [model_call(model, graph, BATCH), near_call(model, graph, BATCH)]
+        calls = [model_call(model, model.denoiser, graph, BATCH), near_call(model, graph, BATCH)]
         spent = [milliseconds(call, batch=BATCH, repeats=REPEATS) for call in calls]
         plain = n <= MOST_PLAIN and not (chosen.quick and n > 50)
         rows.append([n, *spent, milliseconds(edm_call(n, 1), batch=1, repeats=REPEATS) if plain else None])
