@@ -89,16 +89,15 @@ def sets(box: Box, truth: Tensor, seed: int) -> dict[str, Joined]:
     }
 
 
-def milliseconds(constraint: Joined, x: Tensor, repeats: int) -> float:
-    """The median processor time of a projection, a field; what is factorised once is not counted."""
+def milliseconds(constraint: Joined, x: Tensor, seconds: float) -> float:
+    """The processor time of a projection, a field, over so many seconds; what is factorised once is not counted."""
     layout = Layout.dense(len(x), {LEAF: tuple(x.shape[1:])})
     constraint.project({LEAF: x[:1]}, Layout.dense(1, {LEAF: tuple(x.shape[1:])}))
-    taken = []
-    for _ in range(repeats):
-        began = time.process_time()
+    taken, repeats, began = 0.0, 0, time.process_time()
+    while repeats == 0 or taken < seconds:
         constraint.project({LEAF: x}, layout)
-        taken.append(time.process_time() - began)
-    return 1000 * float(np.median(taken)) / len(x)
+        taken, repeats = time.process_time() - began, repeats + 1
+    return 1000 * taken / repeats / len(x)
 
 
 def costs(seed: int, quick: bool) -> list[dict[str, Any]]:
@@ -110,7 +109,7 @@ def costs(seed: int, quick: bool) -> list[dict[str, Any]]:
         batch = BATCH if side <= 64 else max(BATCH * 64 * 64 // side**2, 2)
         x = truth + ROUGH * noise(batch, (2, *box.shape), seed=seed, step=2)
         for name, constraint in sets(box, truth, seed).items():
-            found.setdefault(name, []).append(milliseconds(constraint, x, 1 if quick or side > 128 else 5))
+            found.setdefault(name, []).append(milliseconds(constraint, x, 0.1 if quick else 0.5))
             say(f"{side}: {name} {found[name][-1]:.3g} ms")
     log = np.log(np.array(resolutions, dtype=float) ** 2)
     rows = [[name, *times, float(np.polyfit(log, np.log(times), 1)[0])] for name, times in found.items()]
