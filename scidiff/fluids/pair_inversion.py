@@ -35,7 +35,7 @@ TILE = 3
 CALLS = 12
 ITERATIONS = 12  # of the conjugate gradients in a step
 LEVELS = (0.03, 12.0)  # sigma / alpha between which the calls lie
-FINISHING = (0.1, 0.2, 0.4)  # sigma / alpha of what may still change when a draw is moved on
+FINISHING = (0.1, 0.2, 0.4, 0.8)  # sigma / alpha of what may still change when a draw is moved on
 LEVEL = 0.999  # of the certificate's test
 
 
@@ -191,7 +191,7 @@ def _finished(told: Told, x: Tensor) -> Tensor:
             break
         search, u = told.search(x, torch.tensor(level**2)), torch.zeros_like(x)
         for _ in range(2):
-            u = search.step(u, iterations=2 * ITERATIONS)
+            u = search.step(u, iterations=5 * ITERATIONS)
         x = torch.where(beyond[:, None, None, None], search.at(u), x)
         pairs = torch.where(beyond[:, None, None, None], solved(model, model.fields(x)[:, 0]), pairs)
     return pairs
