@@ -51,13 +51,6 @@ TOLERANCE = 0.003  # standard deviation that `through` takes the values' noise f
 TASKS = {"forward": (True, False), "inverse": (False, True), "both": (True, True)}
 PRIOR = 16_384
 RIDGE = 1e-5  # of kriging, in units of the variance; best of 1e-6 to 1e-4 on validation
-# Huang et al. 2024, table 1, per cent: 500 of 128 x 128 points, their data. Darcy's coefficient: an error rate.
-PUBLISHED = {
-    "darcy": {"DiffusionPDE": (2.5, 3.2), "PINO": (35.2, 49.2), "DeepONet": (38.3, 41.1), "FNO": (28.2, 49.3)},
-    "poisson": {"DiffusionPDE": (4.5, 20.0), "PINO": (107.1, 231.9), "DeepONet": (155.5, 105.8), "FNO": (100.9, 232.7)},
-    "navier-stokes": {"DiffusionPDE": (6.9, 10.4), "PINO": (101.4, 96.0), "DeepONet": (103.2, 97.2),
-                      "FNO": (101.4, 96.0)},
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,8 +213,8 @@ def cell(values: list[float | None]) -> str | None:
     return f"{mean:.3f} ± {half:.3f}"
 
 
-def rows(found: dict[str, list[dict[str, float | None]]], equation: str, task: str, calls: int) -> list[list[Any]]:
-    """A row for each method, and what was published."""
+def rows(found: dict[str, list[dict[str, float | None]]], calls: int) -> list[list[Any]]:
+    """A row for each method."""
     names = ("error a", "error u", "CRPS a", "CRPS u", "coverage a", "coverage u")
     body: list[list[Any]] = []
     for method, scores in found.items():
@@ -231,9 +224,6 @@ def rows(found: dict[str, list[dict[str, float | None]]], equation: str, task: s
             row.append(f"{max(known):.0e}" if known and name == "values" else float(np.mean(known)) if known else None)
         row.append(calls if method in NETWORK else None)
         body.append([*row, float(np.mean([score["seconds"] for score in scores]))])
-    for method, (forward, inverse) in PUBLISHED[equation].items() if task != "both" else ():
-        errors = [None, f"{forward / 100:.3f}"] if task == "forward" else [f"{inverse / 100:.3f}", None]
-        body.append([f"{method}, published, other data", *errors, *[None] * 9])
     return body
 
 
@@ -252,7 +242,7 @@ def compared(chosen: argparse.Namespace) -> list[Table]:
         for task in chosen.tasks:
             found = one_task(bench, truths, task, chosen.seed)
             title = f"{equation}, {task}: {len(truths)} {chosen.split} pairs, {chosen.samples} samples each"
-            body = rows(found, equation, task, chosen.calls)
+            body = rows(found, chosen.calls)
             tables.append({"title": title + (", quick" if chosen.quick else ""), "columns": columns, "rows": body})
     return tables
 
