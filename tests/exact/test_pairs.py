@@ -156,13 +156,13 @@ def _given(model: PairModel, noise: float) -> Given:
 def test_draws_through_a_linear_equation_follow_the_posterior():
     model, covariance = poisson()
     given = _given(model, 0.1)
-    draws = through(model, given, samples=60, calls=16).flatten(1)
+    draws = through(model, given, samples=60, calls=40).flatten(1)  # with 16 they are a fifth too wide
     mean, left = _posterior(covariance, given)
     for part in (slice(0, N * N), slice(N * N, SIZE)):
         error = (draws.mean(0) - mean)[part].norm() / mean[part].norm()
         spread = draws.var(0)[part].sum() / left.diagonal()[part].sum()
         assert float(error) < 0.12
-        assert float(spread) == pytest.approx(1, abs=0.25)  # few calls leave draws up to 18 % too wide
+        assert float(spread) == pytest.approx(1, abs=0.15)
 
 
 def test_values_and_equation_hold():
