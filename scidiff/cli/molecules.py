@@ -117,12 +117,10 @@ def generate(
 ) -> None:
     """See `_GENERATE`."""
     asked = _asked(towards)
-    if three_d := three_d or bool(keep or asked):
+    if three_d := three_d or among != 1 or bool(keep or asked):
         from scidiff.cli.conformers import geometries
 
         model, give = geometries(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
-    elif among != 1:
-        raise UserError("--among: expected --towards beside it, got none")
     with held_back():
         from scidiff.cli.progress import StatusLine
         from scidiff.molecules import certified

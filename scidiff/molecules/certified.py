@@ -190,8 +190,7 @@ def generate(
         device: `cpu`, `cuda`, ...; the processor if None.
         method: one of `METHODS`.
         source: drawn from, not a model.
-        towards: values of properties that the model is told of (`scidiff.molecules.towards`); nothing certifies them,
-            but for a number of atoms, which is a condition.
+        towards: values that the model is told of (`scidiff.molecules.towards`); only a number of atoms is certified.
         progress: told of the account after every draw.
 
     Returns:

@@ -129,8 +129,7 @@ def backtest(
             drawn = clock(name, partial(peer.draws, before(plain, end), frequency))
             judge(name, n, drawn, window.target, quantiles=peer.quantiles)
         show(f"origin {n + 1} of {count}")
-    crps = judge.crps()
-    lags = min(-(-horizon // stride), count - 1)
+    crps, lags = judge.crps(), min(-(-horizon // stride), count - 1)
     return Backtest(
         table=judge.table(),
         origins=count,

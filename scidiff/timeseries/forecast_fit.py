@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -140,7 +140,7 @@ def learn(
     began = time.monotonic()
     windows = windows_of(panel, frequency, config)
     base = fit_base(windows, seasons=config.seasons)
-    models, trials, records = [], [], []
+    learned = []
     for k in range(members):
         first = ForecastModel.create(config, base, seed=seed + k)
         if start is not None:
@@ -154,21 +154,21 @@ def learn(
             seed=seed + k,
             show=partial(_numbered, show, f"member {k + 1} of {members}: "),
         )
-        model, trial, record = lesson(first)
-        models.append(model)
-        trials.append(trial)
-        records.append(record)
+        learned.append(lesson(first))
+    models, trials, records = zip(*learned, strict=True)
+    training = _account(trials, records) | {"windows": len(windows), "seconds": time.monotonic() - began}
+    return Learned(model=Ensemble(members=models, card={"training": training, "seed": seed}), trials=trials)
+
+
+def _account(trials: Sequence[Trial], records: Sequence[tuple[int, float, float]]) -> dict[str, Any]:
+    """What the card tells of the members' lessons."""
     steps, after, before = zip(*records, strict=True)
-    training = {
-        "windows": len(windows),
+    return {
         "held_out_windows": sum(len(trial.held) for trial in trials),
         "steps": steps,
         "held_out_crps": float(np.mean(after)),
         "held_out_crps_before": float(np.mean(before)),
-        "seconds": time.monotonic() - began,
     }
-    card = {"training": training, "seed": seed}
-    return Learned(model=Ensemble(members=tuple(models), card=card), trials=tuple(trials))
 
 
 def _numbered(show: Callable[[str], None], prefix: str, text: str) -> None:
