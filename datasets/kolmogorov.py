@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import torch
-from _fetching import cache_folder
+from _fetching import cache_folder, finished
 from _simulated import kept
 from safetensors.torch import load_file
 from torch import Tensor
@@ -100,14 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trajectories", type=int, default=TRAJECTORIES)
     parser.add_argument("--fields", type=int, default=FIELDS, help="of each trajectory")
     chosen = parser.parse_args(arguments)
-    try:
-        print(fetch(chosen.cache, trajectories=chosen.trajectories, fields=chosen.fields))
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return finished(lambda: fetch(chosen.cache, trajectories=chosen.trajectories, fields=chosen.fields))
 
 
 if __name__ == "__main__":

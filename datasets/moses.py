@@ -26,7 +26,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from _fetching import DatasetError, cache_folder, say, sha256, wheel_by_pip
+from _fetching import DatasetError, cache_folder, finished, say, sha256, wheel_by_pip
 
 WHEEL = "molsets==0.3.1"
 WHEEL_SHA256 = "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34"
@@ -172,19 +172,16 @@ def main(arguments: list[str] | None = None) -> int:
     histograms.add_argument("out", type=Path)
     histograms.add_argument("--molecules", type=int, default=50_000)
     chosen = parser.parse_args(arguments)
-    try:
+
+    def work() -> Path:
         folder = fetch(chosen.source, chosen.cache)
         if chosen.command == "sample":
             write_sample(folder, chosen.out)
         elif chosen.command == "histograms":
             write_histograms(folder, chosen.out, chosen.molecules)
-    except (DatasetError, OSError, zipfile.BadZipFile) as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    print(folder)
-    return 0
+        return folder
+
+    return finished(work)
 
 
 if __name__ == "__main__":

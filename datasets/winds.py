@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _fetching import DatasetError, cache_folder, sha256
+from _fetching import DatasetError, cache_folder, finished, sha256
 from torch import Tensor
 
 from scidiff import atomic
@@ -128,17 +128,14 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if (chosen.command == "sample") != (chosen.out is not None):
         parser.error("expected OUT.nc after sample, and only there")
-    try:
+
+    def work() -> Path:
         path = fetch(chosen.cache, source=chosen.source)
         if chosen.command == "sample":
             sample(path, chosen.out)
-        print(chosen.out or path)
-    except (DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return chosen.out or path
+
+    return finished(work)
 
 
 if __name__ == "__main__":

@@ -82,9 +82,10 @@ class Ensemble:
 
 def draw(ensemble: Ensemble, window: Horizons, *, draws: int, seed: int, steps: int = STEPS) -> Floats:
     """Draws of what follows one origin: [draws, H, V]; see `forecast_model.draw`."""
-    count = len(ensemble.members)
+    count, told = len(ensemble.members), forecast_model.known_of(ensemble.members[0], window)  # the same of all members
     found = np.empty((draws, *window.target.shape[1:]))
     for k, member in enumerate(ensemble.members[:draws]):
         own = found[k::count]
-        own[:] = forecast_model.draw(member, window, draws=len(own), seed=(seed + k * _APART) % 2**64, steps=steps)
+        keys = {"draws": len(own), "seed": (seed + k * _APART) % 2**64}
+        own[:] = forecast_model.draw(member, window, **keys, steps=steps, told=told)
     return found

@@ -219,7 +219,15 @@ def _tuples(fields: Any) -> Any:
 
 
 @torch.no_grad()
-def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps: int = STEPS) -> Floats:
+def draw(
+    model: ForecastModel,
+    window: Horizons,
+    *,
+    draws: int,
+    seed: int,
+    steps: int = STEPS,
+    told: Mapping[str, Tensor] | None = None,
+) -> Floats:
     """Draws of what follows one origin: [draws, H, V], in the units of the panel.
 
     A series is encoded by itself and drawn in tiles of one size, since matrix products may round differently with the
@@ -231,11 +239,12 @@ def draw(model: ForecastModel, window: Horizons, *, draws: int, seed: int, steps
         draws: how many.
         seed: keys the noise; of the series.
         steps: network calls a draw; of the recurrent network, of a step of it.
+        told: `known_of` the model and the window, if it is at hand.
     """
     if len(window) != 1:
         raise ValueError(f"expected one window, got {len(window)}")
     device = model.device
-    known: Known = {name: value.to(device) for name, value in known_of(model, window).items()}
+    known: Known = {name: value.to(device) for name, value in (told or known_of(model, window)).items()}
     network = model.denoiser.network
     recurrent = isinstance(network, RecurrentNetwork)
     one = partial(_unrolled, known=known) if recurrent else _whole(model, known)

@@ -35,6 +35,11 @@ def table() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def sizes(samples: int) -> list[str]:
+    """Options of a model that is quickly made."""
+    return f"--max-steps 1 --members 1 --samples {samples} --steps 2 --context 30 --horizon 6".split()
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
@@ -42,8 +47,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     runner = typer.testing.CliRunner()
 
     def call(*arguments: object, file: str = "load.csv", short: bool = True) -> typer.testing.Result:
-        sizes = ["--max-steps", 1, "--members", 1, "--samples", 5, "--steps", 2, "--context", 30, "--horizon", 6]
-        quick = sizes if short else []
+        quick = sizes(5) if short else []
         named = ["--id", "shop", "--time", "timestamp", "--target", "load"]
         return runner.invoke(app, ["timeseries", "forecast", file, *map(str, [*named, *quick, *arguments])])
 
@@ -178,20 +182,7 @@ def test_the_horizon_is_needed_once(run: Run) -> None:
 
 
 def test_a_backtest_says_the_same_in_its_table_its_file_and_in_python(run: Run, tmp_path: Path) -> None:
-    quick = [
-        "--max-steps",
-        "1",
-        "--members",
-        "1",
-        "--samples",
-        "9",
-        "--steps",
-        "2",
-        "--context",
-        "30",
-        "--horizon",
-        "6",
-    ]
+    quick = sizes(9)
     named = ["--id", "shop", "--time", "timestamp", "--target", "load", "--origins", "3"]
     runner = typer.testing.CliRunner()
     done = runner.invoke(app, ["timeseries", "backtest", "load.csv", *named, *quick, "--json", "--out", "scores.csv"])
@@ -270,20 +261,7 @@ def test_a_report_shows_every_fan_and_rule_in_one_file(run: Run) -> None:
 
 
 def test_a_report_of_a_backtest_has_scores_pit_and_what_came(run: Run) -> None:
-    quick = [
-        "--max-steps",
-        "1",
-        "--members",
-        "1",
-        "--samples",
-        "9",
-        "--steps",
-        "2",
-        "--context",
-        "30",
-        "--horizon",
-        "6",
-    ]
+    quick = sizes(9)
     named = ["--id", "shop", "--time", "timestamp", "--target", "load", "--origins", "2"]
     Path("rules.yaml").write_text("bounds: {load: [null, 30]}")
     extra = ["--constraints", "rules.yaml", "--report", "b.html", "--json"]
