@@ -48,10 +48,10 @@ def check_writable(path: str | Path) -> None:
         UserError: the folder is missing or cannot be written to, or the path is a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder")
         temporary.touch(exist_ok=False)
         temporary.unlink()
     except OSError as error:

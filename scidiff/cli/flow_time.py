@@ -81,7 +81,7 @@ def rollout(
 
     folder = packaged(model) if model == "kolmogorov-step" else Path(model)
     weights = TransitionModel.load(folder, device=device)
-    first = read_fields(start, weights.config.box).to(device)
+    first = read_fields(start, weights.config).to(device)
     began, line = time.monotonic(), StatusLine(progress)
 
     def show(done: int, total: int) -> None:

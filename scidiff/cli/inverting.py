@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 _LONGEST = 10.0
+_PROPORTION = 1e-6
 
 _COMMON = """The weights know how such a flow may look, the equation (Kolmogorov flow at Reynolds number 200, unless
 --model says others) how it goes on: starts are drawn that lead, through the solver, to what was measured, within its
@@ -114,6 +115,12 @@ class Options:
             raise UserError(f"--noise: expected a number > 0, got {self.noise:g}")
         return load(self.model, device=self.device)
 
+    def check_noise(self, deviation: float) -> None:
+        """UserError for a noise that is out of all proportion to values of this standard deviation."""
+        least, most = _PROPORTION * deviation, deviation / _PROPORTION
+        if not least <= self.noise <= most:
+            raise UserError(f"--noise: expected {least:.1g} to {most:.1g} for what is measured, got {self.noise:g}")
+
     def flow(self) -> FlowModel:
         """The weights; UserError if they are of something else."""
         from scidiff.fluids.model import FlowModel
@@ -177,6 +184,7 @@ def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float]
     from scidiff.fluids import inversion
 
     began, config = time.monotonic(), weights.config
+    options.check_noise(config.scale)
     observed = inversion.Observations.of(tools, config, options.noise)
     calls = options.calls or inversion.CALLS
     start = inversion.starts(
@@ -207,7 +215,8 @@ def _permeability(weights: PairModel, wells: Path, options: Options) -> None:
         raise UserError(f"--model: expected weights of darcy, got those of {weights.config.equation}")
     if options.animation is not None:
         raise UserError("--animation: expected none of a steady flow, got one")
-    began, measured = time.monotonic(), of_wells.read_wells(wells)
+    options.check_noise(weights.config.scale[1])
+    began, measured = time.monotonic(), of_wells.read_wells(wells, weights.config)
     told = of_wells.given(measured, weights.config, options.noise)
     calls = options.calls or pair_inversion.CALLS
     pairs = pair_inversion.through(

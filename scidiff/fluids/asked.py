@@ -7,20 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from scidiff.constraints.base import Infeasible
 from scidiff.errors import UserError
 from scidiff.fluids import oracle
-from scidiff.fluids.constraints import Bounded, Curl, FieldConstraint, energy, enstrophy
+from scidiff.fluids.constraints import Bounded, Conserved, Curl, FieldConstraint, energy, enstrophy
 from scidiff.fluids.ensemble import Ensemble
 from scidiff.fluids.joined import joined
-from scidiff.fluids.model import LEAF, FlowConfig
+from scidiff.fluids.model import LEAF, FlowConfig, FlowModel
 from scidiff.fluids.sensors import facts
+from scidiff.processes.stationary import Stationary
 
 FREE = "divergence-free"
 FORMS = f"{FREE}, energy=VALUE, enstrophy=VALUE, vorticity=LOW:HIGH"
 TOLERANCE = 1e-10
 """Of every certificate, relative to the terms that it is the difference of."""
+_FAR = 10.0  # times the mean of an integral, or one part in so many of it; training data come to 0.4 and 1.6 times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,28 @@ class Asked:
             parts.append(Bounded(leaf=LEAF, shape=(1, *config.shape), low=low, high=high))
         return joined(*parts)
 
+    def refuse_unlike(self, model: FlowModel) -> None:
+        """UserError for integrals or bounds that no flow of the model comes near: numbers in another unit, say."""
+        box, square = model.config.box, model.config.scale**2
+        means = {
+            "energy": square * usual(energy(LEAF, box, 1.0, of="vorticity"), model.prior),
+            "enstrophy": square * usual(enstrophy(LEAF, box, 1.0, of="vorticity"), model.prior),
+        }
+        told = "the mean of the flow that the weights know"
+        for name, mean in means.items():
+            value, least, most = getattr(self, name), mean / _FAR, mean * _FAR
+            if value is not None and not least <= value <= most:
+                raise UserError(
+                    f"--constraint {name}={value:g}: expected {least:.3g} to {most:.3g}, a tenth to ten times {told}"
+                )
+        low, high = self.bounds
+        most = -low * high / 2 if low < 0 < high else 0.0  # of a field without mean (Bhatia and Davis 2000)
+        if most < means["enstrophy"] / _FAR:
+            raise UserError(
+                f"--constraint vorticity={low:g}:{high:g}: expected bounds that leave an enstrophy of "
+                f"{means['enstrophy'] / _FAR:.3g}, a tenth of {told}, got at most {most:.3g}"
+            )
+
     def certificate(self, ensemble: Ensemble, lengths: tuple[float, float]) -> dict[str, np.ndarray]:
         """How far each field of a box is from each thing asked for, by the oracle, relative: name -> [S]."""
         omega = ensemble.vorticity.cpu().numpy()
@@ -105,6 +130,13 @@ class Asked:
             over = np.maximum(np.maximum(omega - high, low - omega), 0)
             found[f"vorticity={low:g}:{high:g}"] = _relative(over, np.abs(omega).max((1, 2)))
         return found
+
+
+def usual(integral: Conserved, prior: Stationary) -> float:
+    """The mean of an integral over fields with the mean and the spectrum of a prior."""
+    mean = torch.fft.rfft2(prior.mean.double(), norm="ortho").abs().square()
+    density = (prior.variance.double() + mean) * integral.multiplier.to(mean)
+    return float(torch.fft.irfft2(density, s=integral.shape[1:])[..., 0, 0].sum()) / 2
 
 
 def _relative(off: np.ndarray, size: np.ndarray) -> np.ndarray:

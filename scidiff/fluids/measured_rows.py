@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, Mapping[str, Any]]
 """Where it stands, for messages, and its cells by column."""
+_FARTHEST = 30  # standard deviations; vorticity has heavy tails
 
 
 class Value(Protocol):
@@ -38,28 +40,43 @@ def csv_rows(
         quantities: of these at least one.
 
     Raises:
-        UserError: it cannot be read, or has other columns.
+        UserError: it cannot be read, has other columns, or a row with more or fewer cells than columns.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a CSV table, got one that cannot be read: {one_line(error)}") from None
-    table.columns = [str(name).strip().lower() for name in table.columns]
+    (_, header), *rows = _lines(path)
+    columns = [name.strip().lower() for name in header]
     known = (*places, *optional, *quantities)
-    unknown = [name for name in table.columns if name not in known]
+    unknown = [name for name in columns if name not in known]
     if unknown:
-        hint = "; commas stand between columns" if len(table.columns) == 1 else ""
+        hint = "; commas stand between columns" if len(columns) == 1 else ""
         raise UserError(f"{path}: expected columns out of {', '.join(known)}, got {unknown[0]!r}{hint}")
-    if not set(places) <= set(table.columns) or not set(quantities) & set(table.columns):
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path}: expected every column once, got {', '.join(columns)}")
+    if not set(places) <= set(columns) or not set(quantities) & set(columns):
         wanted = f"{', '.join(places)} and one of {', '.join(quantities)}"
-        raise UserError(f"{path}: expected the columns {wanted}, got {', '.join(table.columns)}")
-    return [(f"{path}, line {line}", row) for line, row in enumerate(table.to_dict("records"), 2)]
+        raise UserError(f"{path}: expected the columns {wanted}, got {', '.join(columns)}")
+    for line, cells in rows:
+        if len(cells) != len(columns):
+            raise UserError(f"{path}, line {line}: expected {len(columns)} cells, got {len(cells)}")
+    return [(f"{path}, line {line}", dict(zip(columns, cells, strict=True))) for line, cells in rows]
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a CSV table that are not blank, at least one, by their number."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            found = [(reader.line_num, cells) for cells in reader if cells not in ([], [""])]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a CSV table, got one that cannot be read: {one_line(error)}") from None
+    if not found:
+        raise UserError(f"{path}: expected a CSV table with a line of column names, got an empty file")
+    return found
 
 
 def netcdf(path: Path, *, decode_times: bool = True) -> xr.Dataset:
-    """A netCDF file, in memory; UserError if it is none, or a damaged one."""
+    """A netCDF file, in memory; UserError if it cannot be read, is none, or a damaged one."""
     import xarray as xr
 
     try:
@@ -69,8 +86,17 @@ def netcdf(path: Path, *, decode_times: bool = True) -> xr.Dataset:
             raise UserError(f"{path}: expected netCDF, got a file of another format")
         with xr.open_dataset(path, decode_times=decode_times) as dataset:
             return dataset.load()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}") from None
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{path}: expected netCDF that can be read, got an error: {one_line(error)}") from None
+
+
+def refuse_text(path: Path, held: xr.Dataset, names: Iterable[str]) -> None:
+    """UserError for a variable of these that holds anything but numbers."""
+    for name in names:
+        if name in held and held[name].dtype.kind not in "iuf":
+            raise UserError(f"{path}: expected numbers for {name}, got {held[name].dtype}")
 
 
 def empty(value: Any) -> bool:
@@ -101,3 +127,12 @@ def refuse_twins(values: Iterable[tuple[Hashable, Value]]) -> None:
                 f"{one.name} ({one.value:g}) {what} {other.name} ({other.value:g}): expected one value at a place; "
                 "leave one out"
             )
+
+
+def refuse_size(name: str, value: float, deviation: float) -> None:
+    """UserError for a value that nothing of this standard deviation has: a number in another unit, say."""
+    if abs(value) > _FARTHEST * deviation:
+        raise UserError(
+            f"{name}: expected at most {_FARTHEST * deviation:.3g} in size, {_FARTHEST} standard deviations of the "
+            f"flow that the weights know, got {value:g}: is it in another unit?"
+        )

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from scidiff.errors import UserError, one_line
+from scidiff.errors import UserError
 from scidiff.fluids import functionals
 from scidiff.fluids.constraints import Measured
-from scidiff.fluids.measured_rows import Row, csv_rows, empty, netcdf, number, refuse_twins
+from scidiff.fluids.measured_rows import (
+    Row,
+    csv_rows,
+    empty,
+    netcdf,
+    number,
+    refuse_size,
+    refuse_text,
+    refuse_twins,
+)
 from scidiff.fluids.model import LEAF, FlowConfig
 from scidiff.fluids.oracle import Instrument
 from scidiff.fluids.spectral import Box
@@ -26,7 +35,6 @@ _PLACES = ("x", "y", "x_end", "y_end", "kind")
 _KINDS = ("point", "line", "area")
 _NETCDF = (".nc", ".nc4", ".cdf")
 _MOST = 4000
-_FARTHEST = 30  # standard deviations; vorticity has heavy tails
 ROUNDING = 1e-5
 
 
@@ -40,18 +48,13 @@ def read_sensors(path: Path, config: FlowConfig, *, timed: bool = False) -> tupl
     Raises:
         UserError: what is wrong with it, in one line.
     """
-    try:
-        rows = _netcdf(path, config, timed) if path.suffix.lower() in _NETCDF else _csv(path, timed)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {one_line(error)}") from None
+    rows = _netcdf(path, config, timed) if path.suffix.lower() in _NETCDF else _csv(path, timed)
     found = [tool for where, row in rows for tool in _instruments(where, row, config.box)]
     if not found:
         raise UserError(f"{path}: expected at least one measured value of {', '.join(QUANTITIES)}, got none")
     if len(found) > _MOST:
         raise UserError(f"{path}: expected at most {_MOST:,} measured values, got {len(found):,}")
-    refuse_twins(
-        ((one.kind, one.quantity, *(round(z, 9) for z in (*one.start, *one.end, one.time))), one) for one in found
-    )  # fmt: skip
+    refuse_twins((_place_of(one, config.lengths), one) for one in found)
     _refuse_sizes(found, config)
     return tuple(found)
 
@@ -67,22 +70,18 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
     """
     if path.suffix.lower() not in _NETCDF:
         raise UserError(f"expected netCDF ({', '.join(_NETCDF)}) with a coarse field over (y, x), got {str(path)!r}")
-    try:
-        held, names = opened(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {one_line(error)}") from None
-    if any(held[name].dims != ("y", "x") for name in names):
-        raise UserError(f"{path}: expected {names[0]} over (y, x), got {held[names[0]].dims}")
-    for name in names:
-        mean = float(held[name].mean())
-        if abs(mean) <= ROUNDING * float(abs(held[name]).max()) and not bool(held[name].isnull().any()):
-            held[name] = held[name].astype("float64") - held[name].astype("float64").mean()
+    held, names = opened(path)
+    _refuse_other_dims(path, held, names)
     shape = tuple(held[names[0]].shape)
     if not all(2 <= coarse <= fine for coarse, fine in zip(shape, config.shape, strict=True)):
         raise UserError(
             f"{path}: expected from 2 x 2 cells to {config.shape[0]} x {config.shape[1]}, which the weights know, "
             f"got {shape[0]} x {shape[1]}"
         )
+    for name in names:
+        mean = float(held[name].mean())
+        if abs(mean) <= ROUNDING * float(abs(held[name]).max()) and not bool(held[name].isnull().any()):
+            held[name] = held[name].astype("float64") - held[name].astype("float64").mean()
     sides = [length / cells for length, cells in zip(config.lengths, shape, strict=True)]
     centres = {
         axis: (torch.arange(cells, dtype=torch.float64) + 0.5) * side
@@ -94,6 +93,8 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
         low = (row["y"] - sides[0] / 2, row["x"] - sides[1] / 2)
         ends = {"y": max(low[0], 0.0), "x": max(low[1], 0.0), "y_end": low[0] + sides[0], "x_end": low[1] + sides[1]}
         tools += _instruments(where, {**row, "kind": "area", **ends}, config.box)
+    if not tools:
+        raise UserError(f"{path}: expected at least one cell with a value, got none")
     _refuse_sizes(tools, config)
     return tuple(tools)
 
@@ -135,6 +136,7 @@ def opened(path: Path) -> tuple[xr.Dataset, list[str]]:
     """A netCDF file, and which quantities it has."""
     held = netcdf(path)
     _refuse_units(path, held)
+    refuse_text(path, held, ("time", *_PLACES[:4], *QUANTITIES))
     names = [name for name in QUANTITIES if name in held]
     if not names:
         raise UserError(f"{path}: expected one of the variables {', '.join(QUANTITIES)}, got {_listed(held)}")
@@ -158,6 +160,7 @@ def _netcdf(path: Path, config: FlowConfig, timed: bool) -> list[Row]:
 
 
 def _gridded(path: Path, held: xr.Dataset, names: list[str], config: FlowConfig) -> list[Row]:
+    _refuse_other_dims(path, held, names)
     shape = tuple(held[names[0]].shape)
     if shape != config.shape:
         raise UserError(
@@ -167,6 +170,12 @@ def _gridded(path: Path, held: xr.Dataset, names: list[str], config: FlowConfig)
     places = dict(zip("yx", config.box.coordinates(), strict=True))
     refuse_other_places(path, held, places, "points")
     return _cells(path, held, names, places)
+
+
+def _refuse_other_dims(path: Path, held: xr.Dataset, names: Sequence[str]) -> None:
+    for name in names:
+        if held[name].dims != ("y", "x"):
+            raise UserError(f"{path}: expected {name} over (y, x), got {held[name].dims}")
 
 
 def refuse_other_places(path: Path, held: xr.Dataset, places: Mapping[str, Tensor], what: str) -> None:
@@ -208,12 +217,15 @@ def _refuse_sizes(tools: Sequence[Instrument], config: FlowConfig) -> None:
     """UserError for a value that no flow of the weights has: a number in another unit, say."""
     longest = max(config.lengths) / (2 * math.pi)
     for tool in tools:
-        usual = config.scale * (1 if tool.quantity == "vorticity" else longest)
-        if abs(tool.value) > _FARTHEST * usual:
-            raise UserError(
-                f"{tool.name}: expected at most {_FARTHEST * usual:.3g} in size, {_FARTHEST} standard deviations of "
-                f"the flow that the weights know, got {tool.value:g}: is it in another unit?"
-            )
+        refuse_size(tool.name, tool.value, config.scale * (1 if tool.quantity == "vorticity" else longest))
+
+
+def _place_of(tool: Instrument, lengths: tuple[float, float]) -> Hashable:
+    """What an instrument measures and where; a point that is a whole box away is the same."""
+    ends = [*tool.start, *tool.end]
+    if tool.kind == "point":
+        ends = [round(z / length, 9) % 1 for z, length in zip(ends, (*lengths, *lengths), strict=True)]
+    return (tool.kind, tool.quantity, *(round(z, 9) for z in (*ends, tool.time)))
 
 
 def _listed(held: xr.Dataset) -> str:

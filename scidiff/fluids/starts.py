@@ -8,28 +8,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scidiff.errors import UserError, one_line
+from scidiff.errors import UserError
+from scidiff.fluids.measured_rows import refuse_size
 from scidiff.fluids.sensors import ROUNDING, opened, refuse_other_places
 from scidiff.fluids.spectral import Box
+from scidiff.fluids.transition import TransitionConfig
 
 _DIMS = ("realization", "time", "y", "x")
 _DIVERGENCE = 1e-3  # relative, that float32 and centred output stay below
 
 
-def read_fields(path: Path, box: Box) -> Tensor:
+def read_fields(path: Path, config: TransitionConfig) -> Tensor:
     """The vorticity of a field or an ensemble: float64 [R, H, W].
 
-    NetCDF with `vorticity`, or `u` and `v`, over (y, x) on the grid of the box, with `time` before, of which the last
-    is taken, and `realization` before that, if there are any. A mean of no more than `ROUNDING` times the greatest
+    NetCDF with `vorticity`, or `u` and `v`, over (y, x) on the grid of the weights, with `time` before, of which the
+    last is taken, and `realization` before that, if there are any. A mean of no more than `ROUNDING` times the greatest
     value is taken off.
 
     Raises:
         UserError: what is wrong with it, in one line.
     """
-    try:
-        held, names = opened(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {one_line(error)}") from None
+    (held, names), box = opened(path), config.box
     names = ["vorticity"] if "vorticity" in names else names
     if names not in (["vorticity"], ["u", "v"]):
         raise UserError(f"{path}: expected vorticity, or both u and v, got {names[0]} alone")
@@ -39,14 +38,21 @@ def read_fields(path: Path, box: Box) -> Tensor:
         dims = held[name].dims
         if dims not in [tuple(d for d in _DIMS[k:] if d != left) for k in range(3) for left in ("", "time")]:
             raise UserError(f"{path}: expected {name} over {_DIMS}, the first two if there are any, got {dims}")
+        if not held[name].size:
+            raise UserError(f"{path}: expected at least one field of {name}, got none")
         field = held[name].isel(time=-1) if "time" in dims else held[name]
         values = np.asarray(field.values, dtype=np.float64)
         if values.shape[-2:] != box.shape:
             got = " x ".join(map(str, values.shape[-2:]))
             raise UserError(f"{path}: expected {name} on {box.shape[0]} x {box.shape[1]} points, got {got}")
         found.append(_whole(path, name, values.reshape(-1, *box.shape)))
-    if len(found) == 1:
-        return found[0]
+    vorticity = found[0] if len(found) == 1 else _curl(path, found, box)
+    refuse_size(str(path), float(vorticity.abs().amax()), config.scale)
+    return vorticity
+
+
+def _curl(path: Path, found: list[Tensor], box: Box) -> Tensor:
+    """Of u and v, [R, H, W] each."""
     if found[0].shape != found[1].shape:
         raise UserError(f"{path}: expected as many fields of v as of u, {len(found[0])}, got {len(found[1])}")
     velocity = torch.stack(found, 1)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scidiff.errors import UserError, one_line
+from scidiff.errors import UserError
 from scidiff.fluids.constraints import Measured
-from scidiff.fluids.measured_rows import Row, csv_rows, empty, netcdf, number, refuse_twins
+from scidiff.fluids.measured_rows import Row, csv_rows, empty, netcdf, number, refuse_text, refuse_twins
 from scidiff.fluids.winds import LEAF, WindConfig
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ def read_stations(path: Path, config: WindConfig) -> tuple[Station, ...]:
     Raises:
         UserError: what is wrong with it, in one line.
     """
-    try:
-        rows = _netcdf(path) if path.suffix.lower() in _NETCDF else _csv(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {one_line(error)}") from None
+    rows = _netcdf(path) if path.suffix.lower() in _NETCDF else _csv(path)
     found = [station for where, row in rows for station in _stations(where, row)]
     if not found:
         raise UserError(f"{path}: expected at least one measured value of u or v, got none")
@@ -122,12 +119,17 @@ def _netcdf(path: Path) -> list[Row]:
     if not names or "lat" not in held or "lon" not in held:
         listed = ", ".join(map(str, held.variables)) or "none"
         raise UserError(f"{path}: expected the variables lat, lon and u or v, got {listed}")
+    refuse_text(path, held, ("lat", "lon", *names))
     for name in names:
         unit = str(held[name].attrs.get("units", UNITS[0])).strip()
         if unit not in UNITS:
             raise UserError(f"{path}: expected {name} in m s-1, got {unit!r}")
+    for name in ("lat", "lon"):
+        unit = str(held[name].attrs.get("units", "degrees")).strip()
+        if not unit.startswith("deg"):
+            raise UserError(f"{path}: expected {name} in degrees, got {unit!r}")
     dims = held[names[0]].dims
-    if dims == ("lat", "lon"):
+    if all(held[name].dims == ("lat", "lon") for name in names):
         return _cells(path, held, names)
     if len(dims) != 1 or any(held[name].dims != dims for name in (*names, "lat", "lon")):
         raise UserError(f"{path}: expected {names[0]} over one dimension, or over (lat, lon), got {dims}")

@@ -56,6 +56,7 @@ class FlowTask:
     ) -> Ensemble:
         """The ensemble."""
         constraint, calls = self.asked.constraint(self.model.config), calls or ensemble.CALLS
+        self.asked.refuse_unlike(self.model)
         return ensemble.draw(self.model, constraint, samples=samples, seed=seed, calls=calls, progress=progress)
 
     def certificate(self, found: Ensemble) -> dict[str, np.ndarray]:

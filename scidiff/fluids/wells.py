@@ -17,7 +17,7 @@ from torch import Tensor
 import scidiff
 from scidiff.errors import UserError
 from scidiff.fluids import oracle
-from scidiff.fluids.measured_rows import csv_rows, number, refuse_twins
+from scidiff.fluids.measured_rows import csv_rows, number, refuse_size, refuse_twins
 from scidiff.fluids.pair_inversion import Given
 from scidiff.fluids.pairs import PairConfig
 
@@ -44,8 +44,8 @@ class Well:
     name: str
 
 
-def read_wells(path: Path) -> tuple[Well, ...]:
-    """The wells of a CSV table with columns x, y and pressure.
+def read_wells(path: Path, config: PairConfig) -> tuple[Well, ...]:
+    """The wells of a CSV table with columns x, y and pressure, as the weights know it.
 
     Raises:
         UserError: what is wrong with it, in one line.
@@ -56,8 +56,9 @@ def read_wells(path: Path) -> tuple[Well, ...]:
         for name, at in (("y", y), ("x", x)):
             if not 0 < at < 1:
                 raise UserError(f"{where}: expected {name} inside the walls, in (0, 1), got {at:g}")
-        value = number(where, "pressure", row["pressure"])
-        wells.append(Well(place=(y, x), value=value, name=f"the pressure of {where}"))
+        value, name = number(where, "pressure", row["pressure"]), f"the pressure of {where}"
+        refuse_size(name, value, config.scale[1])
+        wells.append(Well(place=(y, x), value=value, name=name))
     if not 0 < len(wells) <= _MOST:
         raise UserError(f"{path}: expected 1 to {_MOST} wells, got {len(wells)}")
     refuse_twins((well.place, well) for well in wells)

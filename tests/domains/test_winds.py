@@ -194,9 +194,18 @@ def test_winds_from_a_table_and_from_a_map_with_gaps(model, tmp_path) -> None:
     assert "--month: expected 1 to 12" in run("reconstruct", table, *common, code=2)
     assert "--constraint" in run("reconstruct", table, *common, "--month", 7, "--constraint", "energy=1", code=2)
     assert "of winds" in run("generate", *common, code=2)
-    held = xr.Dataset({"u": ("k", [1.0], {"units": "knots"}), "lat": ("k", [1.0]), "lon": ("k", [1.0])})
-    held.to_netcdf(path)
-    assert "expected u in m s-1, got 'knots'" in run("reconstruct", path, *common, "--month", 7, code=2)
+    wind, place, grid = ("k", [1.0]), ("k", [1.0]), (("lat", "lon"), np.zeros((1, 1)))
+    for held, message in (
+        ({"u": (*wind, {"units": "knots"}), "lat": place, "lon": place}, "expected u in m s-1, got 'knots'"),
+        ({"u": wind, "lat": (*place, {"units": "radians"}), "lon": place}, "expected lat in degrees, got 'radians'"),
+        ({"u": ("k", ["calm"]), "lat": place, "lon": place}, "expected numbers for u, got"),
+        (
+            {"u": grid, "v": wind, "lat": ("lat", [1.0]), "lon": ("lon", [1.0])},
+            "or over (lat, lon), got ('lat', 'lon')",
+        ),
+    ):
+        xr.Dataset(held).to_netcdf(path)
+        assert message in run("reconstruct", path, *common, "--month", 7, code=2)
 
 
 def test_the_vendored_sample_and_a_file_that_is_not_the_published_one(tmp_path) -> None:

@@ -113,6 +113,8 @@ def test_what_is_wrong_with_a_start_is_one_line(tmp_path, steps, flows) -> None:
         (grid({"u": field}), "expected vorticity, or both u and v, got u alone"),
         (grid({"u": field, "v": field}), "expected a velocity without divergence"),
         (grid({"vorticity": field}, ("x", "y")), "expected vorticity over"),
+        (grid({"vorticity": field * 1e6}), "standard deviations of the flow that the weights know, got"),
+        (grid({"vorticity": field[None][:0]}, ("time", "y", "x")), "at least one field of vorticity, got none"),
         (grid({"speed": field}), "expected one of the variables vorticity, u, v"),
     ):
         dataset.to_netcdf(path)

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from scidiff.cli.main import app
 from scidiff.fluids import oracle
+from scidiff.fluids.asked import usual
+from scidiff.fluids.constraints import energy, enstrophy
 from scidiff.fluids.model import FlowConfig, FlowModel
 from scidiff.fluids.spectral import Box
 from scidiff.processes.stationary import Stationary
@@ -126,6 +128,18 @@ def test_generated_fields_hold_what_is_asked(tmp_path, weights) -> None:
     assert set(told["worst"]) >= {"enstrophy=4", "vorticity=-9:9", "divergence-free"}
 
 
+def test_usual_integrals_are_the_means_over_fields_of_the_prior(weights) -> None:
+    prior = FlowModel.load(weights).prior
+    mean = torch.sin(BOX.coordinates()[0])[None, :, None].expand(1, 16, 16)
+    prior = Stationary(mean=mean.float(), variance=prior.variance)
+    white = torch.randn(4000, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    omega = mean[0] + BOX.multiply(white, prior.variance[0].double().sqrt())
+    flow = BOX.velocity(omega)
+    for made, drawn in ((energy, flow.square().sum(1)), (enstrophy, omega.square())):
+        found = usual(made("vorticity", BOX, 1.0, of="vorticity"), prior)
+        assert found == pytest.approx(float(drawn.mean()) / 2, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -139,6 +153,12 @@ def test_generated_fields_hold_what_is_asked(tmp_path, weights) -> None:
         ("x,y,vorticity\n1,1,3e6\n", "line 2: expected at most .* got 3e.06: is it in another unit"),
         ("x;y;vorticity\n1;1;3\n", "got 'x;y;vorticity'; commas stand between columns"),
         ("x,y,vorticity\n1,,3\n", "line 2: expected a finite number for y, got an empty cell"),
+        ("x,y,vorticity\n1,1,3,4,5\n", "line 2: expected 3 cells, got 5"),
+        ("x,y,vorticity\n\n1,1\n", "line 3: expected 3 cells, got 2"),
+        ("x,y,u,u\n1,1,3,3\n", "expected every column once, got x, y, u, u"),
+        ('x,y,u\n"1,1,3\n', "expected a CSV table, got one that cannot be read"),
+        ("\n", "expected a CSV table with a line of column names, got an empty file"),
+        (f"x,y,u\n0,1,3\n{2 * math.pi},1,3\n", "line 3 .3. repeats u of .*line 2 .3."),
         ("x,y,vorticity,x_end,y_end\n1,1,3,2,2\n", "line 2: expected kind point, line or area, got 'none'"),
         ("x,y,vorticity,x_end,y_end,kind\n1,1,3,0.5,2,area\n", "line 2: expected an area from a low corner"),
         (f"x,y,vorticity,x_end,y_end,kind\n0,0,3,{2 * math.pi},{2 * math.pi},area\n", "infeasible: .* is 0 in all"),
@@ -171,6 +191,18 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
         xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)))}, {"y": np.arange(16.0) ** 2})
     )
     assert "over one dimension, or over (y, x), got" in refused(xr.Dataset({"u": (("a", "b"), np.ones((2, 2)))}))
+    whole = np.ones((16, 16))
+    assert "expected numbers for vorticity, got" in refused(
+        xr.Dataset({"vorticity": (("y", "x"), np.full((16, 16), "calm"))})
+    )
+    days = np.arange(16).astype("datetime64[ns]")
+    assert "expected numbers for y, got" in refused(xr.Dataset({"vorticity": (("y", "x"), whole)}, {"y": days}))
+    assert "expected u over (y, x), got ('a',)" in refused(
+        xr.Dataset({"vorticity": (("y", "x"), whole), "u": ("a", whole[0])})
+    )
+    xr.Dataset({"vorticity": (("y", "x"), np.full((4, 4), np.nan))}).to_netcdf(path)
+    said = run("superresolve", path, "--model", weights, "--out", out, code=2)
+    assert said == f"error: {path}: expected at least one cell with a value, got none"
     for wrong, message in {
         "curl-free": "expected one of divergence-free, energy=VALUE",
         "energy=much": "expected a number after =, got 'much'",
@@ -181,6 +213,15 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
         said = run("reconstruct", table, "--model", weights, "--constraint", wrong, "--out", out, code=2)
         assert message in said
         assert len(said.splitlines()) == 1
+    for wrong, message in {
+        "enstrophy=1e9": r"enstrophy=1e\+09: expected [\d.]+ to [\d.]+, a tenth to ten times the mean",
+        "energy=1e-9": r"energy=1e-09: expected [\d.]+ to [\d.]+, a tenth",
+        "vorticity=-0.01:0.01": "expected bounds that leave an enstrophy of .*, got at most 5e-05",
+        "vorticity=0:inf": "expected bounds that leave an enstrophy of .*, got at most 0",
+    }.items():
+        said = run("generate", "--model", weights, "--constraint", wrong, "--out", out, code=2)
+        assert re.fullmatch(f"error: --constraint {re.escape(wrong.split('=')[0])}=.*", said)
+        assert re.search(message, said), said
     path.write_text("x,y,vorticity\n1,1,3\n")
     said = run("reconstruct", path, "--model", weights, "--out", out, code=2)
     assert said == f"error: {path}: expected netCDF, got a file of another format"
@@ -188,5 +229,7 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
     assert "expected at least one of --out" in run("generate", "--model", weights, code=2)
     assert "ending in .nc" in run("generate", "--model", weights, "--out", tmp_path / "a.txt", code=2)
     assert "cannot read" in run("reconstruct", tmp_path / "none.csv", "--model", weights, "--out", out, code=2)
+    assert "cannot read" in run("reconstruct", tmp_path, "--model", weights, "--out", out, code=2)
+    assert not out.exists()
     assert "expected the device cpu" in run("generate", "--model", weights, "--device", "abacus", "--json", code=2)
     assert "Examples:" in run("reconstruct", "--help")

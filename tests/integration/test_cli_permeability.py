@@ -106,7 +106,7 @@ def test_permeabilities_lead_to_what_was_measured(tmp_path, darcy, truth):
 
 
 def test_pressures_that_no_permeability_has_are_not_certified(tmp_path, darcy):
-    table = _table(tmp_path / "wells.csv", np.array([[0.5, 0.5]]), np.array([0.5]))
+    table = _table(tmp_path / "wells.csv", np.array([[0.5, 0.5]]), np.array([0.08]))
     said = run(table, "--model", darcy, "--noise", NOISE, "--calls", 3, "--samples", 1, "--json", code=3)
     assert "not certified: permeabilities 0" in said
 
@@ -116,16 +116,19 @@ def test_what_is_wrong_is_one_line(tmp_path, darcy):
     for text, message in (
         ("x,y,pressure\n0.5,1.5,0.1\n", "line 2: expected y inside the walls, in (0, 1), got 1.5"),
         ("x,y,pressure\n0.5,0.5,high\n", "expected a finite number for pressure, got 'high'"),
-        ("x,y,pressure\n0.5,0.5,0.1\n0.5,0.5,0.2\n", "contradicts"),
+        ("x,y,pressure\n0.5,0.5,0.01\n0.5,0.5,0.02\n", "contradicts"),
+        ("x,y,pressure\n0.5,0.5,101325\n", "got 101325: is it in another unit?"),
         ("x,y,pressure\n", "expected 1 to 2000 wells, got 0"),
         ("x,y,head\n0.5,0.5,1\n", "expected columns out of x, y, pressure, got 'head'"),
     ):
         table.write_text(text)
         assert message in run(table, "--model", darcy, "--noise", 1e-5, "--out", out, code=2)
+    assert "cannot read" in run(tmp_path, "--model", darcy, "--noise", 1e-5, "--out", out, code=2)
     _table(table, np.array([[0.5, 0.5]]), np.array([0.01]))
     common = [table, "--model", darcy, "--out", out]
     assert "--time: expected none" in run(*common, "--noise", 1e-5, "--time", 1, code=2)
     assert "--noise: expected a number > 0" in run(*common, "--noise", 0, code=2)
+    assert "for what is measured, got 1e-300" in run(*common, "--noise", 1e-300, code=2)
     assert "--animation: expected none" in run(*common, "--noise", 1e-5, "--animation", tmp_path / "a.gif", code=2)
     assert not out.exists()
     result = CliRunner().invoke(app, ["fluids", "generate", "--model", str(darcy), "--out", str(out)])

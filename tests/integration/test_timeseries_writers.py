@@ -42,7 +42,7 @@ def test_draws_are_written_with_what_is_installed(tmp_path: Path, engine: str, m
 
 def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pd.DataFrame({"t": [1], "x": [2.0]})
-    for path in (tmp_path / "no" / "out.csv", tmp_path):
+    for path in (tmp_path / "no" / "out.csv", tmp_path, tmp_path / ("a" * 300 + ".csv")):
         with pytest.raises(UserError, match="cannot write"):
             check_writable(path)
     with pytest.raises(UserError, match=r"expected a file name ending in \.csv"):
