@@ -16,9 +16,12 @@ Error: |mean - truth| / |truth|; of the two phases of `darcy` the share of point
 CRPS (fair) in units of the data's standard deviation and coverage of the range of the S samples, of points that were
 not measured; calibrated ones hold (S - 1) / (S + 1) of them. Equation: |u - solver(a)| / |solver(a)| of the samples.
 Held: share of the samples with a misfit that draws from the posterior have (99.9 %). Values: worst misfit, in units of
-the standard deviation. Intervals are 95 % (Student's t) over pairs. The potential of a Gaussian source is a linear
-problem: kriging is its exact posterior but for the sampling of the covariance, and its model has nothing to learn and
-fresh weights. `--quick` simulates a few pairs and has fresh weights throughout.
+the standard deviation. Intervals are 95 % (Student's t) over pairs.
+
+Sources of `poisson` and starts of `navier-stokes` are Gaussian, so that a network has nothing to learn of them: unless
+--model names weights, `scidiff` is what it is without one. Forward, `kriging, solved` is then the exact posterior but
+for the sampling of the covariance; of `poisson`, which is linear, so is kriging in all tasks. `--quick` simulates a few
+pairs and has fresh weights throughout.
 """
 
 from __future__ import annotations
@@ -88,12 +91,13 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What all methods share: the weights, training pairs as the model sees them, samples and calls."""
+    """What all methods share: the weights, training pairs as the model sees them, samples and calls; and which."""
 
     model: PairModel
     training: Tensor
     samples: int
     calls: int
+    methods: tuple[str, ...]
 
     def scidiff(self, case: Case) -> Tensor:
         return through(self.model, case.given, samples=self.samples, seed=case.seed, calls=self.calls)
@@ -149,7 +153,8 @@ METHODS: dict[str, Callable[[Bench, Case], Tensor]] = {
     "interpolation": Bench.interpolation,
     "climatology": Bench.climatology,
 }
-NETWORK = ("scidiff", "without network", "without equation")
+DRAWN = ("scidiff", "without network", "without equation")  # by calls of a denoiser
+GAUSSIAN = ("poisson", "navier-stokes")
 
 
 def error_of(mean: Tensor, case: Case, bench: Bench, channel: int) -> float:
@@ -190,12 +195,12 @@ def judged(pairs: Tensor, mean: Tensor, case: Case, bench: Bench) -> dict[str, f
 
 def one_task(bench: Bench, truths: Tensor, task: str, seed: int) -> dict[str, list[dict[str, float | None]]]:
     """Scores of every method of each pair."""
-    found: dict[str, list[dict[str, float | None]]] = {method: [] for method in METHODS}
+    found: dict[str, list[dict[str, float | None]]] = {method: [] for method in bench.methods}
     for number, truth in enumerate(truths):
         case = Case.of(truth, task, number, seed, bench.model)
-        for method, draw in METHODS.items():
+        for method in bench.methods:
             began = time.process_time()
-            pairs = draw(bench, case)
+            pairs = METHODS[method](bench, case)
             spent = time.process_time() - began
             mean, pairs = (pairs[0], pairs[1:]) if method == "kriging" else (pairs.mean(0), pairs)
             found[method].append({**judged(pairs, mean, case, bench), "seconds": spent})
@@ -222,7 +227,7 @@ def rows(found: dict[str, list[dict[str, float | None]]], calls: int) -> list[li
         for name in ("equation", "held", "values"):
             known = [score[name] for score in scores if score[name] is not None]
             row.append(f"{max(known):.0e}" if known and name == "values" else float(np.mean(known)) if known else None)
-        row.append(calls if method in NETWORK else None)
+        row.append(calls if method in DRAWN else None)
         body.append([*row, float(np.mean([score["seconds"] for score in scores]))])
     return body
 
@@ -235,9 +240,10 @@ def compared(chosen: argparse.Namespace) -> list[Table]:
     for equation in chosen.equations:
         folder = fetch(equation, pairs=144) if chosen.quick else fetch(equation)
         pairs, periodic = read(folder, "train"), EQUATIONS[equation].periodic
-        model = loaded(equation, pairs, chosen)
+        model, trained = loaded(equation, pairs, chosen)
         every = model.scaled(symmetric(pairs, periodic=periodic)[:: max(8 * len(pairs) // PRIOR, 1)])
-        bench = Bench(model=model, training=every, samples=chosen.samples, calls=chosen.calls)
+        methods = tuple(one for one in METHODS if trained or one != "without network")
+        bench = Bench(model=model, training=every, samples=chosen.samples, calls=chosen.calls, methods=methods)
         truths = read(folder, chosen.split)[: chosen.cases]
         for task in chosen.tasks:
             found = one_task(bench, truths, task, chosen.seed)
@@ -247,18 +253,19 @@ def compared(chosen: argparse.Namespace) -> list[Table]:
     return tables
 
 
-def loaded(equation: str, pairs: Tensor, chosen: argparse.Namespace) -> PairModel:
-    """The weights; fresh ones of a linear equation, and in a quick run."""
+def loaded(equation: str, pairs: Tensor, chosen: argparse.Namespace) -> tuple[PairModel, bool]:
+    """The weights, and whether they are trained: of Gaussian coefficients and in a quick run they need not be."""
     if equation in chosen.model and not chosen.quick:
         model = PairModel.load(chosen.model[equation])
         if model.config.equation != equation:
             raise UserError(f"--model: expected weights of {equation}, got those of {model.config.equation}")
-        return model
-    if equation != "poisson" and not chosen.quick:
+        return model, True
+    if equation not in GAUSSIAN and not chosen.quick:
         raise UserError(f"--model: expected {equation}=FOLDER with weights of workflows/train_pairs.py, got none")
     mean, scale, known = statistics(pairs, periodic=EQUATIONS[equation].periodic)
     shape = (pairs.shape[-2], pairs.shape[-1])
-    return PairModel.create(PairConfig(equation=equation, shape=shape, scale=scale), mean, known)
+    sizes = PairConfig(equation=equation, shape=shape, scale=scale, widths=(8,), blocks=1)
+    return PairModel.create(sizes, mean, known), False
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

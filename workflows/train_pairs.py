@@ -22,13 +22,13 @@ from equations import fetch, read
 from train_fluids import fields_parser, learn
 
 from scidiff.fluids.equations import EQUATIONS
-from scidiff.fluids.pairs import PairBatches, PairConfig, PairModel, statistics
+from scidiff.fluids.pairs import AXES, PairBatches, PairConfig, PairModel, statistics
 
 
 def main(options: argparse.Namespace) -> None:
     folder, periodic = fetch(options.equation), EQUATIONS[options.equation].periodic
     pairs, watched = (read(folder, split) for split in ("train", "validation"))
-    mean, scale, covariance = statistics(pairs, periodic=periodic)
+    mean, scale, covariance = statistics(pairs, periodic=periodic, axes=options.axes)
     told = {"data": f"{options.equation}, simulated by datasets/equations.py, public domain", "pairs": len(pairs)}
     sizes = PairConfig(equation=options.equation, shape=(pairs.shape[-2], pairs.shape[-1]), scale=scale)
     if options.minutes == 0:
@@ -50,4 +50,5 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     found = fields_parser(__doc__)
     found.add_argument("equation", choices=EQUATIONS)
+    found.add_argument("--axes", type=int, default=AXES, help="principal axes of each field that the covariance keeps")
     run(main, found.parse_args())

@@ -30,8 +30,8 @@ from scidiff.schedules import Cosine
 from scidiff.state import Layout
 
 LEAF = "pair"
-AXES = 128
-"""Principal axes of each field; what they leave of it is taken for white noise."""
+AXES = 256
+"""Principal axes of each field; what they leave of it is taken for white noise, which is the worse the more it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +184,20 @@ def symmetric(pairs: Tensor, *, periodic: bool) -> Tensor:
     return torch.cat(found)
 
 
-def statistics(pairs: Tensor, *, periodic: bool) -> tuple[Tensor, tuple[float, float], Principal]:
-    """Mean [2, N, N], scale and covariance of pairs [S, 2, N, N] under the symmetries of the square."""
+def statistics(pairs: Tensor, *, periodic: bool, axes: int = AXES) -> tuple[Tensor, tuple[float, float], Principal]:
+    """Mean [2, N, N], scale and covariance of pairs [S, 2, N, N] under the symmetries of the square.
+
+    Args:
+        pairs: of coefficient and solution.
+        periodic: as `moved` has it.
+        axes: principal axes of each field that the covariance keeps.
+    """
     every = symmetric(pairs, periodic=periodic)
     mean = every.mean(0)
     every -= mean
     scale = every.square().mean((0, 2, 3), dtype=torch.float64).sqrt()
     every /= scale.float()[:, None, None]
-    return mean, (float(scale[0]), float(scale[1])), Principal.of(every, AXES)
+    return mean, (float(scale[0]), float(scale[1])), Principal.of(every, axes)
 
 
 class PairBatches(FieldBatches):
