@@ -7,6 +7,8 @@ BENCHMARKS += ["wind_stations"] if config["fluids"]["winds"] else []
 BENCHMARKS += ["fluids_constraints"] if config["fluids"]["constraints"] else []
 BENCHMARKS += ["flow_equations"] if config["fluids"]["equations"] else []
 BENCHMARKS += ["flow_inversion"] if config["fluids"]["inversion"] else []
+BENCHMARKS += ["fluids_rollout"] if config["fluids"]["rollout"] and not QUICK else []  # there is no quick training
+BENCHMARKS += ["fluids_pde"] if config["fluids"]["pairs"] else []
 
 
 FLUIDS = sorted(str(path) for path in Path("scidiff/fluids").rglob("*") if path.suffix in {".py", ".safetensors"})
@@ -93,3 +95,59 @@ rule flow_inversion:
         out=RESULTS + "/flow_inversion",
     shell:
         "{RUN} flow_inversion --out {params.out} || {ACCEPT}"
+
+
+# The network that the packaged one is compared to: of its size, and as long trained.
+rule transition_mean:
+    input:
+        "workflows/train_transition.py",
+        RESULTS + "/data/kolmogorov.json",
+    output:
+        directory(RESULTS + "/transition_mean"),
+    shell:
+        "{PYTHON} {input[0]} --mean --minutes 8 --threads 1 --seed {config[seed]} --out {output}"
+
+
+rule fluids_rollout:
+    input:
+        "benchmarks/fluids_rollout.py",
+        RESULTS + "/transition_mean",
+        FLUIDS,
+    output:
+        RESULTS + "/fluids_rollout/result.json",
+    params:
+        packaged="scidiff/fluids/weights/kolmogorov-step",
+    shell:
+        "{PYTHON} {input[0]} --seed {config[seed]} --model {params.packaged} --mean {input[1]}/model --json {output} || {ACCEPT}"
+
+
+rule equations:
+    input:
+        "datasets/equations.py",
+    output:
+        RESULTS + "/data/equations-{name}.json",
+    shell:
+        'folder=$({PYTHON} {input} {wildcards.name}) && cp "$folder/manifest.json" {output}'
+
+
+rule pairs_darcy:
+    input:
+        "workflows/train_pairs.py",
+        RESULTS + "/data/equations-darcy.json",
+    output:
+        directory(RESULTS + "/pairs_darcy"),
+    shell:
+        "{PYTHON} {input[0]} darcy --minutes 9 --batch 16 --threads 1 --seed {config[seed]} --out {output}"
+
+
+rule fluids_pde:
+    input:
+        "benchmarks/fluids_pde.py",
+        [] if QUICK else [RESULTS + "/pairs_darcy", *expand(RESULTS + "/data/equations-{name}.json", name=["poisson", "navier-stokes"])],
+        FLUIDS,
+    output:
+        RESULTS + "/fluids_pde/result.json",
+    params:
+        weights="--quick" if QUICK else f"--model darcy={RESULTS}/pairs_darcy/model",
+    shell:
+        "{PYTHON} {input[0]} --seed {config[seed]} {params.weights} --json {output} || {ACCEPT}"
