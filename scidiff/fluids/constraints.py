@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +18,12 @@ from scidiff.constraints.base import Constraint, Infeasible, Metric, RowConstrai
 from scidiff.constraints.polyhedron import Polyhedron
 from scidiff.constraints.rounding import worst
 from scidiff.fluids.blended import FieldCovariance
+from scidiff.fluids.dependence import dependent
 from scidiff.fluids.spectral import Box
 from scidiff.state import Layout, State
+
+GRADIENTS = 1 << 24
+"""Numbers in the gradients of curved constraints that are held at once."""
 
 FieldMetric = Metric | FieldCovariance
 """As `Metric`, or the covariance of a field, too large to write down."""
@@ -187,8 +191,56 @@ class Measured(FieldConstraint):
         return f"{len(self.rows)} measurements of {self.leaf!r}"
 
 
+class Curved(FieldConstraint):
+    """J smooth functions of a field that must be 0, or must not be positive.
+
+    Attributes:
+        inequality: whether <= 0 is all that is asked for.
+    """
+
+    inequality: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """J."""
+
+    @property
+    def together(self) -> int:
+        """How many fields' gradients are held at once."""
+        return max(1, GRADIENTS // (self.count * prod(self.shape)))
+
+    @abstractmethod
+    def values(self, x: Tensor) -> Tensor:
+        """The functions: [N, D] -> [N, J]."""
+
+    @abstractmethod
+    def linearised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients [N, J, D] and values [N, J]."""
+
+    @abstractmethod
+    def sizes(self, x: Tensor) -> Tensor:
+        """The size of the terms that each function is the difference of: [N, D] -> [N, J]."""
+
+    def ahead(self, x: Tensor, step: Tensor, shares: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        """The functions after each share [S] of a step, from their values and slopes [N, J] there: [N, S, J]."""
+        there = x[:, None] + shares[:, None] * step[:, None]
+        return self.values(there.flatten(0, 1)).unflatten(0, there.shape[:2])
+
+    def off(self, value: Tensor) -> Tensor:
+        """How far each function is from holding, >= 0."""
+        return value.clamp_min(0) + 0 * value if self.inequality else value.abs()
+
+    def residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value = self.values(x)
+        return (value[:, :0], value) if self.inequality else (value, value[:, :0])
+
+    def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return worst(self.off(self.values(x)), self.sizes(x))
+
+
 @dataclass(frozen=True, kw_only=True)
-class Conserved(FieldConstraint):
+class Conserved(Curved):
     """The mean over the box of a density quadratic in the field: 1/2 mean_p sum_c x M x = value, M a multiplier >= 0.
 
     Attributes:
@@ -217,6 +269,25 @@ class Conserved(FieldConstraint):
         """M x / HW: [N, D] -> [N, D]."""
         found = torch.fft.irfft2(torch.fft.rfft2(self.fields(x)) * self.multiplier.to(x), s=self.shape[1:])
         return found.flatten(1) / prod(self.shape[1:])
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    def values(self, x: Tensor) -> Tensor:
+        return (x * self.gradient(x)).sum(-1, keepdim=True) / 2 - self.value
+
+    def linearised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gradient = self.gradient(x)
+        return gradient[:, None], (x * gradient).sum(-1, keepdim=True) / 2 - self.value
+
+    def sizes(self, x: Tensor) -> Tensor:
+        return (x * self.gradient(x)).abs().sum(-1, keepdim=True) + self.value
+
+    def ahead(self, x: Tensor, step: Tensor, shares: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        bend = (step * self.gradient(step)).sum(-1, keepdim=True)
+        a = shares[:, None]
+        return value[:, None] + a * slope[:, None] + a * a * bend[:, None] / 2
 
     def excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         terms = x * self.gradient(x)
@@ -285,48 +356,3 @@ def mean(leaf: str, shape: tuple[int, int, int], values: Tensor) -> Measured:
     one = torch.eye(channels, dtype=torch.float64)[:, :, None, None] / (height * width)
     names = tuple(f"mean of channel {c}" for c in range(channels))
     return Measured(leaf=leaf, rows=one.expand(channels, *shape), values=values, names=names)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dependence:
-    """Which linear facts are independent, and whether the others follow from them.
-
-    Attributes:
-        independent: int64 [R], places.
-        contradiction: two places of facts that contradict each other, one twice if it is always 0, or None.
-    """
-
-    independent: Tensor
-    contradiction: tuple[int, int] | None
-
-
-def dependent(gram: Tensor, values: Tensor, whole: Tensor | None = None, *, tolerance: float = 1e-12) -> Dependence:
-    """From the Gram matrix of facts [M, M], on the host, by a Cholesky factorisation with pivots.
-
-    Args:
-        gram: of the facts, as far as they lie in the space of what is free.
-        values: [M].
-        whole: squares of the facts' whole lengths [M]; None: the diagonal of the Gram matrix.
-        tolerance: of a length's square, what counts as none.
-    """
-    from scipy.linalg.lapack import dpstrf
-
-    size = gram.diagonal()
-    scale = torch.where(size > 1e-20 * (size if whole is None else whole), size, torch.inf).sqrt()
-    unit = torch.where(scale.isfinite(), scale, 1)
-    gram, values = (gram / scale / scale[:, None]).cpu(), (values / unit).cpu()
-    factor, pivot, rank, _ = dpstrf(gram.numpy(), tol=tolerance, lower=1)
-    order = torch.as_tensor(pivot.astype("int64") - 1)
-    first, rest = order[:rank], order[rank:]
-    if not len(rest):
-        return Dependence(independent=first.sort().values, contradiction=None)
-    lower = torch.as_tensor(factor[:rank, :rank]).tril()
-    share = torch.cholesky_solve(gram[first][:, rest], lower)
-    off = (values[first] @ share - values[rest]).abs()
-    bad = off > 1e-9 * (values[first].abs() @ share.abs() + values[rest].abs())
-    pair = None
-    if bool(bad.any()):
-        m = int(bad.to(torch.uint8).argmax())
-        other = first[share[:, m].abs().argmax()] if bool((share[:, m] != 0).any()) else rest[m]
-        pair = (int(rest[m]), int(other))
-    return Dependence(independent=first.sort().values, contradiction=pair)

@@ -31,17 +31,21 @@ def pressure(permeability: Tensor, source: Tensor | float = 1.0) -> Tensor:
     Raises:
         ValueError: another shape, or a permeability that is not positive.
     """
-    along_y, along_x = _conductances(permeability)
+    along_y, along_x = _conductances(_checked(permeability))
     given = torch.as_tensor(source, dtype=torch.float64, device=along_y.device).expand(permeability.shape)
     return _Solved.apply(along_y, along_x, given)
 
 
 def residual(permeability: Tensor, found: Tensor, source: Tensor | float = 1.0) -> Tensor:
     """What mass each cell [..., N, N] gains that it should not: -div(a grad p) - f, by fluxes through its faces."""
+    return imbalance(_checked(permeability), found.double(), source)
+
+
+def imbalance(permeability: Tensor, p: Tensor, source: Tensor | float = 1.0) -> Tensor:
+    """The same of numbers that nobody checks, in operations that `torch.func.vmap` can map."""
     along_y, along_x = _conductances(permeability)
-    p = found.double()
     gained = (_steps(p, -2) * along_y).diff(dim=-2) + (_steps(p, -1) * along_x).diff(dim=-1)
-    return -gained - torch.as_tensor(source, dtype=torch.float64, device=p.device)
+    return -gained - torch.as_tensor(source, dtype=p.dtype, device=p.device)
 
 
 def two_phase(field: Tensor, *, low: float = 3.0, high: float = 12.0) -> Tensor:
@@ -49,13 +53,17 @@ def two_phase(field: Tensor, *, low: float = 3.0, high: float = 12.0) -> Tensor:
     return torch.where(field >= 0, high, low).to(field.dtype)
 
 
-def _conductances(permeability: Tensor) -> tuple[Tensor, Tensor]:
-    """Of faces across y [..., N + 1, N] and across x [..., N, N + 1], over the square of the spacing, float64."""
+def _checked(permeability: Tensor) -> Tensor:
     n = permeability.shape[-1]
     if permeability.shape[-2:] != (n, n) or not bool((permeability > 0).all() & permeability.isfinite().all()):
         raise ValueError(f"expected a square of positive permeabilities, got {tuple(permeability.shape)} or others")
-    found = []
-    for a in (permeability.double(), permeability.double().mT):
+    return permeability.double()
+
+
+def _conductances(permeability: Tensor) -> tuple[Tensor, Tensor]:
+    """Of faces across y [..., N + 1, N] and across x [..., N, N + 1], over the square of the spacing."""
+    n, found = permeability.shape[-1], []
+    for a in (permeability, permeability.mT):
         before, after = a[..., :-1, :], a[..., 1:, :]
         ends = 2 * a[..., :1, :], 2 * a[..., -1:, :]
         found.append(torch.cat([ends[0], 2 * before * after / (before + after), ends[1]], -2) * n**2)

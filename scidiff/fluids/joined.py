@@ -1,10 +1,10 @@
 r"""Several constraints on a flow, met together.
 
-    min_x 1/2 (x - c)^T S^-1 (x - c)   subject to   P x = x,   R x = y,   q_j(x) = e_j,   low <= x <= high
+    min_x 1/2 (x - c)^T S^-1 (x - c)   subject to   P x = x,   R x = y,   q_j(x) = 0,   g_k(x) <= 0,   low <= x <= high
 
 P is Leray's projection (of vorticities, that onto curls); S, which tells how uncertain things are, is taken as P S P,
 the covariance of the part without divergence. The linear facts are solved by one Cholesky factorisation of R P S P R^T.
-Bounds join in the Euclidean metric, about the point that is nearest in the other.
+Inequalities join in the Euclidean metric, about the point that is nearest in the other.
 """
 
 from __future__ import annotations
@@ -23,11 +23,22 @@ from scidiff.constraints.base import spread as plain
 from scidiff.constraints.interior import all_rest
 from scidiff.constraints.rounding import kept, worst
 from scidiff.fluids.blended import Blended, FieldCovariance, homogeneous
-from scidiff.fluids.constraints import Bounded, Conserved, Curl, FieldConstraint, Measured, Solenoidal, dependent
+from scidiff.fluids.constraints import (
+    Bounded,
+    Conserved,
+    Curl,
+    Curved,
+    FieldConstraint,
+    Measured,
+    Solenoidal,
+)
 from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.dependence import dependent
 from scidiff.fluids.linear import Linear, Table
-from scidiff.fluids.nearest import onto_bounds, onto_integrals
+from scidiff.fluids.nearest import onto_equal, onto_inequalities
+from scidiff.fluids.residuals import Equation
 from scidiff.fluids.secular import Secular
+from scidiff.fluids.trajectories import Entropy
 
 Part = TypeVar("Part", bound=FieldConstraint)
 
@@ -56,12 +67,24 @@ class Joined(FieldConstraint):
         if len({part.box for part in self.of(Solenoidal)}) > 1:
             raise ValueError("expected one kind of divergence, got two: only a uniform flow is free of both")
         object.__setattr__(self, "_facts", self._independent())
-        for a, b in combinations(self.parts, 2):
+        for a, b in combinations([*self._facts_as_one(), *(p for p in self.parts if not isinstance(p, Measured))], 2):
             _refuse(a, b, self.free)
 
     def of(self, kind: type[Part]) -> list[Part]:
         """The parts of a kind."""
         return [part for part in self.parts if isinstance(part, kind)]
+
+    def curved(self) -> list[Curved]:
+        """The parts that are neither linear nor bounds."""
+        return [part for part in self.parts if isinstance(part, Curved)]
+
+    def _facts_as_one(self) -> list[Measured]:
+        facts = self.of(Measured)
+        if len(facts) < 2:
+            return facts
+        rows, values = torch.cat([part.rows for part in facts]), torch.cat([part.values for part in facts])
+        names = tuple(name for part in facts for name in part.names)
+        return [Measured(leaf=self.leaf, rows=rows, values=values, names=names)]
 
     def spaces(self) -> list[Solenoidal | Curl]:
         """The parts that are linear spaces."""
@@ -127,7 +150,7 @@ class Joined(FieldConstraint):
         """The search by multipliers of the integrals, where what instruments see is values at as many places."""
         key = str(linear.values.device)
         if key not in self._searches:
-            alike = len(linear.places) == len(linear.values)
+            alike = len(linear.places) == len(linear.values) and len(self.curved()) == len(self.of(Conserved))
             seen = torch.linalg.solve(linear.weights, linear.values) if alike else linear.values
             found = Secular.of(self.of(Conserved), self._free_waves, linear.places, seen) if alike else None
             self._searches[key] = found
@@ -155,18 +178,38 @@ class Joined(FieldConstraint):
         return Table.of(self._spread(base), self.shape, like, patterns=self.free(patterns.flatten(1)))
 
     def nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:
-        integrals, found = self.of(Conserved), self.free(x)
+        together = min((part.together for part in self.curved()), default=len(x))
+        if len(x) <= together:
+            return self._nearest(x, metric)
+        return torch.cat([self._nearest(part, metric) for part in x.split(together)])
+
+    def _nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:
+        curved, found = self.curved(), self.free(x)
+        equal = [part for part in curved if not part.inequality]
         if metric is not None:
             linear = self.linear(metric, x)
             found = linear.onto(found)
-            found = onto_integrals(integrals, linear, found) if integrals else found
+            found = onto_equal(equal, linear, found) if equal else found
         linear = self.linear(None, x)
         found = linear.onto(found)
-        found = onto_integrals(integrals, linear, found, self._secular(linear)) if integrals else found
-        for bounds in self.of(Bounded):
-            found = onto_bounds(bounds, integrals, linear, found)
+        found = onto_equal(equal, linear, found, self._secular(linear)) if equal else found
+        bounds = self.of(Bounded)
+        if not bounds and len(equal) < len(curved):
+            bounds = [Bounded(leaf=self.leaf, shape=self.shape)]
+        for bound in bounds:
+            found = onto_inequalities(bound, curved, linear, found)
+        found = self._settled(found)
         found = torch.where(found.isfinite().all(-1, keepdim=True), found, x)
         return found if self._all_off(x) else kept(self, x, found)
+
+    def _settled(self, x: Tensor) -> Tensor:
+        """Points with single values that are known set to the last bit: next to 0 no rounding is allowed for."""
+        places, weights, values = self._facts
+        if not len(places):
+            return x
+        alone = (weights != 0).sum(1) == 1
+        at = places[(weights[alone] != 0).to(torch.uint8).argmax(1)].to(x.device)
+        return x.index_copy(1, at, (values[alone] / weights[alone].sum(1)).to(x).expand(len(x), -1))
 
     def _all_off(self, x: Tensor) -> bool:
         """Whether no row holds, as far as instruments tell, which no transform is needed for."""
@@ -203,8 +246,13 @@ def _refuse(a: FieldConstraint, b: FieldConstraint, free: Callable[[Tensor], Ten
                 reason = _out_of_ratio(one, other)
             elif isinstance(other, Bounded):
                 reason = _above_most(one, other)
-        elif isinstance(one, Bounded) and isinstance(other, Measured):
-            reason = _out_of_reach(one, other)
+        elif isinstance(other, Measured):
+            if isinstance(one, Bounded):
+                reason = _out_of_reach(one, other)
+            elif isinstance(one, Entropy):
+                reason = one.grows(other)
+            elif isinstance(one, Equation) and one.balance is not None:
+                reason = _out_of_balance(one.balance, other)
         if reason is not None:
             raise Infeasible(f"no field satisfies {one.describe()} together with {other.describe()}: {reason}")
 
@@ -235,6 +283,13 @@ def _above_most(integral: Conserved, bounds: Bounded) -> str | None:
     square = torch.maximum(low.square(), high.square()).mean() * bounds.shape[0]
     most = float(square * integral.multiplier.max()) / 2
     return f"within them it is at most {most:g}" if integral.value > most * (1 + 1e-9) else None
+
+
+def _out_of_balance(balance: Measured, facts: Measured) -> str | None:
+    rows, values = torch.cat([balance.rows, facts.rows]).flatten(1), torch.cat([balance.values, facts.values])
+    found = dependent(rows @ rows.T, values).contradiction
+    names = (*balance.names, *facts.names)
+    return None if found is None else f"{names[found[0]]} and {names[found[1]]} contradict each other"
 
 
 def _out_of_reach(bounds: Bounded, facts: Measured) -> str | None:

@@ -83,6 +83,15 @@ class NavierStokes:
         omega = self.box.forward(vorticity) * self.kept().to(vorticity.device)
         return self.box.back(integrate(omega, self.nonlinear(like=vorticity), self.linear(), step=step, steps=steps))
 
+    def residual(self, before: Tensor, after: Tensor, *, spacing: float) -> Tensor:
+        """How far two states [..., H, W] a short time apart are from the equation, at the middle: [..., H, W].
+
+        Second order in the time between them; of the quadratic term and the force the modes without aliasing.
+        """
+        middle = self.box.forward((before + after) / 2)
+        rate = self.nonlinear(like=before)(middle) + self.linear().to(middle) * middle
+        return (after - before) / spacing - self.box.back(rate)
+
 
 def kolmogorov(box: Box, *, waves: int = 4, amplitude: float = 1.0) -> Tensor:
     """The curl of the force amplitude sin(k y) along x, k = `waves` per box: -amplitude k cos(k y), float64 [H, W]."""

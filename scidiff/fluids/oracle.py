@@ -53,6 +53,14 @@ def derivative(points: int, length: float, difference: str = "spectral") -> Fiel
     return np.where(apart == 0, 0.0, 0.5 * (-1.0) ** apart * slope) * 2 * math.pi / length
 
 
+def second_derivative(points: int, length: float) -> Fields:
+    """The matrix [N, N] of d^2/dy^2 on a periodic grid, N even (Trefethen 2000, eq. 3.12)."""
+    apart = np.arange(points)[:, None] - np.arange(points)[None]
+    half_angle = np.where(apart == 0, 1, apart) * math.pi / points
+    found = np.where(apart == 0, -(points**2) / 12 - 1 / 6, -((-1.0) ** apart) / (2 * np.sin(half_angle) ** 2))
+    return found * (2 * math.pi / length) ** 2
+
+
 def divergence(u: Fields, v: Fields, lengths: tuple[float, float], difference: str = "spectral") -> Fields:
     """The greatest |du/dx + dv/dy| of each field [N, H, W], in units of the greatest |du/dx| or |dv/dy|: [N]."""
     height, width = u.shape[-2:]
@@ -142,3 +150,48 @@ def imbalance(permeability: Fields, pressure: Fields) -> Fields:
             there[tuple(edge)], between[tuple(edge)] = 0, 2 * permeability[tuple(edge)]
             found += between * (pressure - there) * cells**2
     return found
+
+
+def line_means(u: Fields, *, ends: bool = False) -> Fields:
+    """Means over x of frames [..., X], by the trapezoidal rule where the first and last point are the line's ends."""
+    return np.asarray(np.trapezoid(u, dx=1 / (u.shape[-1] - 1)) if ends else u.mean(-1))
+
+
+def burgers(u: Fields, *, viscosity: float, spacing: float, length: float = 2 * math.pi) -> Fields:
+    """du/dt + (u^2 / 2)_x - nu u_xx at the middle between frames [N, T, X] of a period: [N, T - 1, X]."""
+    along, twice = derivative(u.shape[-1], length), second_derivative(u.shape[-1], length)
+    middle = (u[:, 1:] + u[:, :-1]) / 2
+    return (u[:, 1:] - u[:, :-1]) / spacing + (middle**2 / 2) @ along.T - viscosity * middle @ twice.T
+
+
+def navier_stokes(
+    omega: Fields,
+    *,
+    viscosity: float,
+    spacing: float,
+    lengths: tuple[float, float],
+    drag: float = 0.0,
+    forcing: Fields | float = 0.0,
+) -> Fields:
+    """The vorticity equation at the middle between frames [N, T, H, W], 2/3 rule: [N, T - 1, H, W]."""
+    sides = tuple(zip(omega.shape[-2:], lengths, strict=True))
+    (d_y, d_x), (dd_y, dd_x) = ([of(*side) for side in sides] for of in (derivative, second_derivative))
+    (e_y, to_y), (e_x, to_x) = (np.linalg.eigh(d @ d) for d in (d_y, d_x))
+    size = e_y[:, None] + e_x[None]
+    middle = (omega[:, 1:] + omega[:, :-1]) / 2
+    inverse = np.where(size < -1e-9, 1 / np.where(size < -1e-9, size, 1), 0)
+    psi = -to_y @ ((to_y.T @ middle @ to_x) * inverse) @ to_x.T
+    u, v = d_y @ psi, -psi @ d_x.T
+    cross, unequal = u * v, v**2 - u**2
+    carried = cross @ (d_x @ d_x).T - d_y @ d_y @ cross + d_y @ unequal @ d_x.T
+    low_y, low_x = (_low_pass(points) for points, _ in sides)
+    quadratic = low_y @ (carried - forcing) @ low_x.T
+    spread = viscosity * (dd_y @ middle + middle @ dd_x.T) - drag * middle
+    return np.asarray((omega[:, 1:] - omega[:, :-1]) / spacing + quadratic - spread)
+
+
+def _low_pass(points: int) -> Fields:
+    """The matrix [N, N] that keeps waves below a third of the points."""
+    apart = 2 * math.pi * (np.arange(points)[:, None] - np.arange(points)[None]) / points
+    waves = np.arange(1, -(-points // 3))
+    return np.asarray(1 + 2 * np.cos(waves[:, None, None] * apart).sum(0)) / points

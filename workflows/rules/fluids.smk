@@ -6,6 +6,7 @@ BENCHMARKS += ["fluids"] if config["fluids"]["reconstruction"] else []
 BENCHMARKS += ["wind_stations"] if config["fluids"]["winds"] else []
 BENCHMARKS += ["fluids_constraints"] if config["fluids"]["constraints"] else []
 BENCHMARKS += ["flow_equations"] if config["fluids"]["equations"] else []
+BENCHMARKS += ["fluid_trajectories"] if config["fluids"]["trajectories"] else []
 BENCHMARKS += ["flow_inversion"] if config["fluids"]["inversion"] else []
 BENCHMARKS += ["fluids_rollout"] if config["fluids"]["rollout"] and not QUICK else []  # there is no quick training
 BENCHMARKS += ["fluids_pde"] if config["fluids"]["pairs"] else []
@@ -70,6 +71,18 @@ rule fluids_constraints:
         out=RESULTS + "/fluids_constraints",
     shell:
         "{RUN} fluids_constraints --out {params.out} || {ACCEPT}"
+
+
+rule fluid_trajectories:
+    input:
+        "benchmarks/fluid_trajectories.py",
+        sorted(str(path) for path in Path("scidiff/fluids").glob("*.py")),
+    output:
+        RESULTS + "/fluid_trajectories/result.json",
+    params:
+        out=RESULTS + "/fluid_trajectories",
+    shell:
+        "{RUN} fluid_trajectories --out {params.out} || {ACCEPT}"
 
 
 rule flow_equations:
