@@ -9,7 +9,9 @@ M random molecules of the second half are asked for, one property at a time. The
 between what is asked for and what the network reads from the geometries that come, each the first that is certified,
 its number of atoms included:
 
-    scidiff                told the property and the number of atoms, which automata enforce
+    scidiff                told the property and the number of atoms, which automata enforce; at each step one of 16
+                           sequences that the network's estimate allows is chosen by sums of what fragments add to the
+                           property, fitted on the second half
     scidiff, size only     told the number of atoms alone
     best of K              of K such draws each, the one that another network reads nearest to what is asked for: it
                            learned from the second half, as the generator did, and does not know the network that judges
@@ -59,7 +61,7 @@ from scidiff.molecules.three_d.generated import fragments_of_small_molecules
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import with_positions
 from scidiff.molecules.three_d.records import Record, record
-from scidiff.molecules.towards import WEIGHT, guided
+from scidiff.molecules.towards import WEIGHT, choosing, guided
 from scidiff.noise import Noise
 from scidiff.sampling import sample
 from scidiff.solvers.categorical import CountedUnmasking
@@ -148,18 +150,22 @@ def told(model: FragmentModel, data: Data, rows: np.ndarray, name: str) -> tuple
 
 
 def drawn(
-    model: FragmentModel, facts: Tensor, near: Sequence[Tensor], sizes: np.ndarray, *, among: int, seed: int
-) -> list[list[int]]:
-    """K sequences of fragments of each of M requests, [M K], inside the automaton of the number of atoms; not thinned.
+    model: FragmentModel, facts: Tensor, near: Sequence[Tensor], data: Data, rows: np.ndarray,
+    *, name: str, among: int, seed: int,
+) -> list[list[int]]:  # fmt: skip
+    """K sequences of fragments of each of M requests, [M K], as `scidiff molecules generate --towards` draws them.
 
-    A number of fragments L is drawn from near(L) r(L), r being the chance that the first estimate has so many atoms.
+    Inside the automaton of the number of atoms. A number of fragments L is drawn from near(L) r(L), r being the chance
+    that the first estimate has so many atoms.
     """
-    joint = grammar(model.vocabulary)
+    states = grammar(model.vocabulary)
     found: dict[int, list[int]] = {}
+    sizes = data.atoms[rows]
+    asked = torch.from_numpy(data.value[rows][:, [k for k, one in enumerate(QUANTUM) if one == name]])
     for size in np.unique(sizes).tolist():
         here = torch.from_numpy((sizes == size).nonzero()[0])
-        counter = enforce([parse(f"{ATOMS} == {size}")], model.vocabulary, grammar_states=joint.states).counter
-        pair = Pair(a=joint, b=counter)
+        counter = enforce([parse(f"{ATOMS} == {size}")], model.vocabulary, grammar_states=states.states).counter
+        pair = Pair(a=states, b=counter)
         lengths = _lengths(model, facts[here], [near[k] for k in here.tolist()], pair)
         number = (here[:, None] * among + torch.arange(among)).flatten()
         rows = Layout.dense(len(number), {"length": ()}).rows("length")
@@ -168,7 +174,9 @@ def drawn(
         for length in chosen.unique().tolist():
             some = number[chosen == length]
             layout = Layout.dense(len(some), {LEAF: (length,)})
-            rule = {LEAF: CountedUnmasking.on(uniform(length), joint=pair)}
+            candidates = choosing(model, [name] if name != SIZE else [], asked[some // among])
+            joint = Conditioned(pair.a, pair, candidates=candidates)
+            rule = {LEAF: CountedUnmasking.on(uniform(length), joint=joint)}
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 done = sample(model.denoiser, model.processes, rule, layout, Noise(seed=seed, index=some),
                               condition=facts[some // among])  # fmt: skip
@@ -196,7 +204,7 @@ def made(
 ) -> Made:  # fmt: skip
     """Molecules drawn towards one property, with their geometries as both networks read them."""
     facts, near = told(model, data, rows, name)
-    sequences = drawn(model, facts, near, data.atoms[rows], among=among, seed=seed)
+    sequences = drawn(model, facts, near, data, rows, name=name, among=among, seed=seed)
     mols = [model.vocabulary.decode(classes) for classes in sequences]
     shapes = ConformerModel.load()
     records = [r for k, mol in enumerate(mols) if isinstance(r := record(mol, shapes.config, k, ""), Record)]

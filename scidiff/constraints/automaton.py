@@ -169,6 +169,13 @@ class Automaton:
         return (state >= 0) & self.accepting[state.clamp_min(0)]
 
 
+def anything(classes: int) -> Automaton:
+    """The automaton that accepts every sequence of so many classes."""
+    nowhere = torch.zeros(1, 1, dtype=torch.int64)
+    accepting = torch.ones(1, dtype=torch.bool)
+    return Automaton(kind=torch.zeros(classes, dtype=torch.int64), transition=nowhere, start=0, accepting=accepting)
+
+
 def draw_class(weight: Tensor, uniform: Tensor) -> Tensor:
     """The class whose share of the cumulative weight [..., K] holds the uniform number [...]."""
     cumulative = weight.cumsum(-1)

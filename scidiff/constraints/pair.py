@@ -158,11 +158,17 @@ class Pair:
 
     def draw(self, probabilities: Tensor, by_pair: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """As the call, with `log_share` beside it: float64 [B, L, K] and [B, L, P] -> int64 [B, L] and [B]."""
-        uniform = draw.uniform(shape=(2, probabilities.shape[1]), kind="automaton")
+        drawn, log_share = self.several(probabilities, by_pair, draw, count=1)
+        return drawn[:, 0], log_share
+
+    def several(self, probabilities: Tensor, by_pair: Tensor, draw: Draw, *, count: int) -> tuple[Tensor, Tensor]:
+        """As `draw`, but M independent sequences a sample, of which the first is that of `draw`: [B, M, L] and [B]."""
+        uniform = draw.uniform(shape=(count, 2, probabilities.shape[1]), kind="automaton").unbind(1)
         drawn, log_both = [], []
         for part in self._chunks(len(by_pair)):
             betas, log_scale = self._backward(by_pair[part])
-            drawn.append(self._forward(probabilities[part], by_pair[part], betas, uniform[part]))
+            some = (self._forward(probabilities[part], by_pair[part], betas, one[part]) for one in uniform)
+            drawn.append(torch.stack(list(some), dim=1))
             log_both.append(self._total(betas, log_scale))
         return torch.cat(drawn), torch.cat(log_both) - self.a.log_total(self._by_kind(by_pair))
 

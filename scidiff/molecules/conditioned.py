@@ -23,6 +23,8 @@ a product given automata. Then r_k(x) is the mean of exp(sum_l tilt) [C] under p
 
 is exact for any tilt.
 
+Of several sequences that a step draws one may be chosen (`scidiff.molecules.candidates`), which no weight takes back.
+
 And a step may draw from another product g_k in place of p_k, such as a guided one, tilted or not. Then r_k(x) is the
 total of g_k exp(sum_l tilt) over the sequences of G and C, over the total of p_k over those of G, each with the classes
 of x in their places, and w has another factor p_k(x_{k+1}^l) / g_k(x_{k+1}^l) for each class that step k keeps.
@@ -38,6 +40,7 @@ from torch import Tensor
 from scidiff.constraints.automaton import Automaton
 from scidiff.constraints.pair import Pair
 from scidiff.constraints.runs import Runs
+from scidiff.molecules.candidates import Candidates
 from scidiff.noise import Draw
 from scidiff.processes.categorical import LOG_ZERO
 from scidiff.state import Rows
@@ -53,6 +56,7 @@ class Conditioned:
         pair: the grammar and the constraint C; None for no constraint.
         tilt: [K] float64, what each class adds to the exponent; None for nothing.
         plain: asked at each step for log p_k, [B, L, K], where the log-probabilities given are those of g_k.
+        candidates: chooses among sequences of a pair; None to draw one.
     """
 
     def __init__(
@@ -61,8 +65,9 @@ class Conditioned:
         pair: Pair | Runs | None,
         tilt: Tensor | None = None,
         plain: Callable[[], Tensor] | None = None,
+        candidates: Candidates | None = None,
     ):
-        self.grammar, self.pair, self.tilt, self.plain = grammar, pair, tilt, plain
+        self.grammar, self.pair, self.tilt, self.plain, self.candidates = grammar, pair, tilt, plain, candidates
         self._path = torch.zeros(())
         self._before: _Tables | None = None
         self._estimates: tuple[Tensor, Tensor, Tensor] | None = None  # log p_k, log g_k, and what step k knew: [B, L]
@@ -74,7 +79,7 @@ class Conditioned:
             log_tilted = log_probs if self.tilt is None else tilted.log()
             x_0, share = self.grammar(log_tilted, draw, rows), self._log_share(tables)
         else:
-            x_0, share = self.pair.draw(tilted, tables[0], draw)
+            x_0, share = self._drawn(self.pair, tilted, tables[0], draw)
             share = share + self._log_other(tables)
         if self._before is None:
             self._path = torch.zeros_like(share)
@@ -86,6 +91,13 @@ class Conditioned:
         if self.plain is not None:
             self._estimates = self.plain(), log_probs, seen
         return x_0
+
+    def _drawn(self, pair: Pair | Runs, tilted: Tensor, by_pair: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """A sequence of each sample and log P(C | G)."""
+        if self.candidates is None or isinstance(pair, Runs):
+            return pair.draw(tilted, by_pair, draw)
+        several, share = pair.several(tilted, by_pair, draw, count=self.candidates.count)
+        return self.candidates.choose(several, draw), share
 
     def _kept(self, x: Tensor, seen: Tensor | None = None) -> Tensor | float:
         """log p / g of the classes x that the step before kept, all if it is not said which are seen: [B]."""

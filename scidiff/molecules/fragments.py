@@ -310,6 +310,38 @@ def decode(tokens: Sequence[str]) -> Chem.Mol:
     return mol.GetMol()
 
 
+def closes(tokens: Sequence[str]) -> bool:
+    """Whether every pair of ring labels bonds two atoms, so that tokens count the hydrogens of their molecule.
+
+    Args:
+        tokens: a sequence of the grammar. `encode` writes none that does not.
+    """
+    open_slots: list[tuple[int, int]] = [(0, 0)]  # atoms, as the place of their token and their number in it
+    ring: dict[str, tuple[int, int]] = {}
+    bonded: set[frozenset[tuple[int, int]]] = set()
+    for place, token in enumerate(tokens):
+        above = open_slots.pop()
+        if token in ring:
+            ends = frozenset((ring.pop(token), above))
+            if len(ends) == 1 or ends in bonded or _within_token(tokens, ends):
+                return False
+            bonded.add(ends)
+        elif token in RING_LABELS:
+            ring[token] = above
+        else:
+            _, parent, slots = _part(token)
+            if parent is not None:
+                bonded.add(frozenset((above, (place, parent))))
+            open_slots.extend((place, atom) for atom in reversed(slots))
+    return True
+
+
+def _within_token(tokens: Sequence[str], ends: frozenset[tuple[int, int]]) -> bool:
+    """Whether two atoms are of one token, and bonded there."""
+    (place, i), (other, j) = ends
+    return place == other and _part(tokens[place])[0].GetBondBetweenAtoms(i, j) is not None
+
+
 def _close(mol: Chem.RWMol, i: int, j: int) -> None:
     """Bond two atoms whose slots carry one ring label, or cap both slots where a bond would make no ring."""
     if i != j and mol.GetBondBetweenAtoms(i, j) is None:

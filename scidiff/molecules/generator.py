@@ -22,7 +22,7 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from scidiff.constraints.automaton import Automaton
+from scidiff.constraints.automaton import Automaton, anything
 from scidiff.constraints.base import Infeasible
 from scidiff.constraints.pair import Pair
 from scidiff.constraints.runs import Runs
@@ -99,7 +99,8 @@ class Generator:
     What comes out is the model given the constraint up to the weights w of `scidiff.molecules.conditioned`, which say
     how far a step's product of marginals misjudged what was to come: E[w f(x)] / E[w] is exact, for any f. Thinning
     keeps a sample with probability min(1, w / c), where 5 % of the first 256 samples of the seed weigh more than c:
-    what is kept follows the model given the constraint, but for what the heaviest few weigh above c.
+    what is kept follows the model given the constraint, but for what the heaviest few weigh above c. A model with
+    candidates chooses among draws, so that they follow no stated distribution, and none is thinned out.
 
     Attributes:
         model: the weights and the vocabulary.
@@ -143,7 +144,7 @@ class Generator:
         try:
             found = enforce(terms, self.model.vocabulary, grammar_states=self.automaton.states)
             enforced = bool(found.parts) or found.counter is not None
-            given = replace(self, enforcement=found, thin=thin and enforced)
+            given = replace(self, enforcement=found, thin=thin and enforced and self.model.candidates is None)
             if enforced:
                 _ = given.length_probabilities
         except Unwritable as error:
@@ -191,12 +192,14 @@ class Generator:
 
     @cached_property
     def pair(self) -> Pair | Runs | None:
-        """The grammar beside the counters and parts of what is enforced; None if nothing is."""
+        """The grammar beside the counters and parts of what is enforced; None if nothing is, nor chosen."""
         counter = None if self.enforcement is None else self.enforcement.counter
         if self.enforcement is not None and self.enforcement.parts:
             parts = [parts_of(term.name, term.argument) for term in self.enforcement.parts]
             motifs = motifs_of(parts, self.model.vocabulary)
             return with_parts(motifs, self.model.vocabulary, self.automaton, counter).to(self.device)
+        if counter is None and self.model.candidates is not None:
+            counter = anything(len(self.model.vocabulary.tokens))
         return None if counter is None else Pair(a=self.automaton, b=counter.to(self.device))
 
     @property
@@ -212,9 +215,9 @@ class Generator:
     def _run(self) -> tuple[Denoiser, Conditioned]:
         """The denoiser of one run, and what draws from its estimates and weighs the draws."""
         if self.guide is None:
-            return self.model.denoiser, Conditioned(self.automaton, self.pair, self.tilt)
+            return self.model.denoiser, Conditioned(self.automaton, self.pair, self.tilt, None, self.model.candidates)
         guided = Guided(self.model.denoiser, self.guide)
-        return guided, Conditioned(self.automaton, self.pair, self.tilt, plain=guided.plain)
+        return guided, Conditioned(self.automaton, self.pair, self.tilt, guided.plain, self.model.candidates)
 
     @cached_property
     def shares(self) -> Tensor:

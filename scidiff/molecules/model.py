@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import Denoiser, NetworkDenoiser
+from scidiff.molecules.candidates import Candidates
 from scidiff.molecules.census import Census
 from scidiff.molecules.edges import Edges
 from scidiff.molecules.head import PropertyHead
@@ -63,7 +64,9 @@ class FragmentModel:
         scores: what tokens add to properties; None if the folder has none.
         census: a sample of the training molecules; None if the folder has none.
         head: what to expect of properties from beliefs; None if the folder has none.
+        sums: what they add to the properties that the model is told of, where these are others; None if not known.
         calls: of the network for an estimate.
+        candidates: chooses among sequences that an estimate allows; None to draw one.
     """
 
     vocabulary: Vocabulary
@@ -73,7 +76,9 @@ class FragmentModel:
     scores: Scores | None = None
     census: Census | None = None
     head: PropertyHead | None = None
+    sums: Scores | None = None
     calls: int = 1
+    candidates: Candidates | None = None
 
     @classmethod
     def create(
@@ -128,8 +133,11 @@ class FragmentModel:
         model.denoiser.eval().to(device)
         head = PropertyHead.load(folder, vocabulary)
         head = None if head is None else head.to(device)
-        census = Census.load(folder, tuple(config.edges) or SCORED)
-        return replace(model, scores=Scores.load(folder, vocabulary), census=census, head=head)
+        names = tuple(config.edges) or SCORED
+        census, others = Census.load(folder, names), set(names) != set(SCORED)
+        added = Scores.load(folder, vocabulary, names if others else SCORED)
+        kept = {"sums": added} if others else {"scores": added}
+        return replace(model, census=census, head=head, **kept)
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write the model to a folder of safetensors and JSON."""

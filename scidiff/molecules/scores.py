@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Scores:
     """Scores of the K tokens of a vocabulary.
 
     Attributes:
-        table: s, float64 [K, P], in the order of `SCORED`.
+        table: s, float64 [K, P], in the order of `names`.
         intercept: b, float64 [P].
         left: standard deviation of what they leave of each property, on other molecules, float64 [P]; None if it was
             not kept.
@@ -52,6 +52,25 @@ class Scores:
     intercept: Tensor
     card: Mapping[str, Any]
     left: Tensor | None = None
+    names: tuple[str, ...] = SCORED
+
+    def log_likelihood(self, x: Tensor, names: Sequence[str], asked: Tensor) -> Tensor:
+        """log N(asked; b + sum_l s(x^l), left^2) of sequences, but for a constant.
+
+        Args:
+            x: tokens, int64 [B, M, L].
+            names: of J properties.
+            asked: values of these, [B, J], or [J] for all.
+
+        Returns:
+            float64 [B, M].
+        """
+        if self.left is None:
+            raise ValueError("expected scores that say what they leave, got none")
+        places = [self.names.index(name) for name in names]
+        table, intercept, left = (one[..., places].to(x.device) for one in (self.table, self.intercept, self.left))
+        away = table[x].sum(2) + intercept - asked.to(x.device).reshape(-1, 1, len(places))
+        return -0.5 * (away / left).square().sum(-1)
 
     def say_little(self, spread: Tensor, asked: Tensor) -> bool:
         """Whether they leave more than half of the variance of a property that is asked for.
@@ -63,30 +82,39 @@ class Scores:
         return self.left is not None and bool((self.left > _POOR * spread.to(self.left))[asked].any())
 
     @classmethod
-    def fit(cls, vocabulary: Vocabulary, classes: np.ndarray, values: np.ndarray, *, source: str) -> Scores:
+    def fit(
+        cls,
+        vocabulary: Vocabulary,
+        classes: np.ndarray,
+        values: np.ndarray,
+        *,
+        source: str,
+        names: tuple[str, ...] = SCORED,
+    ) -> Scores:
         """Fit to molecules in random order, of which the last tenth is only judged by.
 
         Args:
             vocabulary: the tokens.
             classes: those of each molecule, [M, L], -1 beyond the end.
-            values: its properties `SCORED`, [M, P].
+            values: its properties, [M, P].
             source: what they are, for the card.
+            names: of the properties.
         """
         counts = np.array([np.bincount(row[row >= 0], minlength=len(vocabulary.tokens)) for row in classes], np.float32)
         cut = len(counts) - max(1, round(_TESTED * len(counts)))
         table, intercept = _ridge(vocabulary, counts[:cut], values[:cut])
         left = values[cut:] - counts[cut:] @ table - intercept
         spread = np.maximum(values[cut:].var(0), 1e-12)
-        good = dict(zip(SCORED, np.round(1 - left.var(0) / spread, 3).tolist(), strict=True))
+        good = dict(zip(names, np.round(1 - left.var(0) / spread, 3).tolist(), strict=True))
         card = {
             "what": "what each fragment adds to each property: ridge regression on token counts",
             "fitted": f"{cut:,} molecules of {source}",
             "vocabulary_sha256": fingerprint(vocabulary),
-            "properties": list(SCORED),
+            "properties": list(names),
             f"r_squared_on_{len(counts) - cut}_others": good,
         }
         found = {"table": table, "intercept": intercept, "left": left.std(0)}
-        return cls(card=card, **{name: torch.from_numpy(values) for name, values in found.items()})
+        return cls(card=card, names=names, **{name: torch.from_numpy(values) for name, values in found.items()})
 
     def save(self, folder: Path) -> None:
         """Write them beside the weights."""
@@ -98,8 +126,11 @@ class Scores:
         atomic.write_json(folder / CARD, dict(self.card))
 
     @classmethod
-    def load(cls, folder: Path, vocabulary: Vocabulary) -> Scores | None:
-        """Those of a folder; None if it has none. WeightsError if they are damaged or of other tokens."""
+    def load(cls, folder: Path, vocabulary: Vocabulary, names: tuple[str, ...] = SCORED) -> Scores | None:
+        """Those of a folder, of the named properties; None if it has none.
+
+        WeightsError if they are damaged, of other tokens or properties.
+        """
         if not (folder / CARD).exists():
             return None
         try:
@@ -112,9 +143,9 @@ class Scores:
             reason = str(error).splitlines()[0]
             raise WeightsError(f"{folder / CARD}: expected scores of fragments, got others: {reason}") from None
         shapes = [tuple(one.shape) for one in (table, intercept, intercept if left is None else left)]
-        if not belongs or shapes != [(len(vocabulary.tokens), len(SCORED)), (len(SCORED),), (len(SCORED),)]:
+        if not belongs or shapes != [(len(vocabulary.tokens), len(names)), (len(names),), (len(names),)]:
             raise WeightsError(f"{folder / CARD}: expected scores of the tokens of this model, got those of others")
-        return cls(table=table, intercept=intercept, card=card, left=left)
+        return cls(table=table, intercept=intercept, card=card, left=left, names=names)
 
 
 def scored(mol: Chem.Mol) -> list[float]:

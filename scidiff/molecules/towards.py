@@ -1,10 +1,11 @@
 """Molecules with values of properties that no oracle can certify: a model is told of them, and that is all.
 
 A model that was trained to be told values (`Edges.pinned`) and is told some is a model of its own. Its draws follow
-p(molecule | values) as far as it has learned it, exaggerated by classifier-free guidance. Numbers of fragments are
-drawn from those of the training molecules nearest to the values. Everything else stands on that model: what is
-enforced, what is certified, what weights mean. The number of atoms, of which models are told besides, is a condition as
-well.
+p(molecule | values) as far as it has learned it, exaggerated by classifier-free guidance; at each step the sums of what
+fragments add to the properties choose among sequences that the estimate allows (`scidiff.molecules.candidates`).
+Numbers of fragments are drawn from those of the training molecules nearest to the values. Everything else stands on
+that model: what is enforced, what is certified. The number of atoms, of which models are told besides, is a condition
+as well.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from scidiff.errors import UserError
 from scidiff.guidance import CFG
+from scidiff.molecules.candidates import Candidates
 from scidiff.molecules.guiding import Informed
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.quantum import ATOMS, QUANTUM
@@ -57,6 +61,15 @@ def guided(model: FragmentModel, weight: float = WEIGHT) -> FragmentModel:
     return model if weight == 1 else replace(model, denoiser=CFG(model.denoiser, weight), calls=2)
 
 
+def choosing(model: FragmentModel, names: Sequence[str], asked: Tensor) -> Candidates:
+    """What chooses among sequences by values of the named properties, [B, J] or [J]; by ring labels without sums."""
+    places = [k for k, name in enumerate(names) if name in QUANTUM]
+    if model.sums is None or not places:
+        return Candidates(vocabulary=model.vocabulary)
+    fits = partial(model.sums.log_likelihood, names=[names[k] for k in places], asked=asked[..., places])
+    return Candidates(vocabulary=model.vocabulary, log_likelihood=fits)
+
+
 def towards(model: FragmentModel, asked: Mapping[str, float]) -> FragmentModel:
     """The model told of values.
 
@@ -75,11 +88,15 @@ def towards(model: FragmentModel, asked: Mapping[str, float]) -> FragmentModel:
             raise UserError(f"--towards: expected {name} in [{low:.4g}, {high:.4g}], as in training, got {value:g}")
     values = torch.tensor([[asked.get(name, float("nan")) for name in edges.of]], dtype=torch.float64)
     device = next(model.denoiser.parameters()).device
+    candidates = choosing(model, tuple(asked), torch.tensor(list(asked.values()), dtype=torch.float64))
     model = guided(model)
     return replace(
         model,
         config=replace(model.config, lengths=tuple(census.near(asked).tolist()), edges={}),
         denoiser=Informed(model.denoiser, edges.of_values(values)[0].to(device)),
-        census=None,  # of molecules that it was told nothing of; so is a head
+        candidates=candidates,
+        census=None,  # of molecules that it was told nothing of; so are a head and scores
         head=None,
+        scores=None,
+        sums=None,
     )
