@@ -64,7 +64,11 @@ Format = Annotated[
 ]
 Report = Annotated[str | None, typer.Option(metavar="FILE", help="Write a report, one HTML file that opens offline.")]
 MaxDraws = Annotated[
-    int | None, typer.Option(help="Give up after so many draws. Default: 1,000 a molecule, at least 20,000.")
+    int | None,
+    typer.Option(
+        help="Give up after so many draws. Default: 1,000 a molecule, at least 20,000; 20 and 4,096 where none of some "
+        "thousand training molecules meets the request."
+    ),
 ]
 Properties = Annotated[
     str, typer.Option(metavar="NAMES", help="Properties to write, with commas; those of --where are always written.")

@@ -35,6 +35,7 @@ one step than it is. Three lean towards the rest besides, and give each molecule
 properties that was trained to be told; `project` moves each estimate to where properties hold in expectation; `steer`
 tilts draws, after a pilot of up to half of the draws allowed. `reject` only certifies."""
 GUIDED = ("guide", "project")
+_RARE_DRAWS, _RARE_LEAST = 20, 4096  # allowed a molecule, and in all, where a census has none like those asked for
 _MAX_INDEX = 2**32
 _MAX_SEED = 2**64
 
@@ -184,7 +185,8 @@ def generate(
         steps: denoising steps of a draw; the model's own default if None. Any number gives valid molecules.
         batch_size: molecules drawn at a time; changes speed only, never a molecule.
         unique: refuse a molecule that was certified before in this run.
-        max_draws: give up after so many, a pilot's included; default 1,000 a molecule and at least 20,000.
+        max_draws: give up after so many, a pilot's included; default 1,000 a molecule and at least 20,000, or 20 and
+            4,096 where none of the training molecules in the model's census meets the properties.
         properties: what to compute of certified molecules, besides what the conditions need.
         model: a folder with weights; the packaged model if None.
         device: `cpu`, `cuda`, ...; the processor if None.
@@ -208,6 +210,8 @@ def generate(
     choice = Choice(method="exact" if method == "auto" else method, why="")
     if source is None:
         source, choice = _conditioned(_told(model, device, towards or {}), conditions, method, num)
+    if max_draws is None and choice.share == 0:
+        limit = min(limit, max(_RARE_DRAWS * num, _RARE_LEAST))
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
     generation.method, generation.why = choice.method, choice.why
     if choice.method == "steer" and conditions and isinstance(source, Steerable):

@@ -21,6 +21,7 @@ from torch import Tensor
 from scidiff.errors import UserError
 from scidiff.guidance import CFG
 from scidiff.molecules.candidates import Candidates
+from scidiff.molecules.census import Census
 from scidiff.molecules.guiding import Informed
 from scidiff.molecules.model import FragmentModel
 from scidiff.molecules.quantum import ATOMS, QUANTUM
@@ -70,11 +71,22 @@ def choosing(model: FragmentModel, names: Sequence[str], asked: Tensor) -> Candi
     return Candidates(vocabulary=model.vocabulary, log_likelihood=fits)
 
 
+def _together(census: Census, asked: Mapping[str, float]) -> None:
+    """UserError if no molecule of a census has values like those asked for, each within its standard deviation."""
+    columns = census.values[:, [census.names.index(name) for name in asked]]
+    away = (columns - torch.tensor(list(asked.values()), dtype=columns.dtype)) / columns.std(0).clamp_min(1e-9)
+    least, nearest = away.abs().amax(1).min(0)
+    if len(asked) > 1 and not float(least) <= 1:
+        has = ", ".join(f"{name}={value:.4g}" for name, value in zip(asked, columns[nearest].tolist(), strict=True))
+        got = ", ".join(f"{name}={value:g}" for name, value in asked.items())
+        raise UserError(f"--towards: expected values that go together, got {got}; the nearest in training is {has}")
+
+
 def towards(model: FragmentModel, asked: Mapping[str, float]) -> FragmentModel:
     """The model told of values.
 
     Raises:
-        UserError: it cannot be told of them, or has seen none like them.
+        UserError: it cannot be told of them, or has seen none like them, or none that has them together.
     """
     edges, census = model.edges, model.census
     if census is None or not set(asked) <= set(edges.of):
@@ -86,6 +98,7 @@ def towards(model: FragmentModel, asked: Mapping[str, float]) -> FragmentModel:
         low, high = float(column.min()), float(column.max())
         if not low <= value <= high:
             raise UserError(f"--towards: expected {name} in [{low:.4g}, {high:.4g}], as in training, got {value:g}")
+    _together(census, asked)
     values = torch.tensor([[asked.get(name, float("nan")) for name in edges.of]], dtype=torch.float64)
     device = next(model.denoiser.parameters()).device
     candidates = choosing(model, tuple(asked), torch.tensor(list(asked.values()), dtype=torch.float64))

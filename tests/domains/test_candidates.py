@@ -54,7 +54,8 @@ def test_a_pair_draws_several_the_first_of_which_is_its_draw() -> None:
     p = torch.randn(1, length, len(TOKENS), generator=torch.manual_seed(0)).softmax(-1).double().expand(batch, -1, -1)
     one, share = pair.draw(p, pair.by_pair(p), draw)
     several, again = pair.several(p, pair.by_pair(p), draw, count=3)
-    assert several[:, 0].equal(one) and again.equal(share)
+    assert several[:, 0].equal(one)
+    assert again.equal(share)
     assert GRAMMAR.accepts(several.flatten(0, 1)).all()
     for k in (1, 2):  # each is drawn anew, from the same distribution
         assert not several[:, k].equal(one)
@@ -141,4 +142,4 @@ def test_draws_come_near_to_what_was_asked_for() -> None:
         assert [one.classes for one in islice(generator.stream(seed=2, start=240), 10)] == [
             one.classes for one in drawn[240:]
         ]
-    assert away["with sums"] < 1.2 and away["without"] > 2 * away["with sums"], away
+    assert away["with sums"] < min(1.2, away["without"] / 2), away

@@ -87,7 +87,17 @@ def test_errors_name_the_text_the_position_and_what_came(text: str, position: in
 
 
 @pytest.mark.parametrize(
-    "text", ["qed >= 1.5", "qed < 0", "sa == 0.5", "rings == 1.5", "hba in [1.2, 1.8]", "tpsa < 0", "sa in {0, 11}"]
+    "text",
+    [
+        "qed >= 1.5",
+        "qed >= 0.95",
+        "qed < 0",
+        "sa == 0.5",
+        "rings == 1.5",
+        "hba in [1.2, 1.8]",
+        "tpsa < 0",
+        "sa in {0, 11}",
+    ],
 )
 def test_a_condition_outside_the_propertys_range_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="no molecule can meet it"):

@@ -27,6 +27,7 @@ from scidiff.cli.main import app
 from scidiff.errors import UserError
 from scidiff.molecules import certified, generate
 from scidiff.molecules.oracle import read_molecule
+from scidiff.molecules.planning import Choice
 
 Run = Callable[..., Result]
 
@@ -349,3 +350,13 @@ def test_evaluate_says_how_to_get_moses(run: Run, tmp_path: Path) -> None:
     done = run("evaluate", "x.smi")
     assert done.exit_code == 2
     assert "python datasets/moses.py" in done.stderr
+
+
+def test_what_no_training_molecule_has_is_given_up_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a census 50 molecules are worth 50,000 draws, of which thousands are made before that is hopeless."""
+    choice = Choice(method="exact", why="", share=0.0)
+    monkeypatch.setattr(certified, "load", lambda model, device: stand_in.Sample())
+    monkeypatch.setattr(certified, "_conditioned", lambda source, *_: (source, choice))
+    generation = generate(num=50, where=["mw > 900"])
+    assert "hopeless" in generation.stopped
+    assert generation.drawn == 512
