@@ -273,9 +273,11 @@ def _give(
         account |= {"among": choosing.account(drawn, kept, among)} if wanted.chooser else {}
         account |= {"towards": wanted.asked.as_dict()} if wanted.asked else {}
         typer.echo(json.dumps(account, indent=1))
-    lines = [generation.summary(), f"geometries: {drawn.summary()}"]
+    stopped = [f"stopped: {generation.stopped}"] if generation.stopped else []
+    lines = [generation.summary(), *stopped, f"geometries: {drawn.summary()}"]
     lines += [choosing.line(drawn, kept, among)] if wanted.chooser else []
     lines += wanted.asked.lines() if wanted.asked else []
     lines += [f"{one.text} (index {one.number}) has no geometry: {one.reason}" for one in drawn.refused[:SHOWN]]
+    lines += [] if kept.certified else ["nothing was certified, so no file was written"]
     typer.echo("\n".join(lines), err=True)
     return kept.certified < generation.requested // among

@@ -214,6 +214,14 @@ def test_conditions_hold_of_what_gets_a_geometry(run):
     assert [mol.GetProp("index") for mol in Chem.SDMolSupplier("o.sdf")] == ["2", "5"]
 
 
+def test_what_cannot_be_had_ends_and_says_why(run):
+    done = run("--num", "2", "--where", "mw > 900", "--max-draws", "40", "--out", "o.sdf")
+    assert done.exit_code == 3
+    assert "stopped: --max-draws 40 reached" in done.output
+    assert "nothing was certified, so no file was written" in done.output
+    assert list(Path().iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

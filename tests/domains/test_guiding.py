@@ -180,7 +180,7 @@ def test_the_census_agrees_with_the_oracle(census: Census, molecules: list[str],
 
 
 def test_what_properties_do_not_decide_is_taken_for_met(census: Census) -> None:
-    assert bool(census.meets(parse_all(["contains c1ccccc1", "alerts == 0 or qed >= 0.99"])).all())
+    assert bool(census.meets(parse_all(["contains c1ccccc1", "alerts == 0 or qed >= 0.94"])).all())
     assert not census.says(parse_all(["contains c1ccccc1"]))
     both = census.meets(parse_all(["qed >= 0.8 and contains c1ccccc1"]))
     assert both.equal(census.meets(parse_all(["qed >= 0.8"])))

@@ -34,6 +34,9 @@ def test_the_model_that_is_told_of_values():
     assert list(told.edges.of) == [*QUANTUM, ATOMS]
     assert told.census is not None
     assert told.census.names == (*QUANTUM, ATOMS)
+    assert told.sums is not None
+    assert told.sums.names == told.census.names
+    assert told.scores is None  # which others read
 
 
 def test_the_networks_that_read_values_learned_from_different_halves():
