@@ -61,7 +61,7 @@ from scidiff.molecules.three_d.generated import fragments_of_small_molecules
 from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.molecules.three_d.oracle import with_positions
 from scidiff.molecules.three_d.records import Record, record
-from scidiff.molecules.towards import WEIGHT, choosing, guided
+from scidiff.molecules.towards import choosing
 from scidiff.noise import Noise
 from scidiff.sampling import sample
 from scidiff.solvers.categorical import CountedUnmasking
@@ -217,7 +217,7 @@ def made(
     read = read.reshape(len(readers), len(rows), among, -1)
     sizes = np.array([Chem.AddHs(mol).GetNumAtoms() for mol in mols]).reshape(len(rows), among)
     sized = sizes == data.atoms[rows][:, None]
-    fragments = sum(map(len, sequences)) / len(mols) * model.calls
+    fragments = sum(map(len, sequences)) / len(mols)
     return Made(
         smiles=np.array([Chem.MolToSmiles(mol) for mol in mols]).reshape(len(rows), among),
         whole=sized & ~np.isnan(read[0, :, :, 0]),
@@ -333,7 +333,7 @@ def run(chosen: argparse.Namespace) -> int:
     path = cache_folder() / "qm9" / "train.npz"
     if not path.exists():
         raise UserError("expected QM9 in the cache, got none: python datasets/qm9.py")
-    model = guided(FragmentModel.load(chosen.model or fragments_of_small_molecules(told=True)), chosen.guidance)
+    model = FragmentModel.load(chosen.model or fragments_of_small_molecules(told=True))
     judge, chooser = Estimator.load(chosen.judge), Estimator.load(chosen.chooser or estimator.chooser())
     data = read_data(path, 2000 if chosen.quick else None)
     rows = np.sort(np.random.default_rng(chosen.seed).choice(data.second, count, replace=False))
@@ -359,7 +359,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = options(__doc__, "12 molecules of each property, 2 draws each")
     parser.add_argument("--molecules", type=int, default=500, help="of each property")
     parser.add_argument("--among", type=int, default=4, metavar="K", help="draws of each")
-    parser.add_argument("--guidance", type=float, default=WEIGHT, metavar="W", help="weight; 1 for none")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="weights of fragments that are told")
     parser.add_argument("--judge", type=Path, metavar="FOLDER", help="weights that read properties")
     parser.add_argument("--chooser", type=Path, metavar="FOLDER", help="others, of the second half")

@@ -321,7 +321,7 @@ class Generator:
         for length in sorted(groups, key=lambda length: -length * length * len(groups[length])):
             members, calls = groups[length], length if steps is None else min(length, steps)
             drawn = pool.submit(self._sequences, members, length, calls, seed)
-            tile.append((members, calls * (self.model.calls if self.guide is None else self.guide.calls), drawn))
+            tile.append((members, calls * (1 if self.guide is None else self.guide.calls), drawn))
         return tile
 
     def _end(self, tile: _Tile) -> list[Drawn]:

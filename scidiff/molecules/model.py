@@ -65,7 +65,6 @@ class FragmentModel:
         census: a sample of the training molecules; None if the folder has none.
         head: what to expect of properties from beliefs; None if the folder has none.
         sums: what they add to the properties that the model is told of, where these are others; None if not known.
-        calls: of the network for an estimate.
         candidates: chooses among sequences that an estimate allows; None to draw one.
     """
 
@@ -77,7 +76,6 @@ class FragmentModel:
     census: Census | None = None
     head: PropertyHead | None = None
     sums: Scores | None = None
-    calls: int = 1
     candidates: Candidates | None = None
 
     @classmethod
@@ -136,8 +134,8 @@ class FragmentModel:
         names = tuple(config.edges) or SCORED
         census, others = Census.load(folder, names), set(names) != set(SCORED)
         added = Scores.load(folder, vocabulary, names if others else SCORED)
-        kept = {"sums": added} if others else {"scores": added}
-        return replace(model, census=census, head=head, **kept)
+        scores, sums = (None, added) if others else (added, None)
+        return replace(model, scores=scores, sums=sums, census=census, head=head)
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write the model to a folder of safetensors and JSON."""

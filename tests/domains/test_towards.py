@@ -18,9 +18,8 @@ from scidiff.molecules.edges import Edges
 from scidiff.molecules.generator import Generator
 from scidiff.molecules.model import LEAF, FragmentModel
 from scidiff.molecules.quantum import QUANTUM, halves
-from scidiff.molecules.towards import guided, parse, towards
+from scidiff.molecules.towards import parse, towards
 from scidiff.noise import Noise
-from scidiff.state import Layout
 
 VALUES = np.random.default_rng(0).normal(size=(4000, 2)) * [1.0, 30.0]
 EDGES = Edges.between(("gap", "mu"), VALUES)
@@ -120,21 +119,9 @@ def test_a_model_told_of_a_value_draws_what_has_it(taught):
         drawn = list(islice(Generator(model=model).towards({"gap": value}).stream(seed=1), 100))
         share = np.mean([list(one.classes) == row for one in drawn])
         assert share > 0.9, (value, share)
-        assert {one.calls for one in drawn} == {2 * 6}  # guidance asks twice for each of six fragments
+        assert {one.calls for one in drawn} == {6}  # one for each fragment
     with pytest.raises(UserError, match="expected properties"):  # it is told once
         towards(towards(model, {"gap": 1.0}), {"gap": 2.0})
-
-
-def test_guidance_is_the_product_of_powers(taught):
-    """p^(1 - w) p(. | told)^w, of each fragment; of weight 1 the model itself."""
-    model, _ = taught
-    assert guided(model, 1.0) is model
-    state, layout = {LEAF: torch.zeros(1, 6, dtype=torch.int64)}, Layout.dense(1, {LEAF: (6,)})
-    facts = torch.tensor([[1.0, 0.0]])
-    plain, told = (model.denoiser(state, torch.ones(1), layout, given)[LEAF].double() for given in (None, facts))
-    found = guided(model, 3.0).denoiser(state, torch.ones(1), layout, facts)[LEAF].double()
-    expected = told.exp() ** 3 / plain.exp() ** 2
-    assert torch.allclose(found.exp(), expected / expected.sum(-1, keepdim=True), atol=1e-5)
 
 
 @pytest.mark.parametrize(
