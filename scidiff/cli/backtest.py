@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scidiff.cli.checks import PAGES, check_file
+from scidiff.cli.command_line import command_line
 from scidiff.cli.forecasting import Options, facts_of, forecaster_of, notes_of, panel_of, rules_of
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
@@ -65,7 +64,7 @@ def backtest(*, file: File, options: Options, origins: Origins = 4, stride: Stri
         from scidiff.timeseries.forecast_report import write_backtest_report
 
         facts = facts_of(forecaster, options.samples, seconds)
-        command = shlex.join(["scidiff", *sys.argv[1:]])
+        command = command_line()
         write_backtest_report(found, options.report, facts=facts, notes=notes_of(forecaster), command=command)
     typer.echo(json.dumps(_record(found, seconds), indent=1) if options.as_json else _shown(found))
     typer.echo(f"{len(panel)} series, {found.origins} origins, {forecaster.horizon} steps: {seconds:.1f} s", err=True)

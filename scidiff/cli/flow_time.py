@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scidiff.cli.checks import check_device
+from scidiff.cli.command_line import command_line
 from scidiff.cli.fluids import AsJson, Calls, Device, Out, Progress, Seed, app, check_outputs
 from scidiff.cli.progress import StatusLine
 from scidiff.errors import SHORT, UserError
@@ -156,9 +155,7 @@ def finish(
     certificate = {"divergence-free": (divergence, TOLERANCE), **certificate}
     if wanted.out is not None:
         told = {"title": "Ensemble of trajectories of a two-dimensional incompressible flow"}
-        told |= {name: str(value) for name, value in account.items()} | {
-            "history": shlex.join(["scidiff", *sys.argv[1:]])
-        }
+        told |= {name: str(value) for name, value in account.items()} | {"history": command_line()}
         fields.write(fields.in_time(flows.vorticity, velocity, flows.times, flows.box, told), wanted.out)
     if wanted.animation is not None:
         write_animation(flows.vorticity.cpu().numpy(), wanted.animation)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scidiff.cli.checks import PAGES, check_device, check_file
+from scidiff.cli.command_line import command_line
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
 from scidiff.errors import UserError
@@ -232,7 +231,7 @@ def _run(task: FlowTask | WindTask, options: Options) -> None:
     certificate = task.certificate(found)
     refused = np.flatnonzero(~_held(certificate)).tolist()
     seconds = time.monotonic() - began
-    command = shlex.join(["scidiff", *sys.argv[1:]])
+    command = command_line()
     if options.out is not None:
         attributes = {"seed": found.seed, "network_calls": found.calls, "history": command}
         fields.write(task.dataset(found, attributes), options.out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from scidiff.atomic import check_folder, check_writable
 from scidiff.cli.checks import PAGES, check_file
+from scidiff.cli.command_line import command_line
 from scidiff.cli.forecasting import Options, calibrated, facts_of, forecaster_of, notes_of, panel_of, rules_of
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
@@ -171,7 +171,7 @@ def _report(forecaster: DiffusionForecaster, found: Forecast, report: Path, samp
 
     notes = (*(found.panel.source.notes if found.panel.source else ()), *notes_of(forecaster))
     facts = facts_of(forecaster, samples, seconds)
-    write_forecast_report(found, report, facts=facts, notes=notes, command=shlex.join(["scidiff", *sys.argv[1:]]))
+    write_forecast_report(found, report, facts=facts, notes=notes, command=command_line())
 
 
 def _write(found: Forecast, out: str | None, levels: tuple[float, ...], seed: int) -> None:
@@ -179,7 +179,7 @@ def _write(found: Forecast, out: str | None, levels: tuple[float, ...], seed: in
 
     if out is None:
         return
-    history = shlex.join(["scidiff", *sys.argv[1:]])
+    history = command_line()
     if out == "-":
         found.table(levels).to_csv(sys.stdout, index=False)
     elif out.lower().endswith(".nc"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scidiff.cli.checks import check_device
+from scidiff.cli.command_line import command_line
 from scidiff.cli.flow_time import Animation, Flows, Members, Wanted, app, conclude, finish
 from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Seed
 from scidiff.cli.progress import StatusLine
@@ -225,7 +224,7 @@ def _permeability(weights: PairModel, wells: Path, options: Options) -> None:
     account = {"measured": len(measured), "noise": options.noise, "calls": calls, "seed": options.seed}
     if options.out is not None:
         said = {name: str(value) for name, value in account.items()}
-        said["history"] = shlex.join(["scidiff", *sys.argv[1:]])
+        said["history"] = command_line()
         write(of_wells.dataset(pairs, said), options.out)
     conclude(
         of_wells.certificate(pairs, measured, told, weights.config.ties.bounds),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scidiff.cli.command_line import command_line
 from scidiff.cli.molecules import app
 from scidiff.errors import UserError
 from scidiff.interrupts import held_back
@@ -38,7 +37,7 @@ Exit codes: 0 trained; 2 the request cannot be carried out; 130 Ctrl-C (--resume
 @app.command(help=_TRAIN)
 def train(
     *,
-    data: Annotated[Path, typer.Argument(help="The molecules: .smi .txt .csv .csv.gz .parquet .sdf")],
+    data: Annotated[Path, typer.Argument(help="The molecules: .smi .txt .csv .sdf, .gz too; .parquet")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model goes.")],
     init: Annotated[
         str,
@@ -77,7 +76,7 @@ def train(
             resume=resume,
             flatten=flatten,
             workers=workers,
-            command=shlex.join(["scidiff", *sys.argv[1:]]),
+            command=command_line(),
             init=init,
             say=_say,
         )

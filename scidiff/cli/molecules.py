@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scidiff.cli.command_line import command_line
+from scidiff.cli.generations import said, status
 from scidiff.cli.molecule_options import (
     Among,
     Constraints,
@@ -76,7 +75,7 @@ Exit codes: 0 explained; 2 it cannot be read, contradicts itself, or no molecule
 
 _EVALUATE = """Judge generated molecules by the metrics of MOSES.
 
-The file holds one SMILES a line, or a column `smiles` (.csv .csv.gz .parquet), or structures (.sdf). FCD needs the
+The file holds one SMILES a line, or a column `smiles` (.csv .parquet), or structures (.sdf). FCD needs the
 package fcd_torch; the floor beside it is the FCD of as many random training molecules.
 
 \b
@@ -116,41 +115,53 @@ def generate(
     progress: Shown = None,
 ) -> None:
     """See `_GENERATE`."""
-    asked = _asked(towards)
-    if three_d := three_d or among != 1 or bool(keep or asked):
-        from scidiff.cli.conformers import geometries
+    asked, geometries, certify = _asked(towards), None, []
+    if three_d or among != 1 or keep or asked:
+        from scidiff.cli.three_d import prepared
 
-        model, give = geometries(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
-    with held_back():
+        geometries = prepared(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
+        model, certify = geometries.fragments, geometries.certify
+    kind = _check_outputs(out := _destination(out, report, as_json), format_, report)
+    generation, interrupted = _generated(
+        progress,
+        num=num * among,
+        where=_wanted(where, constraints),
+        certify=certify,
+        method=method,
+        seed=seed,
+        start=start,
+        steps=steps,
+        batch_size=batch_size,
+        unique=unique,
+        max_draws=max_draws,
+        properties=_names(properties),
+        model=model,
+        device=device,
+        towards=asked,
+    )
+    if geometries is None:
+        code = SHORT if _finish(generation, out, kind, report, as_json=as_json) else 0
+    else:
+        code = geometries.give(generation, as_json=as_json)
+    if interrupted or code:
+        raise typer.Exit(INTERRUPTED if interrupted else code)
+
+
+def _generated(progress: bool | None, **request: Any) -> tuple[Generation, bool]:
+    """What `certified.generate` gives for a request, and whether Ctrl-C ended it."""
+    with held_back():  # threads that torch starts now never see Ctrl-C
         from scidiff.cli.progress import StatusLine
         from scidiff.molecules import certified
-    kind = _check_outputs(out := _destination(out, report, as_json), format_, report)
-    line, interrupted = StatusLine(progress), False
+    line = StatusLine(progress)
     try:
         line.begin("loading the model")
-        generation = certified.generate(
-            num=num * among,
-            where=_wanted(where, constraints),
-            method=method,
-            seed=seed,
-            start=start,
-            steps=steps,
-            batch_size=batch_size,
-            unique=unique,
-            max_draws=max_draws,
-            properties=_names(properties),
-            model=model,
-            device=device,
-            towards=asked,
-            progress=lambda account: line.show(_status(account)) if line.due() else None,
-        )
+        return certified.generate(
+            **request, progress=lambda account: line.show(status(account)) if line.due() else None
+        ), False
     except certified.Interrupted as stop:
-        generation, interrupted = stop.generation, True
+        return stop.generation, True
     finally:
         line.clear()
-    short = give(generation, as_json) if three_d else _finish(generation, out, kind, report, as_json=as_json)
-    if interrupted or short:
-        raise typer.Exit(INTERRUPTED if interrupted else SHORT)
 
 
 def _asked(towards: list[str] | None) -> dict[str, float]:
@@ -212,33 +223,6 @@ def _names(properties: str) -> tuple[str, ...]:
     return tuple(PROPERTIES) if properties == "all" else tuple(properties.replace(",", " ").split())
 
 
-def _status(generation: Generation) -> str:
-    have, seconds = len(generation.molecules), generation.seconds
-    if not generation.drawn and generation.effort.oracle_calls:
-        return f"pilot of steering: {generation.effort.oracle_calls} draws"
-    text = f"certified {have}/{generation.requested}  drawn {generation.drawn}  acceptance {generation.acceptance:.1%}"
-    if have and seconds > 0:
-        left = (generation.requested - have) * seconds / have
-        text += f"  {have / seconds:.1f} certified/s  {_duration(left)} left"
-    return text
-
-
-def _steering(found: Mapping[str, object]) -> str:
-    """What the pilot found, on a line."""
-    if not found["used"]:
-        return f"not steered ({found['why']}), after a pilot of {found['pilot_draws']} draws"
-    shares = f"{found['rate']:.0%} of steered draws hold, {found['base_rate']:.2g} of the model's"
-    return (
-        f"steered: {shares}; a pilot of {found['pilot_draws']} draws, which pays from {found['pays_from']} molecules on"
-    )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _finish(generation: Generation, out: str | None, kind: str, report: str | None, *, as_json: bool) -> bool:
     """Write the files, then say what came of the run; whether it fell short."""
     from scidiff.molecules.writers import write, write_stdout
@@ -250,23 +234,12 @@ def _finish(generation: Generation, out: str | None, kind: str, report: str | No
     if report is not None and generation.molecules:
         from scidiff.molecules.report import write_report
 
-        write_report(generation, report, command=shlex.join(["scidiff", *sys.argv[1:]]))
+        write_report(generation, report, command=command_line())
     if as_json:
         files = {"out": out, "report": report} if generation.molecules else {"out": None, "report": None}
         typer.echo(json.dumps({**generation.as_dict(), **files}, indent=1))
-    _say(generation.summary())
-    if generation.weighted and generation.molecules:
-        chosen = f"--method {generation.method}, for {generation.why}; " if generation.why else ""
-        worth = f"worth {generation.effort.effective:.2g} independent draws"
-        _say(f"{chosen}molecules have weights (log_weight) and are {worth}")
-    if generation.steering is not None:
-        _say(_steering(generation.steering))
-    if generation.stopped:
-        _say(f"stopped: {generation.stopped}")
-    if not generation.complete and generation.conditions and generation.effort.draws > 1:
-        _say(generation.effort.text())
-    if not generation.complete and generation.molecules:
-        _say(f"the {len(generation.molecules)} certified are kept; --start {generation.next_index} goes on from here")
+    for text in said(generation):
+        _say(text)
     if not generation.molecules and (out not in (None, "-") or report is not None):
         _say("nothing was certified, so no file was written")
     return not generation.complete
@@ -275,7 +248,7 @@ def _finish(generation: Generation, out: str | None, kind: str, report: str | No
 @app.command(help=_EVALUATE)
 def evaluate(
     *,
-    file: Annotated[Path, typer.Argument(help="The molecules: .smi .txt .csv .csv.gz .parquet .sdf")],
+    file: Annotated[Path, typer.Argument(help="The molecules: .smi .txt .csv .sdf, .gz too; .parquet")],
     reference: Annotated[
         list[str] | None,
         typer.Option(
@@ -300,7 +273,7 @@ def evaluate(
     from scidiff.cli.progress import StatusLine
 
     if three_d:
-        from scidiff.cli.conformers import judge
+        from scidiff.cli.three_d import judge
 
         if reference is not None and len(reference) != 1:
             raise UserError(f"--three-d: expected one --reference FILE.sdf, got {len(reference)}")

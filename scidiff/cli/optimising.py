@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scidiff.cli.command_line import command_line
 from scidiff.cli.learning import app
 from scidiff.cli.molecule_options import Constraints, Model, Shown, Where
 from scidiff.errors import INTERRUPTED, SHORT, UserError
@@ -137,7 +136,7 @@ def _finish(found: Optimisation, num: int, out: Path, report: Path | None, *, fo
     if best.molecules:
         write(found, best, out)
         if report is not None:
-            write_report(best, report, command=shlex.join(["scidiff", *sys.argv[1:]]))
+            write_report(best, report, command=command_line())
     if as_json:
         typer.echo(json.dumps({**found.as_dict(), "out": str(out) if best.molecules else None}, indent=1))
     tops = ", ".join(f"top-{k} {found.top(k):.4f}" for k in (1, 10, 100) if found.calls >= k)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from scidiff.cli.checks import PAGES, check_file
+from scidiff.cli.command_line import command_line
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Places:
         elif self.out is not None:
             table = imputed_table(panel, grid, median, quantiles, complete=complete, text=self.text)
             self.write_tables(table, None if panel.source is None else panel.source.text)
-        command = shlex.join(["scidiff", *sys.argv[1:]])
+        command = command_line()
         if self.draws is not None:
             held = outcome.filled.draws
             attributes = {"seed": outcome.request.seed, "steps": outcome.request.steps, "history": command}

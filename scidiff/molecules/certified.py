@@ -161,6 +161,7 @@ def generate(
     *,
     num: int,
     where: Sequence[str] = (),
+    certify: Sequence[str] = (),
     seed: int = 0,
     start: int = 0,
     steps: int | None = None,
@@ -180,6 +181,7 @@ def generate(
     Args:
         num: how many certified molecules, at least 1.
         where: expressions of `scidiff.molecules.language` such as `qed >= 0.8 or rings == 2`; they hold together.
+        certify: more of them, which nearly all draws meet: they are certified, and not worth enforcing.
         seed: seed of the draws, in [0, 2^64).
         start: index of the first draw: go on where an earlier run with this seed ended (`Generation.next_index`).
         steps: denoising steps of a draw; the model's own default if None. Any number gives valid molecules.
@@ -202,14 +204,15 @@ def generate(
         UserError: an argument that cannot be met, or weights that cannot be read.
         Interrupted: Ctrl-C; carries what was certified.
     """
-    conditions = parse_all([*where, *implied(towards or {})])
+    enforced = parse_all([*where, *implied(towards or {})])
+    conditions = parse_all([*where, *implied(towards or {}), *certify])
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check(method, num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     names = _named(conditions, properties)
     _read_ahead(conditions)
     choice = Choice(method="exact" if method == "auto" else method, why="")
     if source is None:
-        source, choice = _conditioned(_told(model, device, towards or {}), conditions, method, num)
+        source, choice = _conditioned(_told(model, device, towards or {}), enforced, method, num)
     if max_draws is None and choice.share == 0:
         limit = min(limit, max(_RARE_DRAWS * num, _RARE_LEAST))
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)

@@ -80,7 +80,7 @@ def read(path: Path, *, flatten: bool = False) -> Dataset:
     """Read a file of molecules.
 
     Args:
-        path: .smi, .txt, .csv, .csv.gz, .parquet or .sdf.
+        path: .smi, .txt, .csv or .sdf, .gz too, or .parquet.
         flatten: take molecules without their stereochemistry, which models cannot write, rather than refuse them.
 
     Raises:

@@ -36,23 +36,30 @@ def element(symbol: str) -> int:
 
 
 class PatternError(ValueError):
-    """A SMARTS or SMILES that RDKit does not read.
+    """A SMARTS or SMILES that means nothing here.
 
     Attributes:
+        expected: what was, in words.
         place: how far into it the error was noticed, from 0; 0 where RDKit does not say.
     """
 
-    def __init__(self, message: str, place: int = 0):
-        super().__init__(message)
-        self.place = place
+    def __init__(self, expected: str, text: str, place: int = 0):
+        super().__init__(f"expected {expected}, got {text!r}")
+        self.expected, self.place = expected, place
 
 
 @lru_cache(maxsize=1000)
 def smarts(text: str) -> Chem.Mol:
-    """The pattern of a SMARTS. PatternError with the place if RDKit does not read it."""
+    """The pattern of a SMARTS. PatternError with the place if RDKit does not read it, or if it has stereochemistry.
+
+    RDKit would match `[C@H]` with every carbon of a molecule that has no stereochemistry, as generated ones.
+    """
     pattern, place = _read(Chem.MolFromSmarts, text)
     if pattern is None or pattern.GetNumAtoms() == 0:
-        raise PatternError(f"expected a SMARTS that RDKit reads, got {text!r}", place)
+        raise PatternError("a SMARTS that RDKit reads", text, place)
+    chiral = any(atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for atom in pattern.GetAtoms())
+    if chiral or any(bond.GetStereo() != Chem.BondStereo.STEREONONE for bond in pattern.GetBonds()):
+        raise PatternError("a SMARTS without stereochemistry, as generated molecules have none,", text)
     return pattern
 
 
@@ -61,7 +68,7 @@ def smiles(text: str) -> str:
     """The canonical SMILES of a molecule. PatternError with the place if RDKit does not read it."""
     mol, place = _read(Chem.MolFromSmiles, text)
     if mol is None or mol.GetNumAtoms() == 0:
-        raise PatternError(f"expected a SMILES that RDKit reads, got {text!r}", place)
+        raise PatternError("a SMILES that RDKit reads", text, place)
     return str(Chem.MolToSmiles(mol))
 
 

@@ -158,7 +158,8 @@ def read_pattern(reader: Reader, kind: str, *, ends: str = "") -> str:
     """The SMARTS (as it is) or SMILES (canonical) that stands here.
 
     Raises:
-        UserError: RDKit does not read it; the message gives the position of the error within the expression.
+        UserError: RDKit does not read it, or it is a SMARTS with stereochemistry; the message gives the position of the
+            error within the expression.
     """
     from scidiff.molecules.quantities import smarts
 
@@ -173,7 +174,7 @@ def read_pattern(reader: Reader, kind: str, *, ends: str = "") -> str:
             return smiles(text)
         smarts(text)
     except PatternError as error:
-        raise reader.fail(f"a {kind} that RDKit reads", at=place + error.place, got=text) from None
+        raise reader.fail(error.expected, at=place + error.place, got=text) from None
     return text
 
 

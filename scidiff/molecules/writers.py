@@ -14,7 +14,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -186,11 +186,13 @@ def _sdf(generation: Generation) -> Iterator[bytes]:
             raise ValueError(f"expected a certified molecule, got {molecule.smiles!r}")
         rdDepictor.Compute2DCoords(mol)
         mol.SetProp("_Name", name_of(molecule))
-        items = "".join(
-            f">  <{name}>\n{value!r}\n\n" if isinstance(value, float) else f">  <{name}>\n{value}\n\n"
-            for name, value in zip(names, row(molecule), strict=True)
-        )
-        yield f"{Chem.MolToMolBlock(mol)}{items}$$$$\n".encode()
+        yield sdf_block(mol, dict(zip(names, row(molecule), strict=True))).encode()
+
+
+def sdf_block(mol: Chem.Mol, items: Mapping[str, object]) -> str:
+    """The record of a structure file: a molecule with one conformer, and its data items."""
+    told = "".join(f">  <{name}>\n{value}\n\n" for name, value in items.items())
+    return f"{Chem.MolToMolBlock(mol)}{told}$$$$\n"
 
 
 def name_of(molecule: Molecule) -> str:

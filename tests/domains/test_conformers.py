@@ -1,6 +1,7 @@
 """Conformers: what certifies them, and that each is a function of seed, record and draw."""
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -290,6 +291,38 @@ def test_command_refuses_records_by_number_and_does_the_rest(run, tmp_path):
         assert [(row["record"], row["name"]) for row in csv.DictReader(stream)] == [("2", "2"), ("4", "name")]
     assert "record 4 refused: expected the elements H, C, N, O, F, got S" in done.output
     assert len(list(Chem.SDMolSupplier(str(tmp_path / "o.sdf")))) == 2
+
+
+def test_what_an_earlier_run_refused_is_not_left_beside_new_conformers(run):
+    assert run("CCO\nxx\n", "--num", "1").exit_code == 3
+    assert run("CCO\n", "--num", "1").exit_code == 0
+    assert Path("o.refused.csv").read_text() == "record,name,text,reason\n"
+
+
+def test_data_items_of_a_structure_come_back(run, tmp_path):
+    mol = embedded("C[C@H](O)CN")[0]
+    for name, value in {"id": "007", "note": "two\nlines", "draw": "old"}.items():
+        mol.SetProp(name, value)
+    with Chem.SDWriter(str(tmp_path / "source.sdf")) as source:
+        source.write(mol)
+    assert run((tmp_path / "source.sdf").read_text(), "--num", "1", name="in.sdf").exit_code == 0
+    (written,) = Chem.SDMolSupplier("o.sdf")
+    assert [written.GetProp(name) for name in ("id", "note", "draw")] == ["007", "two\nlines", "0"]
+
+
+def test_packed_files_are_read(tmp_path):
+    packed = bytearray(gzip.compress("\ufeffCCO \u00e9thanol\n".encode()))
+    (tmp_path / "in.smi.gz").write_bytes(packed)
+    with gzip.open(tmp_path / "in.sdf.gz", "wt") as stream:
+        stream.write(f"{Chem.MolToMolBlock(embedded('CCO')[0])}$$$$\n")
+    for name, called in (("in.smi.gz", "\u00e9thanol"), ("in.sdf.gz", "1")):
+        (one,) = read(tmp_path / name, CONFIG)
+        assert isinstance(one, Record)
+        assert (one.name, Chem.MolToSmiles(Chem.RemoveHs(one.mol))) == (called, "CCO")
+    packed[10] = 0xFF  # the kind of the first block, of which there is none
+    (tmp_path / "in.smi.gz").write_bytes(packed)
+    with pytest.raises(UserError, match="cannot read"):
+        read(tmp_path / "in.smi.gz", CONFIG)
 
 
 @pytest.mark.parametrize(

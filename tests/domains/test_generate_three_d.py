@@ -42,7 +42,7 @@ def run(monkeypatch, tmp_path):
     def embed(denoiser, processes, condition, *, seed, index, steps, held, start):
         found = []
         for k in index.tolist():
-            mol = Chem.AddHs(Chem.MolFromSmiles(SMILES[k // STRIDE]))
+            mol = Chem.AddHs(Chem.MolFromSmiles(SMILES[k // STRIDE % len(SMILES)]))
             assert AllChem.EmbedMolecule(mol, randomSeed=k + 1) == 0
             found.append(mol.GetConformer().GetPositions())
         return torch.as_tensor(np.stack(found))
@@ -58,12 +58,13 @@ def run(monkeypatch, tmp_path):
 
 def test_each_molecule_gets_a_geometry_or_a_reason(run):
     done = run("--num", "5", "--out", "o.sdf", "--json")
-    assert done.exit_code == 3  # two molecules are not of the kind that the model knows
+    assert done.exit_code == 3  # one molecule has an element that the model does not know
     account = json.loads(done.stdout)
-    assert (account["certified"], account["geometries"]["certified"]) == (5, 3)
+    assert (account["certified"], account["geometries"]["certified"]) == (5, 4)
+    assert account["reasons"] == {"atoms <= 29": 1}  # dodecane, in whose place another is drawn
     assert "CCS (index 1) has no geometry: expected the elements" in done.output
     written = list(Chem.SDMolSupplier("o.sdf", removeHs=False))
-    assert [mol.GetProp("index") for mol in written] == ["0", "2", "3"]
+    assert [mol.GetProp("index") for mol in written] == ["0", "2", "3", "5"]
     for mol in written:
         assert Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False) == Chem.CanonSmiles(mol.GetProp("smiles"))
         assert mol.GetConformer().Is3D()
@@ -95,13 +96,13 @@ def test_what_the_model_is_told_is_reported_beside_an_estimate_and_never_certifi
         "asked": 6.5,
         "unit": "eV",
         "certified": False,
-        "estimated_median": 6.0,
-        "estimated_mean_distance": pytest.approx((1.5 + 0.5 + 0.5) / 3),
+        "estimated_median": 6.5,
+        "estimated_mean_distance": pytest.approx((1.5 + 0.5 + 0.5 + 1.5) / 4),
         "estimator_error": 0.25,
     }
     assert "gap = 6.5 eV was asked of the model and is not certified" in done.output
     items = [(mol.GetProp("asked_gap"), mol.GetProp("estimated_gap")) for mol in Chem.SDMolSupplier("o.sdf")]
-    assert items == [("6.5 eV", f"{value} eV") for value in (5, 6, 7)]
+    assert items == [("6.5 eV", f"{value} eV") for value in (5, 6, 7, 8)]
     monkeypatch.setattr(estimator, "available", lambda: False)
     done = run("--num", "1", "--towards", "gap=6.5", "--out", "o.sdf")
     assert "not certified\n" in done.output
@@ -136,8 +137,16 @@ def test_of_each_k_the_nearest_is_kept_and_the_others_are_counted(run, monkeypat
         assert account["among"] == {"of_each": 4, "certified": 3, "kept": 1, "by": "a network"}
         assert (account["certified"], account["geometries"]["certified"]) == (4, 3)
         assert "kept 1 of 3 certified: of each 4" in done.output
-    done = run("--num", "3", "--among", "2", "--towards", "gap=11", "--out", "o.sdf", "--no-unique")
+    page = ("--report", "r.html")
+    done = run("--num", "3", "--among", "2", "--towards", "gap=11", "--out", "o.sdf", "--no-unique", *page)
     assert [mol.GetProp("index") for mol in Chem.SDMolSupplier("o.sdf")] == ["0", "2", "5"]  # 0 | 2, 3 | 5
+    done = run("--num", "1", "--start", "2", "--among", "2", "--towards", "gap=12", "--out", "o.sdf", *page)
+    assert [mol.GetProp("index") for mol in Chem.SDMolSupplier("o.sdf")] == ["3"]
+    text = Path("r.html").read_text(encoding="utf-8")
+    shown = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+    gap = shown["values"].index("estimated gap [eV]")
+    assert [one["values"][gap] for one in shown["conformers"]] == [12.0]
+    assert "gap = 12 eV was asked of the model and is not certified" in text
 
 
 @pytest.mark.parametrize("among", [1, 2])
@@ -145,7 +154,7 @@ def test_how_many_are_held_at_a_time_changes_nothing(run, monkeypatch, among):
     monkeypatch.setattr(certified, "load", lambda model, device: Tellable())
     monkeypatch.setattr(estimator, "available", lambda *name: True)
     monkeypatch.setattr(estimator.Estimator, "load", lambda *folder: Weigher())
-    arguments = ("--among", str(among), "--towards", "gap=11", "--json", "--report", "r.html")
+    arguments = ("--among", str(among), "--towards", "gap=11", "--no-unique", "--json", "--report", "r.html")
     accounts, texts = [], []
     for together, most in ((512, 300), (2, 1)):
         monkeypatch.setattr(generated, "TOGETHER", together)
@@ -156,23 +165,54 @@ def test_how_many_are_held_at_a_time_changes_nothing(run, monkeypatch, among):
         for account in (accounts[-1], accounts[-1]["geometries"]):
             del account["seconds"]
     assert accounts[0] == accounts[1]
-    assert accounts[0]["geometries"]["certified"] == 4
+    assert accounts[0]["geometries"]["certified"] == 5
     assert texts[0] == texts[1]
-    assert texts[0].count("$$$$") == (4 if among == 1 else 3)
+    assert texts[0].count("$$$$") == (5 if among == 1 else 3)
 
 
 def test_nothing_certified_leaves_the_file_as_it_was(run):
     Path("o.sdf").write_text("before", encoding="utf-8")
-    done = run("--num", "1", "--start", "1", "--out", "o.sdf", "--json")
-    assert json.loads(done.stdout)["out"] is None
+    done = run("--num", "1", "--start", "1", "--out", "o.sdf", "--report", "r.html", "--json")
+    assert (json.loads(done.stdout)["out"], json.loads(done.stdout)["report"]) == (None, None)
     assert [path.name for path in Path().iterdir()] == ["o.sdf"]
     assert Path("o.sdf").read_text(encoding="utf-8") == "before"
+
+
+def test_what_ended_a_run_is_said(run, monkeypatch):
+    done = run("--num", "2", "--where", "n_atoms[S] == 2", "--max-draws", "9", "--out", "o.sdf")
+    assert done.exit_code == 3
+    assert "stopped: --max-draws 9 reached" in done.output
+    assert "nothing was certified, so no file was written" in done.output
+    done = run("--num", "2", "--where", "atoms >= 30", "--out", "o.sdf")
+    assert done.exit_code == 2
+    assert "'atoms <= 29'" in done.output
+    embed, calls = tiles.positions, []
+
+    def once(*given, **named):
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return embed(*given, **named)
+
+    monkeypatch.setattr(tiles, "positions", once)
+    done = run("--num", "3", "--out", "o.sdf", "--where", "lacks S", "--json")
+    assert done.exit_code == 130
+    assert 1 <= len(list(Chem.SDMolSupplier("o.sdf"))) == json.loads(done.stdout)["geometries"]["certified"] < 3
+
+
+def test_how_many_molecules_a_rule_speaks_of_is_said(run):
+    rule = "distance([N:1]CC[O:2]) <= 9"
+    done = run("--num", "3", "--where", "lacks S", "--keep", rule, "--keep", "clash >= 0.4", "--out", "o.sdf", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["matched"] == {rule: 0, "clash >= 0.4": 3}
+    assert f"{rule}: 0 of 3 molecules have a match" in done.output
+    assert "clash >= 0.4: " not in done.output
 
 
 def test_a_number_of_atoms_is_a_condition(run, monkeypatch):
     monkeypatch.setattr(certified, "load", lambda model, device: Tellable())
     done = run("--num", "1", "--towards", "atoms=11", "--out", "o.sdf", "--json")
-    assert json.loads(done.stdout)["where"] == ["atoms == 11"]
+    assert json.loads(done.stdout)["where"] == ["atoms == 11", "atoms <= 29"]
     mol = next(iter(Chem.SDMolSupplier("o.sdf", removeHs=False)))
     assert (mol.GetProp("index"), mol.GetNumAtoms()) == ("2", 11)
 

@@ -82,6 +82,8 @@ def test_structure_and_precedence() -> None:
         ("contains([#6;X5$) and novel", 16, "SMARTS"),
         ("contains(c1ccccc1", 18, "expected )"),
         ("count(C[) == 1", 9, "SMARTS"),
+        ("contains(C[C@H](O)N)", 10, "a SMARTS without stereochemistry"),
+        ("count(F/C=C/F) == 1", 7, "a SMARTS without stereochemistry"),
         ("count C == 1", 7, "( and a SMARTS"),
         ("n_atoms[Xx] == 1", 9, "an element"),
         ("n_atoms == 1", 9, "[ and an element"),

@@ -91,6 +91,11 @@ def test_places_are_all_matches_once():
     assert [sorted(ring) for ring in rings] == [[0, 1, 2, 3, 4]]
 
 
+def test_a_match_has_the_stereochemistry_of_the_rule():
+    (rule,) = parse(["distance([CH3:1][C@H:2](O)N) <= 3"])
+    assert [len(rule.places(embedded(smiles))) for smiles in ("C[C@H](O)N", "C[C@@H](O)N")] == [1, 0]
+
+
 def test_measures_are_what_they_say():
     mol = embedded("OCCO")
     x = mol.GetConformer().GetPositions()
@@ -164,7 +169,7 @@ def test_the_oracle_sees_what_is_broken():
 def test_impossible_distances_are_said_before_drawing():
     assert "expected a distance that bonds allow" in impossible(parse(["distance(NC) >= 3"]), embedded("NCCCO"))
     assert impossible(parse(["distance([N:1]CCC[O:2]) <= 3"]), embedded("NCCCO")) == ""
-    (refused,) = molecules.conformers(["NCCCO"], num=1, keep=["distance(NC) >= 3"]).refused
+    (refused,) = molecules.conformers(["NCCCO", "CCO"], num=1, keep=["distance(NC) >= 3"]).refused
     assert "bonds allow" in refused.reason
 
 

@@ -11,9 +11,7 @@ from scidiff.molecules.three_d.conformers import ConformerRun
 from scidiff.molecules.three_d.conformers import conformers as drawn
 from scidiff.molecules.three_d.draws import STEPS
 from scidiff.molecules.three_d.model import load
-from scidiff.molecules.three_d.records import check_matched, record
-from scidiff.molecules.three_d.records import fix as fixed
-from scidiff.molecules.three_d.records import keep as kept
+from scidiff.molecules.three_d.records import held, record
 from scidiff.molecules.three_d.rules import parse
 
 
@@ -51,8 +49,4 @@ def conformers(
             mol = Chem.MolFromSmiles(one) if isinstance(one, str) else one
         told = mol if mol is not None and mol.GetNumAtoms() else "not a valid SMILES"
         records.append(record(told, known.config, number, str(number), text))
-    records = fixed(records, fix) if fix is not None else records
-    if rules:
-        records = kept(records, rules)
-        check_matched(records, rules)
-    return drawn(records, num=num, model=known, seed=seed, steps=steps)
+    return drawn(held(records, fix, rules), num=num, model=known, seed=seed, steps=steps)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from rdkit import Chem, rdBase
 
-from scidiff.errors import UserError, one_line
+from scidiff.errors import UserError
+from scidiff.molecules.readers import structures
 from scidiff.molecules.three_d import busting
 from scidiff.molecules.three_d.judging import Judged, judged
 from scidiff.molecules.three_d.shapes import distances, shapes
@@ -114,18 +115,13 @@ def evaluate(
 
 def _read(path: Path, limit: int | None) -> tuple[list[Chem.Mol], list[tuple[int, str]]]:
     """The molecules that can be judged, and number and reason of the others."""
-    try:
-        opened = gzip.open if path.suffix.lower() == ".gz" else open
-        with opened(path, "rb") as stream, rdBase.BlockLogs():
-            mols = list(Chem.ForwardSDMolSupplier(stream, removeHs=False))[:limit]
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {path}: {one_line(error)}") from error
+    mols = [mol for _, mol in islice(structures(path, hydrogens=True), limit)]
     reasons = [_unjudged(mol) for mol in mols]
     refused = [(number, reason) for number, reason in enumerate(reasons, 1) if reason]
     if len(refused) == len(mols):
         first = f"record 1: {refused[0][1]}" if refused else "no records"
         raise UserError(f"expected structures with coordinates in {path}, found none ({first})")
-    return [mol for mol, reason in zip(mols, reasons, strict=True) if not reason], refused
+    return [mol for mol, reason in zip(mols, reasons, strict=True) if mol is not None and not reason], refused
 
 
 def _unjudged(mol: Chem.Mol | None) -> str:

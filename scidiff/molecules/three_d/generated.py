@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ from scidiff.molecules.three_d.records import keep, record
 from scidiff.molecules.three_d.report import MOST_DRAWN
 from scidiff.molecules.three_d.rules import Rule
 from scidiff.molecules.three_d.writing import ORACLE
-from scidiff.molecules.writers import columns, name_of, row
+from scidiff.molecules.writers import columns, name_of, row, sdf_block
 
 SHIPPED, TOLD = "qm9", "qm9_told"
 TOGETHER = 512  # molecules that are held at a time
@@ -74,11 +75,13 @@ class Finished:
         drawn: the account of all of them.
         kept: of those written; it holds the first `MOST_DRAWN` molecules, for a report.
         numbers: the properties of these that are numbers, and what is estimated, by index.
+        matched: by rule, how many of the molecules drawn have a match of it.
     """
 
     drawn: ConformerRun
     kept: ConformerRun
     numbers: dict[int, dict[str, float]] = field(default_factory=dict)
+    matched: Counter[str] = field(default_factory=Counter)
 
 
 def with_geometries(
@@ -95,6 +98,7 @@ def with_geometries(
     """
     drawn, kept_all = (ConformerRun(requested=1, seed=generation.seed, steps=STEPS) for _ in range(2))
     done, names = Finished(drawn=drawn, kept=kept_all), tuple(columns(generation))
+    done.matched.update({rule.text: 0 for rule in wanted.rules})
     some, total = wanted.among * max(1, TOGETHER // wanted.among), len(generation.molecules)
     for first in range(0, total, some):
         molecules = generation.molecules[first : first + some]
@@ -105,6 +109,7 @@ def with_geometries(
             kept = nearest(part, indices, wanted.asked.values, wanted.chooser, among=wanted.among)
         estimates = {} if wanted.asked is None else wanted.asked.read(kept)
         file.writelines(_blocks(kept, {one.index: one for one in molecules}, names, wanted.asked, estimates))
+        done.matched.update(rule.text for one in part.ensembles for rule in one.record.rules)
         done.drawn.take(part, most=0)
         done.kept.take(kept, most=MOST_DRAWN)
         if len(done.numbers) < MOST_DRAWN:
@@ -159,5 +164,4 @@ def _blocks(
             items = dict(zip(names, row(molecules[number]), strict=True))
             items |= {"draw": conformer.draw, "oracle_3d": ORACLE}
             items |= {} if asked is None else asked.items(estimates.get(number, {}))
-            told = "".join(f">  <{name}>\n{value}\n\n" for name, value in items.items())
-            yield f"{Chem.MolToMolBlock(mol)}{told}$$$$\n"
+            yield sdf_block(mol, items)

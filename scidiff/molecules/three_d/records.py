@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem, rdBase
 
-from scidiff.errors import UserError, one_line
+from scidiff.errors import UserError
+from scidiff.molecules.readers import decoded, kind_of, structures
 from scidiff.molecules.three_d.graphs import Graph, graph_of
 from scidiff.molecules.three_d.model import ConformerConfig
 from scidiff.molecules.three_d.oracle import connected
@@ -59,19 +60,13 @@ class Refused:
 
 
 def read(path: Path, config: ConformerConfig) -> list[Record | Refused]:
-    """The records of a .smi, .txt or .sdf file, in their order.
+    """The records of a .smi, .txt or .sdf file, with or without .gz, in their order.
 
     Raises:
         UserError: the file is missing, of another kind, or empty.
     """
-    kind = path.suffix.lower()
-    if kind not in _SUFFIXES:
-        raise UserError(f"expected a file ending in {', '.join(_SUFFIXES)}, got {str(path)!r}")
-    try:
-        rows = _sdf(path) if kind == ".sdf" else _smi(path)
-        found = [record(mol, config, number, name, text) for mol, number, name, text in rows]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {one_line(error)}") from error
+    rows = _sdf(path) if kind_of(path, _SUFFIXES) == ".sdf" else _smi(path)
+    found = [record(mol, config, number, name, text) for mol, number, name, text in rows]
     if not found:
         raise UserError(f"expected molecules in {path}, found none")
     return found
@@ -102,7 +97,7 @@ def fix(records: Sequence[Record | Refused], smarts: str) -> list[Record | Refus
 
 
 def _fixed(one: Record, pattern: Chem.Mol) -> Record | Refused:
-    matches = one.mol.GetSubstructMatches(pattern, maxMatches=2)
+    matches = one.mol.GetSubstructMatches(pattern, useChirality=True, maxMatches=2)
     reason = ""
     if one.mol.GetNumConformers() == 0 or not one.mol.GetConformer().Is3D():
         reason = "expected 3-D coordinates of the atoms that are fixed, got none"
@@ -130,12 +125,18 @@ def keep(records: Sequence[Record | Refused], rules: Sequence[Rule]) -> list[Rec
     return [_kept(one, rules) if isinstance(one, Record) else one for one in records]
 
 
-def check_matched(records: Sequence[Record | Refused], rules: Sequence[Rule]) -> None:
-    """UserError if a rule has a match in no record: it would say nothing."""
-    read = [one for one in records if isinstance(one, Record)]
+def held(records: Sequence[Record | Refused], smarts: str | None, rules: Sequence[Rule]) -> list[Record | Refused]:
+    """The records under all that a user wants held: `fix`, if there is a SMARTS, then `keep`.
+
+    Raises:
+        UserError: no SMARTS, or a rule has a match in no record: it would say nothing.
+    """
+    found = list(records) if smarts is None else fix(records, smarts)
+    read = [one for one in found if isinstance(one, Record)]
     for rule in rules:
-        if read and not any(rule in one.rules for one in read):
+        if read and not any(rule.places(one.mol) for one in read):
             raise UserError(f"--keep: expected a molecule with a match of {rule.text!r}, found none")
+    return keep(found, rules) if rules else found
 
 
 def _kept(one: Record, rules: Sequence[Rule]) -> Record | Refused:
@@ -181,7 +182,7 @@ _BONDS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem
 
 
 def _smi(path: Path) -> Iterator[tuple[Chem.Mol | str, int, str, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(decoded(path).splitlines(), 1):
         smiles, *name = line.split(maxsplit=1)[:2] or [""]
         if not smiles:
             continue
@@ -195,10 +196,9 @@ def _smi(path: Path) -> Iterator[tuple[Chem.Mol | str, int, str, str]]:
 
 
 def _sdf(path: Path) -> Iterator[tuple[Chem.Mol | str, int, str, str]]:
-    with path.open("rb") as stream, rdBase.BlockLogs():
-        for number, mol in enumerate(Chem.ForwardSDMolSupplier(stream, removeHs=False), 1):
-            if mol is None or mol.GetNumAtoms() == 0:
-                yield "not a valid structure" if mol is None else "no atoms", number, str(number), f"structure {number}"
-                continue
-            name = (mol.GetProp("_Name") if mol.HasProp("_Name") else "").strip()
-            yield mol, number, name or str(number), name or f"structure {number}"
+    for number, mol in structures(path, hydrogens=True):
+        if mol is None or mol.GetNumAtoms() == 0:
+            yield "not a valid structure" if mol is None else "no atoms", number, str(number), f"structure {number}"
+            continue
+        name = (mol.GetProp("_Name") if mol.HasProp("_Name") else "").strip()
+        yield mol, number, name or str(number), name or f"structure {number}"

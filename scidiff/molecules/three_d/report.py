@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -26,27 +26,31 @@ Values = Mapping[int, Mapping[str, float]]
 """Properties by the number of the record."""
 
 
-def write_report(run: ConformerRun, path: str | Path, *, command: str = "", values: Values | None = None) -> None:
+def write_report(
+    run: ConformerRun, path: str | Path, *, command: str = "", values: Values | None = None, notes: Sequence[str] = ()
+) -> None:
     """Write the report of a run with at least one conformer, whole or not at all.
 
     Args:
         run: of conformers.
         path: the HTML file.
         command: how the run was started.
-        values: properties of molecules, shown and sorted by; the same ones of each.
+        values: properties of molecules, shown and sorted by.
+        notes: more sentences on the run.
 
     Raises:
         UserError: the file cannot be written.
     """
-    replace(Path(path), render(run, command=command, values=values))
+    replace(Path(path), render(run, command=command, values=values, notes=notes))
 
 
-def render(run: ConformerRun, *, command: str = "", values: Values | None = None) -> str:
+def render(run: ConformerRun, *, command: str = "", values: Values | None = None, notes: Sequence[str] = ()) -> str:
     """The report as text."""
     source = resources.files("scidiff.molecules.three_d").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(source).render(
         summary=run.summary(),
+        notes=notes,
         drawn=min(MOST_DRAWN, run.certified),
         certified=run.certified,
         rules=sorted({rule.text for one in run.ensembles for rule in one.record.rules}),
@@ -60,7 +64,7 @@ def render(run: ConformerRun, *, command: str = "", values: Values | None = None
 
 def _data(run: ConformerRun, values: Values) -> str:
     """What the page's script shows, as JSON that is safe inside a script element."""
-    names = list(next(iter(values.values()), {}))
+    names = list(dict.fromkeys(name for one in run.ensembles for name in values.get(one.record.number, {})))
     pairs = ((one, conformer) for one in run.ensembles for conformer in one.conformers)
     shown = [
         _shown(place, one, conformer) | {"values": [_strain(one, conformer), *_of(values, one, names)]}

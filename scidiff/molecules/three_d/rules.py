@@ -66,7 +66,7 @@ class Rule:
             return [ring for ring in rings if all(mol.GetAtomWithIdx(k).GetIsAromatic() for k in ring)]
         pattern = Chem.MolFromSmarts(self.smarts)
         chosen = _chosen(pattern)
-        found = mol.GetSubstructMatches(pattern, uniquify=False, maxMatches=10_000)
+        found = mol.GetSubstructMatches(pattern, uniquify=False, useChirality=True, maxMatches=10_000)
         places = [tuple(match[k] for k in chosen) for match in found]
         if self.kind == "planar":
             return sorted({tuple(sorted(place)) for place in places})

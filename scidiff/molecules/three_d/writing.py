@@ -10,27 +10,30 @@ from pathlib import Path
 from typing import TextIO
 
 import rdkit
-from rdkit import Chem
 
 from scidiff import atomic
 from scidiff.errors import UserError, one_line
 from scidiff.molecules.three_d.conformers import ConformerRun, Ensemble
 from scidiff.molecules.three_d.oracle import with_positions
 from scidiff.molecules.three_d.records import Refused
+from scidiff.molecules.writers import sdf_block
 
 ORACLE = f"distances and rdkit {rdkit.__version__}"
 
 
 def sdf(ensembles: Iterable[Ensemble], seed: int) -> str:
-    """All conformers, molecule by molecule, with record, draw, seed and what certified them as data items."""
+    """All conformers, molecule by molecule; data items are those that the molecule had, and where it comes from.
+
+    The latter are record, draw, seed and what certified it.
+    """
     blocks = []
     for one in ensembles:
         for conformer in one.conformers:
             mol = with_positions(one.record.mol, conformer.position)
             mol.SetProp("_Name", one.record.name)
-            items = {"record": one.record.number, "draw": conformer.draw, "seed": seed, "oracle": ORACLE}
-            told = "".join(f">  <{name}>\n{value}\n\n" for name, value in items.items())
-            blocks.append(f"{Chem.MolToMolBlock(mol)}{told}$$$$\n")
+            items = mol.GetPropsAsDict(autoConvertStrings=False)
+            items |= {"record": one.record.number, "draw": conformer.draw, "seed": seed, "oracle": ORACLE}
+            blocks.append(sdf_block(mol, items))
     return "".join(blocks)
 
 

@@ -1,0 +1,11 @@
+"""The command as it was typed, for reports and the history of files."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+
+def command_line() -> str:
+    """`scidiff` and its arguments, quoted for a shell."""
+    return shlex.join(["scidiff", *sys.argv[1:]])
