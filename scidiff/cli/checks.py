@@ -10,16 +10,6 @@ from scidiff.errors import UserError
 PAGES = (".html", ".htm")
 
 
-def check_device(name: str) -> None:
-    """UserError if torch cannot compute there."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"expected the device cpu or one that torch finds here, got {name!r}") from None
-
-
 def check_file(option: str, path: Path | None, endings: tuple[str, ...]) -> None:
     """UserError if a file is asked for by an option that has another ending or cannot be written."""
     if path is None:

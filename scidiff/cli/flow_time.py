@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scidiff.cli.checks import check_device
 from scidiff.cli.command_line import command_line
 from scidiff.cli.fluids import AsJson, Calls, Device, Out, Progress, Seed, app, check_outputs
 from scidiff.cli.progress import StatusLine
+from scidiff.devices import check_device
 from scidiff.errors import SHORT, UserError
 
 if TYPE_CHECKING:

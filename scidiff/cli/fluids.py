@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scidiff.cli.checks import PAGES, check_device, check_file
+from scidiff.cli.checks import PAGES, check_file
 from scidiff.cli.command_line import command_line
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
+from scidiff.devices import check_device
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,24 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from scidiff.cli.checks import check_device
-from scidiff.cli.tables import (
-    AsJson,
-    Decimal,
-    Delimiter,
-    Device,
-    Duplicates,
-    Encoding,
-    Id,
-    MaxSteps,
-    Progress,
-    Seed,
-    Static,
-    Time,
-    Unsorted,
-    read,
-)
+from scidiff.cli.tables import Reading, read
 from scidiff.cli.tables import names as listed
+from scidiff.devices import check_device
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,16 +65,13 @@ Init = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Reading):
     """What both commands take."""
 
-    id_: Id = None
-    time_: Time = None
     target: Target = None
     future_covariates: Ahead = None
     past_covariates: Before = None
     holidays: Holidays = None
-    static: Static = None
     horizon: Horizon = None
     look: Look = None
     season: Season = None
@@ -101,18 +83,8 @@ class Options:
     calibrate: Calibrate = False
     init: Init = None
     time_budget: TimeBudget = None
-    max_steps: MaxSteps = None
-    seed: Seed = 0
     steps: Steps = 6
-    device: Device = "cpu"
     report: Report = None
-    duplicates: Duplicates = "refuse"
-    unsorted: Unsorted = "refuse"
-    delimiter: Delimiter = None
-    encoding: Encoding = None
-    decimal: Decimal = "."
-    as_json: AsJson = False
-    progress: Progress = None
 
 
 def forecaster_of(options: Options, model: Path | None = None) -> DiffusionForecaster:
@@ -150,15 +122,7 @@ def forecaster_of(options: Options, model: Path | None = None) -> DiffusionForec
 
 def panel_of(file: str, options: Options, forecaster: DiffusionForecaster) -> Panel:
     """The series of the file, with the columns that were asked for; UserError names what is wrong with it."""
-    from scidiff.timeseries import columns
-
-    told = columns.Options(
-        id=options.id_,
-        time=options.time_,
-        variables=forecaster.columns(),
-        **{name: getattr(options, name) for name in ("duplicates", "unsorted", "delimiter", "encoding", "decimal")},
-    )
-    return read(file, told, options.static)
+    return read(file, options.told(forecaster.columns()), options.static)
 
 
 def rules_of(constraints: Path | None, scenario: Path | None) -> ForecastRules | None:

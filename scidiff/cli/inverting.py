@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scidiff.cli.checks import check_device
 from scidiff.cli.command_line import command_line
 from scidiff.cli.flow_time import Animation, Flows, Members, Wanted, app, conclude, finish
 from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Seed
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
+from scidiff.devices import check_device
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:

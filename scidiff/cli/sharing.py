@@ -10,9 +10,13 @@ from typing import Any, get_type_hints
 
 
 def sharing(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """For a command with a parameter `options`: on the command line the fields of that dataclass stand in its place."""
+    """For a command with a parameter `options`: on the command line the fields of that dataclass stand in its place.
+
+    Those that it inherits come last.
+    """
     hints = get_type_hints(options, include_extras=True)
-    names = [field.name for field in fields(options)]
+    ordered = sorted(fields(options), key=lambda field: field.name not in options.__annotations__)
+    names = [field.name for field in ordered]
     shared = [
         inspect.Parameter(
             field.name,
@@ -20,7 +24,7 @@ def sharing(options: type[Any]) -> Callable[[Callable[..., None]], Callable[...,
             default=inspect.Parameter.empty if field.default is MISSING else field.default,
             annotation=hints[field.name],
         )
-        for field in fields(options)
+        for field in ordered
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -47,18 +48,12 @@ Progress = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
-    """What commands that fill or judge a table take."""
+class Reading:
+    """What every command on a table takes."""
 
     id_: Id = None
     time_: Time = None
-    variable: Variable = None
-    value: Value = None
-    variables: Variables = None
     static: Static = None
-    step: Step = None
-    model: Model = None
-    train: Train = None
     max_steps: MaxSteps = None
     seed: Seed = 0
     device: Device = "cpu"
@@ -70,13 +65,36 @@ class Common:
     as_json: AsJson = False
     progress: Progress = None
 
-    def reading(self) -> Options:
-        """What they say of the table."""
+    def told(self, variables: Iterable[str] | None, variable: str | None = None, value: str | None = None) -> Options:
+        """What they say of a table with these variables; of a long one, with the columns of variables and values."""
         from scidiff.timeseries.columns import Options
 
-        same = ("variable", "value", "duplicates", "unsorted", "delimiter", "encoding", "decimal")
-        told = {name: getattr(self, name) for name in same}
-        return Options(id=self.id_, time=self.time_, variables=names(self.variables), **told)
+        same = ("duplicates", "unsorted", "delimiter", "encoding", "decimal")
+        more = {name: getattr(self, name) for name in same}
+        return Options(
+            id=self.id_,
+            time=self.time_,
+            variable=variable,
+            value=value,
+            variables=None if variables is None else tuple(variables),
+            **more,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common(Reading):
+    """What commands that fill or judge a table take."""
+
+    variable: Variable = None
+    value: Value = None
+    variables: Variables = None
+    step: Step = None
+    model: Model = None
+    train: Train = None
+
+    def reading(self) -> Options:
+        """What they say of the table."""
+        return self.told(names(self.variables), variable=self.variable, value=self.value)
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

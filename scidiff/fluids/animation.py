@@ -11,7 +11,6 @@ from PIL import Image
 from scidiff import atomic
 from scidiff.errors import UserError, one_line
 
-ENDINGS = (".gif", ".webp")
 _MEMBERS = 3
 _SIDE = 256  # pixels of a panel's longer side, about
 _GAP = 4  # pixels between panels

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from scidiff.fluids.spectral import reciprocal
 from scidiff.processes.parametrisations import Parametrisation
 
 Gain = Callable[[Tensor], Tensor]
@@ -156,7 +157,7 @@ class Filtered(Parametrisation):
     def output(self, clean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The output that stands for a clean estimate; 0 in axes without variance."""
         rest = clean - self._scaled(x_t, alpha, sigma, _kept)
-        return self._scaled(rest, alpha, sigma, lambda v, a, s: _inverse(_left(v, a, s)))
+        return self._scaled(rest, alpha, sigma, lambda v, a, s: reciprocal(_left(v, a, s)))
 
     def _scaled(self, x: Tensor, alpha: Tensor, sigma: Tensor, gain: Callable[..., Tensor]) -> Tensor:
         """A function of variances and levels applied, in single precision always: solutions are smooth."""
@@ -167,14 +168,9 @@ class Filtered(Parametrisation):
 
 def _kept(v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """W."""
-    return alpha * v * _inverse(alpha.square() * v + sigma.square())
+    return alpha * v * reciprocal(alpha.square() * v + sigma.square())
 
 
 def _left(v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """g."""
-    return sigma * (v * _inverse(alpha.square() * v + sigma.square())).sqrt()
-
-
-def _inverse(x: Tensor) -> Tensor:
-    """1 / x, 0 where x is 0."""
-    return torch.where(x > 0, 1 / torch.where(x > 0, x, 1), 0)
+    return sigma * (v * reciprocal(alpha.square() * v + sigma.square())).sqrt()

@@ -101,7 +101,7 @@ class Box:
     def flow_symbol(self, *, like: Tensor) -> Tensor:
         """Of vorticity to velocity without divergence and without mean: [2, H, W // 2 + 1], complex."""
         s_y, s_x = self.symbols(like=like)
-        inverse = _inverse(s_y.square() + s_x.square())
+        inverse = reciprocal(s_y.square() + s_x.square())
         return 1j * torch.stack([s_y * inverse, -s_x * inverse])
 
     def velocity(self, vorticity: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Box:
         """Leray's projection of Fourier coefficients [..., 2, H, W // 2 + 1]."""
         s_y, s_x = self.symbols(like=coefficients)
         u, v = coefficients.unbind(-3)
-        share = (s_x * u + s_y * v) * _inverse(s_y.square() + s_x.square())
+        share = (s_x * u + s_y * v) * reciprocal(s_y.square() + s_x.square())
         return torch.stack([u - s_x * share, v - s_y * share], -3)
 
     def spectrum(self, x: Tensor) -> Tensor:
@@ -132,6 +132,6 @@ class Box:
         return out.index_add(-1, shells.flatten(), power.flatten(-2))
 
 
-def _inverse(square: Tensor) -> Tensor:
-    """1 / square, 0 where square is 0."""
-    return torch.where(square > 0, 1 / torch.where(square > 0, square, 1), 0)
+def reciprocal(x: Tensor) -> Tensor:
+    """1 / x of numbers that are not negative, 0 where x is 0."""
+    return torch.where(x > 0, 1 / torch.where(x > 0, x, 1), 0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scidiff.devices import check_device
 from scidiff.errors import UserError, one_line
 from scidiff.interrupts import held_back
 from scidiff.molecules.effort import Effort
@@ -176,7 +177,7 @@ def generate(
     towards: Mapping[str, float] | None = None,
     progress: Callable[[Generation], None] = lambda generation: None,
 ) -> Generation:
-    """Draw molecules until `num` are certified to meet every condition.
+    """Draw molecules until `num` are certified to meet every condition, draws run out, or the request proves hopeless.
 
     Args:
         num: how many certified molecules, at least 1.
@@ -197,22 +198,19 @@ def generate(
         towards: values that the model is told of (`scidiff.molecules.towards`); only a number of atoms is certified.
         progress: told of the account after every draw.
 
-    Returns:
-        The account, with `complete` False if the draws ran out or the request proved hopeless (`stopped` says which).
-
     Raises:
         UserError: an argument that cannot be met, or weights that cannot be read.
         Interrupted: Ctrl-C; carries what was certified.
     """
-    enforced = parse_all([*where, *implied(towards or {})])
-    conditions = parse_all([*where, *implied(towards or {}), *certify])
+    wanted = [*where, *implied(towards or {})]
+    conditions = parse_all([*wanted, *certify])
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check(method, num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     names = _named(conditions, properties)
     _read_ahead(conditions)
-    choice = Choice(method="exact" if method == "auto" else method, why="")
+    choice = _unplanned(method)
     if source is None:
-        source, choice = _conditioned(_told(model, device, towards or {}), enforced, method, num)
+        source, choice = _conditioned(_told(model, device, towards or {}), parse_all(wanted), method, num)
     if max_draws is None and choice.share == 0:
         limit = min(limit, max(_RARE_DRAWS * num, _RARE_LEAST))
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
@@ -221,8 +219,7 @@ def generate(
         source = _steer(generation, source, steps=steps, most=limit // 2, progress=progress)
     generation.effort.scale = getattr(source, "feasible", 1.0)
     stream = source.stream(seed=seed, start=start, steps=steps, batch_size=batch_size)
-    _timed(generation, stream, limit, unique=unique, progress=progress)
-    return generation
+    return _timed(generation, stream, limit, unique=unique, progress=progress)
 
 
 def _named(conditions: Sequence[Expression], properties: Sequence[str]) -> tuple[str, ...]:
@@ -249,13 +246,18 @@ def _told(model: str | Path | None, device: str | None, towards: Mapping[str, fl
         return source.towards(towards)
 
 
+def _unplanned(method: str) -> Choice:
+    """The method where nobody plans one."""
+    return Choice(method="exact" if method == "auto" else method, why="")
+
+
 def _conditioned(source: Source, conditions: Sequence[Expression], method: str, num: int) -> tuple[Source, Choice]:
     """The source doing what the method does towards the conditions, and the method it came to."""
     with held_back():
         if method != "reject" and conditions and isinstance(source, Conditionable):
             source = source.given(conditions, thin=method in ("auto", "exact", "steer"))
         if not isinstance(source, Guidable):
-            return source, Choice(method="exact" if method == "auto" else method, why="")
+            return source, _unplanned(method)
         choice = source.planned(conditions, num) if method == "auto" else Choice(method=method, why="")
         if choice.method in GUIDED:
             source = source.guided(conditions) if choice.method == "guide" else source.projected(conditions)
@@ -299,7 +301,7 @@ def _timed(
     *,
     unique: bool,
     progress: Callable[[Generation], None],
-) -> None:
+) -> Generation:
     """Draw what a pilot left of the limit, and say how long it took; Interrupted carries what was certified."""
     watch = Watch(wanted=generation.requested, max_draws=limit - generation.effort.oracle_calls)
     began = time.perf_counter()
@@ -310,6 +312,7 @@ def _timed(
         raise Interrupted(generation) from None
     finally:
         generation.seconds = time.perf_counter() - began
+    return generation
 
 
 def _draw(
@@ -375,14 +378,9 @@ def _check(method: str, *, num: int, seed: int, start: int, steps: int | None, b
 
 def load(model: str | Path | None, device: str | None) -> Source:
     """The generator with these weights; UserError if they are missing, damaged or tampered with."""
-    import torch
-
     from scidiff.molecules.generator import Generator
 
-    try:
-        torch.empty(0, device=device or "cpu")
-    except (RuntimeError, AssertionError) as error:  # torch raises either, in several sentences
-        raise UserError(f"--device: expected cpu or an accelerator that torch finds here, got {device!r}") from error
+    check_device(device or "cpu")
     try:
         return Generator.load(None if model is None else Path(model), device=device or "cpu")
     except (ValueError, OSError, KeyError, RuntimeError) as error:

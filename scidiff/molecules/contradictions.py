@@ -156,11 +156,6 @@ def _of_quantities(alternative: Alternative) -> Clash | None:
     return None
 
 
-def satisfiable(conditions: Sequence[Condition]) -> bool:
-    """Whether some value meets all conditions, which are about one quantity."""
-    return bool(allowed([Literal(leaf=c, holds=True, text=c.text) for c in conditions]))
-
-
 def allowed(literals: Sequence[Literal]) -> list[Region]:
     """The values of one quantity that conditions and their negations leave, as regions that are not empty.
 

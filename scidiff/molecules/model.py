@@ -24,7 +24,6 @@ from scidiff.processes.base import Process
 from scidiff.processes.counted import CountedMaskedProcess
 
 LEAF = "fragment"
-VOCABULARY = "vocabulary.txt"
 
 
 @dataclass(frozen=True, kw_only=True)

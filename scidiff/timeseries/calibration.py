@@ -17,10 +17,9 @@ each kind of patient, and it holds while the series to come are like those held 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,29 +66,6 @@ class Calibration:
         low, high = low - wider, high + wider
         crossed, middle = low > high, (low + high) / 2
         return np.where(crossed, middle, low), np.where(crossed, middle, high)
-
-    def to_json(self) -> str:
-        """Every number as the shortest text that reads back as the same number."""
-        return json.dumps(asdict(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        """The inverse of `to_json`. UserError if the text is something else."""
-        try:
-            held = json.loads(text)
-            found = cls(
-                variables=tuple(map(str, held["variables"])),
-                levels=tuple(map(float, held["levels"])),
-                spread=tuple(map(float, held["spread"])),
-                widening=tuple(tuple(map(float, row)) for row in held["widening"]),
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"expected a calibration in JSON, got something else: {error!r}") from None
-        numbers = [*found.spread, *(x for row in found.widening for x in row)]
-        shape = {len(found.variables)} == {len(found.spread), *map(len, found.widening)}
-        if not (shape and len(found.widening) == len(found.levels) and all(map(math.isfinite, numbers))):
-            raise UserError("expected a calibration with a finite number for each variable and level, got another")
-        return found
 
 
 def fit(

@@ -11,8 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
+from scidiff.devices import check_device
 from scidiff.errors import UserError
 from scidiff.timeseries import fit, learn
 from scidiff.timeseries.calibration import Calibration
@@ -71,10 +70,7 @@ class Request:
             raise UserError(f"expected at least 1 step, got {min(self.steps, self.max_steps or self.steps)}")
         if not 0 <= self.seed < 2**64:
             raise UserError(f"expected 0 <= seed < 2^64, got {self.seed}")
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError):  # torch raises either, in several sentences
-            raise UserError(f"expected the device cpu or one that torch finds here, got {self.device!r}") from None
+        check_device(self.device)
         if self.seconds is not None and not self.seconds > 0:
             raise UserError(f"expected a time budget > 0, got {self.seconds:g} s")
 

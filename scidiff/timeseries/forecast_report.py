@@ -13,7 +13,6 @@ from scidiff.timeseries.charts import Chart, bars, chart, even, on_diagonal
 from scidiff.timeseries.forecast import Forecast
 from scidiff.timeseries.metrics import Floats
 from scidiff.timeseries.pages import made, page, write_page
-from scidiff.timeseries.panel import Panel
 
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _BANDS = ((0.05, 0.95), (0.25, 0.75))
@@ -71,7 +70,7 @@ def _charts(found: Forecast, truth: Floats | None) -> list[tuple[str, Chart]]:
     panel = found.panel
     some = np.unique(np.linspace(0, len(panel) - 1, min(len(panel), _SERIES)).round().astype(int))
     return [
-        (" ".join([*([str(panel.ids[s])] if len(panel) > 1 else []), _label(panel, v)]), _fan(found, s, v, truth))
+        (" ".join([*([str(panel.ids[s])] if len(panel) > 1 else []), panel.label(v)]), _fan(found, s, v, truth))
         for s in some
         for v in range(min(len(panel.variables), _VARIABLES))
     ]
@@ -94,11 +93,6 @@ def _fan(found: Forecast, s: int, v: int, truth: Floats | None) -> Chart:
     ends = [(after(np.quantile(draws, low, axis=0)), after(np.quantile(draws, high, axis=0))) for low, high in _BANDS]
     marked = np.concatenate([np.full(len(past), np.nan), came])
     return chart(time, after(np.median(draws, axis=0)), ends, marked, labels=(stamps[0], stamps[1]))
-
-
-def _label(panel: Panel, v: int) -> str:
-    name = panel.variables[v]
-    return f"{name} [{panel.units[name]}]" if name in panel.units else name
 
 
 def _scores(found: Backtest) -> dict[str, Any]:

@@ -120,19 +120,10 @@ class Panel:
             units=self.units,
         )
 
-    def regular_step(self) -> float | None:
-        """The step of a panel whose times are whole steps apart, at least half of them just one.
-
-        None if there is no such step: give one, or keep the times as they are.
-        """
-        gaps = np.diff(self.time)
-        gaps = gaps[np.diff(self.series) == 0]
-        if not len(gaps):
-            return None
-        step = float(gaps.min())
-        steps = gaps / step
-        whole = bool((np.abs(steps - np.round(steps)) < 1e-6).all())
-        return step if whole and bool(np.median(steps) < 1.5) else None
+    def label(self, variable: int) -> str:
+        """The name of a variable, with its unit if that is known."""
+        name = self.variables[variable]
+        return f"{name} [{self.units[name]}]" if name in self.units else name
 
 
 def _offsets(counts: Ints) -> Ints:

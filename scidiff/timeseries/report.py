@@ -134,7 +134,7 @@ def _charts(outcome: Outcome) -> list[tuple[str, list[tuple[str, Chart]]]]:
         cells = slice(cells.start, min(cells.stop, cells.start + _MOST_ROWS))
         seen = observed[cells].sum(0)
         best = [v for v in np.argsort(-seen, kind="stable")[:_VARIABLES] if seen[v]]
-        each = [(_label(panel, v), _chart(outcome, cells, v)) for v in best]
+        each = [(panel.label(v), _chart(outcome, cells, v)) for v in best]
         drawn.append((f"{panel.ids[series]}", [(label, c) for label, c in each if c is not None]))
     return [(name, each) for name, each in drawn if each]
 
@@ -154,11 +154,6 @@ def _chart(outcome: Outcome, cells: slice, v: int) -> Chart | None:
     return chart(time, median, [(low, high)], np.where(seen, median, np.nan), labels=(first, last))
 
 
-def _label(panel: Panel, v: int) -> str:
-    name = panel.variables[v]
-    return f"{name} [{panel.units[name]}]" if name in panel.units else name
-
-
 def _row(outcome: Outcome, name: str) -> dict[str, float]:
     """What the check found of a variable; nothing if it has no hidden value."""
     table = None if outcome.checked is None else outcome.checked.table
@@ -170,7 +165,7 @@ def _rows(outcome: Outcome) -> list[dict[str, Any]]:
     why = outcome.left()
     return [
         {
-            "name": _label(outcome.panel, v),
+            "name": outcome.panel.label(v),
             "observed": int(outcome.counts["observed"][v]),
             "missing": 1 - outcome.counts["observed"][v] / outcome.counts["cells"][v],
             "left": why.get(name, ""),

@@ -119,15 +119,11 @@ def test_dates_are_cut_at_local_midnight() -> None:
     np.testing.assert_array_equal(grid.values[0, :, 0], [1, 2])
 
 
-def test_seconds_of_dates_and_the_regular_step() -> None:
+def test_seconds_of_dates() -> None:
     stamps = pd.date_range("2020-03-29 00:00", periods=5, freq="h", tz="Europe/Berlin")  # through the change of clocks
     found = read_frame(pd.DataFrame({"time": stamps, "x": range(5)}))
     np.testing.assert_array_equal(np.diff(found.time), 3600)
     assert found.time[0] == pd.Timestamp("2020-03-28 23:00").timestamp()
-    assert found.regular_step() == 3600
-    assert panel(TWO).regular_step() is None
-    assert panel([("a", t, "HR", 1.0) for t in (0.0, 1.0, 2.0, 3.0, 4.5)]).regular_step() is None
-    assert panel([("a", t, "HR", 1.0) for t in (0.0, 0.5, 1.0, 1.5, 4.0)]).regular_step() == 0.5
     assert list(found.clock.back(found.time)) == list(stamps)
 
 

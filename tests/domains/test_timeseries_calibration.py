@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -162,15 +159,3 @@ def test_ends_that_would_cross_meet_in_the_middle() -> None:
     assert low == high
     with pytest.raises(ValueError, match="expected one of the levels"):
         calibration.interval([[0.0], [1.0], [3.0]], [0], 0.9)
-
-
-def test_json_keeps_every_bit() -> None:
-    calibration = fit(**forecasts(60, 2), variables=("HR", "näme"))
-    assert Calibration.from_json(calibration.to_json()) == calibration
-    held = json.loads(calibration.to_json())
-    for broken in ("[1, 2]", "{}", "nonsense", json.dumps(held | {"spread": [1.0]}), json.dumps(held | {"levels": []})):
-        with pytest.raises(UserError, match="expected a calibration"):
-            Calibration.from_json(broken)
-    for name, value in itertools.product(("spread",), ([1.0, float("nan")], "xy", None)):
-        with pytest.raises(UserError, match="expected a calibration"):
-            Calibration.from_json(json.dumps(held | {name: value}))

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scidiff.errors import UserError
-from scidiff.molecules.contradictions import satisfiable
 from scidiff.molecules.parsing import parse_all
 from scidiff.molecules.where import parse
 
@@ -52,7 +51,6 @@ def charge_condition(draw: st.DrawFn) -> str:
 def test_a_contradiction_is_found_exactly_when_no_count_meets_all(texts: list[str]) -> None:
     conditions = [parse(text) for text in texts]
     some = any(all(c.violation(v) == 0.0 for c in conditions) for v in range(-25, 26))
-    assert satisfiable(conditions) == some
     try:
         parse_all(texts)
         accepted = True

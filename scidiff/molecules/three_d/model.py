@@ -14,6 +14,7 @@ from torch import Tensor
 from scidiff import weights as files
 from scidiff.coupling import EquivariantAlignment
 from scidiff.denoiser import Denoiser, NetworkDenoiser
+from scidiff.devices import check_device
 from scidiff.errors import UserError, one_line
 from scidiff.molecules.three_d.batches import LEAF
 from scidiff.molecules.three_d.graphs import ATOM_CLASSES, ELEMENTS, PAIR_CLASSES
@@ -122,10 +123,7 @@ def conformer_loss(
 
 def load(folder: str | Path | None, device: str) -> ConformerModel:
     """The model in a folder, or the packaged one; UserError if it is missing, damaged or of another kind."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, in several sentences
-        raise UserError(f"--device: expected cpu or an accelerator that torch finds here, got {device!r}") from error
+    check_device(device)
     try:
         return ConformerModel.load(None if folder is None else Path(folder), device=device)
     except (ValueError, OSError) as error:
