@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scidiff.atomic import check_writable
+from scidiff.cli.checks import PAGES, check_file
 from scidiff.cli.command_line import command_line
 from scidiff.cli.molecule_options import Keep, Shown
 from scidiff.cli.optimising import app
@@ -81,7 +83,9 @@ def conformers(
         rules = parse(keep or ())
         known = load(model, device)
     refused = out.with_suffix(".refused.csv") if refused is None else refused
-    _check(out, refused, report)
+    check_file("--out", out, (".sdf",))
+    check_file("--report", report, PAGES)
+    check_writable(refused)
     records = held(read(file, known.config), fix, rules)
     line = StatusLine(progress)
 
@@ -96,17 +100,6 @@ def conformers(
     _finish(found, out, refused, report, as_json=as_json)
     if found.interrupted or found.short or found.refused:
         raise typer.Exit(INTERRUPTED if found.interrupted else SHORT)
-
-
-def _check(out: Path, refused: Path, report: Path | None) -> None:
-    from scidiff.atomic import check_writable
-
-    if out.suffix.lower() != ".sdf":
-        raise UserError(f"--out: expected a file name ending in .sdf, got {str(out)!r}")
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--report: expected a file name ending in .html, got {str(report)!r}")
-    for path in (out, refused, *([] if report is None else [report])):
-        check_writable(path)
 
 
 def _finish(found: ConformerRun, out: Path, refused: Path, report: Path | None, *, as_json: bool) -> None:

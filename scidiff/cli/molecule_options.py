@@ -75,7 +75,9 @@ Properties = Annotated[
 ]
 Model = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Folder with weights, or the name of packaged ones. Default: moses."),
+    typer.Option(
+        metavar="FOLDER", help="Folder with weights, or the name of packaged ones. Default: moses; with --three-d qm9."
+    ),
 ]
 ThreeD = Annotated[bool, typer.Option("--three-d", help="Give each molecule a certified geometry; --out ends in .sdf.")]
 Shown = Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scidiff.cli.checks import PAGES, check_file
 from scidiff.cli.command_line import command_line
 from scidiff.cli.generations import said, status
 from scidiff.cli.molecule_options import (
@@ -117,9 +118,10 @@ def generate(
     """See `_GENERATE`."""
     asked, geometries, certify = _asked(towards), None, []
     if three_d or among != 1 or keep or asked:
-        from scidiff.cli.three_d import prepared
+        with held_back():  # threads that torch starts now never see Ctrl-C
+            from scidiff.cli.three_d import prepared
 
-        geometries = prepared(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
+            geometries = prepared(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
         model, certify = geometries.fragments, geometries.certify
     kind = _check_outputs(out := _destination(out, report, as_json), format_, report)
     generation, interrupted = _generated(
@@ -211,9 +213,7 @@ def _check_outputs(out: str | None, kind: str | None, report: str | None) -> str
         format_of(out)
         check_writable(out)
     if report is not None:
-        if not report.lower().endswith((".html", ".htm")):
-            raise UserError(f"--report: expected a file name ending in .html, got {report!r}")
-        check_writable(report)
+        check_file("--report", Path(report), PAGES)
     return kind or "smi"
 
 

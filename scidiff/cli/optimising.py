@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scidiff.cli.checks import PAGES, check_file
 from scidiff.cli.command_line import command_line
 from scidiff.cli.learning import app
 from scidiff.cli.molecule_options import Constraints, Model, Shown, Where
@@ -111,10 +112,7 @@ def _check(out: Path, report: Path | None, *, num: int, kl: float, room: int) ->
         raise UserError(f"--kl: expected a number of at least 0, got {kl:g}")
     format_of(out)
     check_writable(out)
-    if report is not None:
-        if report.suffix.lower() not in (".html", ".htm"):
-            raise UserError(f"--report: expected a file name ending in .html, got {str(report)!r}")
-        check_writable(report)
+    check_file("--report", report, PAGES)
 
 
 def _status(found: Optimisation) -> str:

@@ -13,7 +13,6 @@ import typer
 from scidiff.cli.command_line import command_line
 from scidiff.cli.generations import said
 from scidiff.errors import INTERRUPTED, SHORT, UserError
-from scidiff.interrupts import held_back
 
 if TYPE_CHECKING:
     from scidiff.molecules.certified import Generation
@@ -177,10 +176,8 @@ def prepared(
     chooser = estimator.Estimator.load(estimator.chooser()) if choosing.checked(among, towards) > 1 else None
     values = {name: value for name, value in towards.items() if name in QUANTUM}
     reader = estimator.Estimator.load() if values and estimator.available() else None
-    with held_back():  # threads that torch starts now never see Ctrl-C
-        conformers = load(None, device)
     wanted = Wanted(
-        model=conformers,
+        model=load(None, device),
         rules=rules,
         asked=Asked(values=values, reader=reader) if values else None,
         among=among,
