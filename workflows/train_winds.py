@@ -22,7 +22,17 @@ from train_fluids import fields_parser, learn
 from winds import fetch, read
 
 from scidiff.fluids.symmetries import FieldBatches
-from scidiff.fluids.winds import LEAF, WindConfig, WindModel, climatology_of, covariance_of, eofs_of, seasons, stacked
+from scidiff.fluids.winds import (
+    LEAF,
+    WindConfig,
+    WindModel,
+    climatology_of,
+    covariance_of,
+    eofs_of,
+    inflation_of,
+    seasons,
+    stacked,
+)
 
 FARTHEST = 2  # columns
 
@@ -49,8 +59,9 @@ def main(options: Namespace) -> None:
     path = fetch()
     climatology = climatology_of(*read(path, "train"))
     fields, watched = (anomalies(path, split, climatology) for split in ("train", "validation"))
-    scale = float(fields.std())
-    fields, watched = fields / scale, watched / scale
+    size = float(fields.std())
+    scale = size * inflation_of(*read(path, "train"))
+    fields, watched = fields / size, watched / scale
     sizes = WindConfig(shape=(73, 144), west=20.0, scale=scale)
     learn(
         WindModel.create(sizes, climatology, covariance_of(fields), eofs_of(fields), seed=options.seed),

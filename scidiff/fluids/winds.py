@@ -48,7 +48,8 @@ class WindConfig:
     Attributes:
         shape: (H, W), latitudes from south to north pole, longitudes around.
         west: longitude of the first column, degrees east.
-        scale: m/s that the denoiser sees as 1.
+        scale: m/s that the denoiser sees as 1: the standard deviation of anomalies of years that the climatology has
+            not seen, which is what the model is asked about.
         widths, blocks: of the network.
         noise: of the reverse SDE that draws, chosen on 1990.
         quiet: as of a flow.
@@ -84,6 +85,21 @@ def climatology_of(winds: Tensor, months: Tensor) -> Tensor:
     """Least squares of winds [S, 2, H, W] on the seasons: c, [1 + 2 HARMONICS, 2, H, W]."""
     found = torch.linalg.lstsq(seasons(months), winds.double().flatten(1)).solution
     return found.unflatten(1, winds.shape[1:])
+
+
+def inflation_of(winds: Tensor, months: Tensor) -> float:
+    """How much larger anomalies are where the climatology has not seen the year, over those that it was fitted to.
+
+    The root of the ratio of mean squares, each year of winds [12 Y, 2, H, W] left out in turn. Least squares takes a
+    part of the anomalies of its months for climate, and the more so as the months of a year go together.
+    """
+    seen, unseen = winds.new_zeros((), dtype=torch.float64), winds.new_zeros((), dtype=torch.float64)
+    for first in range(0, len(winds), 12):
+        out = (torch.arange(len(winds)) // 12) == first // 12
+        climatology = climatology_of(winds[~out], months[~out]).flatten(1)
+        squares = (winds.double().flatten(1) - seasons(months) @ climatology).square().sum(1)
+        seen, unseen = seen + squares[~out].mean(), unseen + squares[out].mean()
+    return float((unseen / seen).sqrt())
 
 
 def stacked(winds: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,17 @@ from scidiff.cli.main import app
 from scidiff.fluids.stations import Station, facts, misfit
 from scidiff.fluids.tasks import load
 from scidiff.fluids.wind_fields import WindTask
-from scidiff.fluids.winds import LEAF, WindConfig, WindModel, climatology_of, covariance_of, eofs_of, seasons, stacked
+from scidiff.fluids.winds import (
+    LEAF,
+    WindConfig,
+    WindModel,
+    climatology_of,
+    covariance_of,
+    eofs_of,
+    inflation_of,
+    seasons,
+    stacked,
+)
 from scidiff.networks.zonal import ZonalConvolution, ZonalUNet
 from scidiff.noise import Noise
 from scidiff.state import Layout
@@ -54,6 +65,16 @@ def test_a_climatology_is_a_mean_and_two_harmonics() -> None:
     found = climatology_of(winds, months)
     torch.testing.assert_close(found[:, 1, 2, 3], torch.tensor(true).double())
     torch.testing.assert_close((seasons(months) @ found.flatten(1)).unflatten(1, (2, 3, 4)), winds.double())
+
+
+def test_anomalies_of_years_that_the_climatology_has_not_seen_are_larger_by_what_it_took_for_climate() -> None:
+    months, years = torch.arange(96) % 12, torch.arange(96) // 12
+    rough = white(96, (2, 10, 100), 10)
+    assert abs(inflation_of(rough, months) - math.sqrt((1 + 5 / 84) / (1 - 5 / 84))) < 0.01  # five numbers of 84 months
+    common = white(8, (2, 10, 100), 11)[years]
+    assert abs(inflation_of(common, months) - math.sqrt((1 + 1 / 7) / (1 - 1 / 7))) < 0.03  # a mean of seven years
+    shifted = rough + 3 * seasons(months)[:, 1, None, None, None]
+    assert inflation_of(shifted, months) == pytest.approx(inflation_of(rough, months), rel=1e-9)
 
 
 def test_a_fresh_denoiser_is_wieners_filter_of_a_joint_covariance(model) -> None:
