@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class Pair:
     a: Automaton
     b: Automaton
     _layers: dict[int, list[Tensor]] = field(init=False, repr=False, default_factory=dict)
+    _found: dict[int, list[list[tuple[int, Tensor, Tensor]]]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.a.kind.shape != self.b.kind.shape:
@@ -100,7 +102,7 @@ class Pair:
         moves = by_pair.new_empty(batch, self.a.transition.shape[1], self.b.states, self.b.states)  # of one place
         for place in range(length - 1, -1, -1):
             self._fill(moves, by_pair[:, place])
-            step = self._step(moves, betas[-1], rows[place], rows[place + 1])
+            step = self._step(moves, betas[-1], self._ways(length)[place], len(rows[place]))
             scale = step.flatten(1).amax(1) if step.shape[1] else by_pair.new_zeros(batch)
             betas.append(step / scale.clamp_min(torch.finfo(step.dtype).tiny)[:, None, None])
             log_scale = log_scale + scale.log()
@@ -111,15 +113,29 @@ class Pair:
         at, pair = self._entries
         moves.zero_().flatten(1).scatter_add_(1, at.expand(len(moves), -1), by_pair.index_select(1, pair))
 
-    def _step(self, moves: Tensor, beta: Tensor, rows: Tensor, below: Tensor) -> Tensor:
+    def _ways(self, length: int) -> list[list[tuple[int, Tensor, Tensor]]]:
+        """From each place: a kind of `a`, which states of the place's layer it leads on from, and to which of the next.
+
+        Found once for a length: which they are is asked of the tables, not of probabilities.
+        """
+        if length not in self._found:
+            layers, step, kept = self.layers(length), self.a.transition, []
+            for rows, below in pairwise(layers):
+                number, ways = self._places(below), []
+                for kind in range(step.shape[1]):
+                    target = number[step[rows, kind]]
+                    here = (target >= 0).nonzero().flatten()
+                    if len(here):
+                        ways.append((kind, here, target[here]))
+                kept.append(ways)
+            self._found[length] = kept
+        return self._found[length]
+
+    def _step(self, moves: Tensor, beta: Tensor, ways: list[tuple[int, Tensor, Tensor]], rows: int) -> Tensor:
         """beta_l from beta_{l+1}: M [B, kinds of a, C, C], [B, R', C] -> [B, R, C]."""
-        number = self._places(below)
-        done = beta.new_zeros(len(beta), len(rows), beta.shape[2])
-        for kind in range(moves.shape[1]):
-            target = number[self.a.transition[rows, kind]]
-            here = (target >= 0).nonzero().flatten()
-            if len(here):
-                done[:, here] += beta[:, target[here]] @ moves[:, kind].mT
+        done = beta.new_zeros(len(beta), rows, beta.shape[2])
+        for kind, here, to in ways:
+            done[:, here] += beta[:, to] @ moves[:, kind].mT
         return done
 
     def _chunks(self, batch: int) -> Iterator[slice]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from scidiff.denoiser import Denoiser
 from scidiff.fluids.blended import FieldCovariance
 from scidiff.fluids.constraints import FieldConstraint
+from scidiff.fluids.joined import joined
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.state import Layout, State
 
@@ -35,7 +36,8 @@ class Conditioned(Denoiser):
         self, denoiser: Denoiser, process: GaussianProcess, facts: FieldConstraint, covariance: FieldCovariance
     ) -> None:
         super().__init__()
-        self.denoiser, self.process, self.facts, self.covariance = denoiser, process, facts, covariance
+        self.denoiser, self.process, self.covariance = denoiser, process, covariance
+        self.facts = joined(facts)  # once: which facts depend on others is found on the host
 
     def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
         """All samples are at one time, as in the loop."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -82,6 +81,7 @@ class Linear:
     size: int
     table: Table | None = field(repr=False)
     factor: Tensor = field(init=False, repr=False)
+    _reach: list[Tensor] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
         if self.table is not None and len(self.places) <= 2 * len(self.weights):
@@ -91,11 +91,13 @@ class Linear:
         gram = gram + torch.diag(RIDGE * gram.diagonal())
         object.__setattr__(self, "factor", torch.linalg.cholesky_ex(gram).L)
 
-    @cached_property
+    @property
     def reach(self) -> Tensor:
-        """R S, [M, D]."""
-        rows = self._lifted(torch.eye(len(self.weights), dtype=self.weights.dtype, device=self.weights.device))
-        return self.spread(rows) if len(rows) else rows
+        """R S, [M, D], found when it is first asked for (`cached_property` has a lock that compilers cannot follow)."""
+        if not self._reach:
+            rows = self._lifted(torch.eye(len(self.weights), dtype=self.weights.dtype, device=self.weights.device))
+            self._reach.append(self.spread(rows) if len(rows) else rows)
+        return self._reach[0]
 
     def onto(self, c: Tensor) -> Tensor:
         """The nearest points that meet the facts: [N, D] -> [N, D]; again where rounding is to be made up for."""
