@@ -15,7 +15,7 @@ The vorticity of a field of 64 x 64 points is known at some points, drawn at ran
 Error: |mean - truth| / |truth|, of all points. CRPS (fair, of finite ensembles), in units of the data's standard
 deviation, and coverage of the ensemble's central 90 % (between order statistics, exact for calibrated ensembles of 19
 or 39), of points without sensor. Spectrum: mean |log10| of the ratio of the ensemble's to the truths' spectrum over 1
-to 30 waves. Violation: the worst misfit at a sensor, relative, by the oracle. Intervals are 95 % (Student's t) over
+to 30 waves; climatology, whose fields are like the truths, tells what so few truths leave of it. Violation: the worst misfit at a sensor, relative, by the oracle. Intervals are 95 % (Student's t) over
 trajectories. `--quick` simulates a small data set, and judges fields that the weights have seen.
 """
 
@@ -271,7 +271,7 @@ def compared(bench: Bench, truths: Tensor, chosen: argparse.Namespace) -> tuple[
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = options(__doc__, "2 fields, 19 samples, 6 calls")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--fields", type=int, help="of each trajectory; default 1")
+    parser.add_argument("--fields", type=int, help="of each trajectory; default 4")
     parser.add_argument("--samples", type=int, help="of each field; default 19")
     parser.add_argument("--calls", type=int, help=f"default {ensemble.CALLS}")
     parser.add_argument("--shares", default="0.1,0.03", help="of points with a sensor")
@@ -280,7 +280,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--model", type=Path, default=packaged(), metavar="FOLDER", help="default: the packaged weights"
     )
     chosen = parser.parse_args(arguments)
-    for name, (quick, full) in {"fields": (1, 1), "samples": (19, 19), "calls": (6, ensemble.CALLS)}.items():
+    for name, (quick, full) in {"fields": (1, 4), "samples": (19, 19), "calls": (6, ensemble.CALLS)}.items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, quick if chosen.quick else full)
     chosen.shares = [float(share) for share in chosen.shares.split(",")]

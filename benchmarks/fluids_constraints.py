@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _running import guarded, options, publish, say
+from _running import guarded, interval, options, publish, say
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
@@ -42,6 +42,7 @@ from scidiff.state import Layout
 
 LEAF, BATCH, SENSORS, ROUGH = "velocity", 32, 123, 0.2
 RESOLUTIONS = (32, 64, 128, 256)
+TRAJECTORIES = 8  # of the test fields
 
 
 def noise(batch: int, shape: tuple[int, ...], *, seed: int, step: int, first: int = 0) -> Tensor:
@@ -185,17 +186,18 @@ def likeness(seed: int, count: int, calls: int, quick: bool) -> list[dict[str, A
 
     free = torch.stack([one(joined(curl), number) for number in range(len(tests))])
     bound = torch.stack([one(told(truth, box, curl, seed, k), len(tests) + k) for k, truth in enumerate(tests)])
-    tendencies, body = {}, []
+    distances, tendencies, body = [], [], []
     for name, found in (("test fields", tests), ("without constraints", free), ("under constraints", bound)):
         far = torch.cdist(found.flatten(1), others.flatten(1)).square() / box.shape[0] / box.shape[1]
-        distance = float(far[linear_sum_assignment(far.numpy())].mean().sqrt())
-        tendencies[name] = float(tendency(scale * found).mean())
-        body.append([name, distance, tendencies[name]])
-    ratio = [body[2][k] / body[1][k] for k in (1, 2)]
-    body.append(["under constraints / without", *ratio])
+        distances.append(float(far[linear_sum_assignment(far.numpy())].mean().sqrt()))
+        tendencies.append(tendency(scale * found).reshape(min(TRAJECTORIES, len(found)), -1).mean(1))
+        body.append([name, distances[-1], float(tendencies[-1].mean())])
+    for name, k in (("without", 1), ("test fields", 0)):
+        mean, half = interval((tendencies[2] / tendencies[k]).tolist())
+        body.append([f"under constraints / {name}", distances[2] / distances[k], f"{mean:.3f} ± {half:.3f}"])
     title = (
         f"Vorticity under sensors at 1 %, energy and enstrophy: one field each of {len(tests)} test fields, {calls} "
-        "calls, beside as many without constraints"
+        "calls, beside as many without constraints (ratios with intervals over trajectories)"
     )
     return [{"title": title, "columns": ["fields", "distance (standard deviations)", "tendency"], "rows": body}]
 
@@ -237,7 +239,7 @@ def run(chosen: argparse.Namespace) -> int:
     work = {
         "cost": lambda: costs(seed, quick),
         "feasibility": lambda: feasibility(seed, fields),
-        "likeness": lambda: likeness(seed, 8 if quick else 64, 4 if quick else ensemble.CALLS, quick),
+        "likeness": lambda: likeness(seed, 8 if quick else 256, 4 if quick else ensemble.CALLS, quick),
     }
     return publish("fluids_constraints", chosen, [table for part in chosen.part for table in work[part]()])
 

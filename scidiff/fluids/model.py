@@ -37,8 +37,8 @@ class FlowConfig:
         waves: of the force along y, which the network is shown as cos(n y) and sin(n y).
         widths, blocks, network: as `scidiff.fluids.fresh.network` takes them.
         noise: of the reverse SDE that draws, chosen on trajectories that were watched.
-        quiet: the share of that noise which is left out where sensors tell everything: there the network's errors act
-            as noise, and would widen what is drawn. Chosen on the same.
+        quiet: the share of that noise which is left out where sensors tell everything (`scidiff.fluids.ensemble.plan`).
+            Chosen on the same.
         viscosity, drag, force: of the flow; the force along x is `force` sin(n y).
     """
 
@@ -50,7 +50,7 @@ class FlowConfig:
     blocks: int = 2
     network: Network = "unet"
     noise: float = 10.0
-    quiet: float = 0.22
+    quiet: float = 0.2
     viscosity: float = 0.005
     drag: float = 0.1
     force: float = 1.0
