@@ -15,8 +15,9 @@ The vorticity of a field of 64 x 64 points is known at some points, drawn at ran
 Error: |mean - truth| / |truth|, of all points. CRPS (fair, of finite ensembles), in units of the data's standard
 deviation, and coverage of the ensemble's central 90 % (between order statistics, exact for calibrated ensembles of 19
 or 39), of points without sensor. Spectrum: mean |log10| of the ratio of the ensemble's to the truths' spectrum over 1
-to 30 waves; climatology, whose fields are like the truths, tells what so few truths leave of it. Violation: the worst misfit at a sensor, relative, by the oracle. Intervals are 95 % (Student's t) over
-trajectories. `--quick` simulates a small data set, and judges fields that the weights have seen.
+to 30 waves; climatology, whose fields are like the truths, tells how much of it is chance. Violation: the worst misfit
+at a sensor, relative, by the oracle. Intervals are 95 % (Student's t) over trajectories. `--quick` simulates a small
+data set, and judges fields that the weights have seen.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class FlowConfig:
     blocks: int = 2
     network: Network = "unet"
     noise: float = 10.0
-    quiet: float = 0.2
+    quiet: float = 0.22
     viscosity: float = 0.005
     drag: float = 0.1
     force: float = 1.0
