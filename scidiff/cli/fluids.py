@@ -36,7 +36,8 @@ does not use; --out holds vorticity and velocity over (realization, time, y, x),
 same seed gives the same fields, however many are asked for.
 
 Constraints (repeat the option): divergence-free, energy=VALUE, enstrophy=VALUE (means over the box of half the square
-of velocity and vorticity), vorticity=LOW:HIGH. A set that is empty is refused, with the two that contradict each other.
+of velocity and vorticity), vorticity=LOW:HIGH. A set that is empty is refused, with the two that contradict each other;
+so is an energy or enstrophy beyond a tenth and ten times the mean of the flow that the weights know.
 """
 
 RECONSTRUCT = f"""Reconstruct flow fields from sensors, as an ensemble that meets every measured value.

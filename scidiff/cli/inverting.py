@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 _LONGEST = 10.0
-_PROPORTION = 1e-6
+_PROPORTION = 1e-6  # of the standard deviation of what is measured, least noise; one over it, the most
 
 _COMMON = """The weights know how such a flow may look, the equation (Kolmogorov flow at Reynolds number 200, unless
 --model says others) how it goes on: starts are drawn that lead, through the solver, to what was measured, within its

@@ -136,7 +136,7 @@ def opened(path: Path) -> tuple[xr.Dataset, list[str]]:
     """A netCDF file, and which quantities it has."""
     held = netcdf(path)
     _refuse_units(path, held)
-    refuse_text(path, held, ("time", *_PLACES[:4], *QUANTITIES))
+    refuse_text(path, held, (*_PLACES[:4], *QUANTITIES))
     names = [name for name in QUANTITIES if name in held]
     if not names:
         raise UserError(f"{path}: expected one of the variables {', '.join(QUANTITIES)}, got {_listed(held)}")
@@ -148,13 +148,15 @@ def _netcdf(path: Path, config: FlowConfig, timed: bool) -> list[Row]:
     dims = held[names[0]].dims
     if dims == ("y", "x") and not timed:
         return _gridded(path, held, names, config)
-    if len(dims) != 1 or any(held[name].dims != dims for name in (*names, "x", "y") if name in held):
-        other = "" if timed else ", or over (y, x)"
-        raise UserError(f"{path}: expected {names[0]} over one dimension{other}, got {dims}")
     needed = ("time",) * timed + ("x", "y")
+    wanted = [name for name in (*needed, *_PLACES[2:], *QUANTITIES) if name in held]
+    for name in (names[0], *wanted):
+        if len(dims) != 1 or held[name].dims != dims:
+            other = "" if timed else ", or over (y, x)"
+            raise UserError(f"{path}: expected {name} over one dimension{other}, got {held[name].dims}")
     if not all(name in held for name in needed):
         raise UserError(f"{path}: expected the variables {', '.join(needed)}, got {_listed(held)}")
-    wanted = [name for name in (*needed, *_PLACES[2:], *QUANTITIES) if name in held]
+    refuse_text(path, held, needed)
     count = held.sizes[dims[0]]
     return [(f"{path}, sensor {k}", {name: held[name].values[k] for name in wanted}) for k in range(count)]
 

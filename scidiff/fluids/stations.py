@@ -128,15 +128,16 @@ def _netcdf(path: Path) -> list[Row]:
         unit = str(held[name].attrs.get("units", "degrees")).strip()
         if not unit.startswith("deg"):
             raise UserError(f"{path}: expected {name} in degrees, got {unit!r}")
-    dims = held[names[0]].dims
     if all(held[name].dims == ("lat", "lon") for name in names):
         return _cells(path, held, names)
-    if len(dims) != 1 or any(held[name].dims != dims for name in (*names, "lat", "lon")):
-        raise UserError(f"{path}: expected {names[0]} over one dimension, or over (lat, lon), got {dims}")
     wanted = ["lat", "lon", *names]
+    if len({held[name].dims for name in wanted}) > 1 or held["lat"].ndim != 1:
+        got = ", ".join(f"{name} over {held[name].dims}" for name in wanted)
+        both = " and ".join(names)
+        raise UserError(f"{path}: expected all over one dimension, or {both} over (lat, lon), got {got}")
     return [
         (f"{path}, station {k}", _known({name: float(held[name].values[k]) for name in wanted}))
-        for k in range(held.sizes[dims[0]])
+        for k in range(held["lat"].size)
     ]
 
 

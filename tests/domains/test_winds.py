@@ -15,7 +15,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from scidiff.cli.main import app
-from scidiff.fluids.stations import Station, facts, misfit
+from scidiff.fluids.stations import Station, facts, misfit, read_stations
 from scidiff.fluids.tasks import load
 from scidiff.fluids.wind_fields import WindTask
 from scidiff.fluids.winds import (
@@ -222,11 +222,21 @@ def test_winds_from_a_table_and_from_a_map_with_gaps(model, tmp_path) -> None:
         ({"u": ("k", ["calm"]), "lat": place, "lon": place}, "expected numbers for u, got"),
         (
             {"u": grid, "v": wind, "lat": ("lat", [1.0]), "lon": ("lon", [1.0])},
-            "or over (lat, lon), got ('lat', 'lon')",
+            "u and v over (lat, lon), got lat over ('lat',)",
         ),
     ):
         xr.Dataset(held).to_netcdf(path)
         assert message in run("reconstruct", path, *common, "--month", 7, code=2)
+
+
+def test_stations_of_netcdf_are_those_of_a_table(model, tmp_path) -> None:
+    table, path = tmp_path / "stations.csv", tmp_path / "stations.nc"
+    table.write_text("lat,lon,u,v\n10,20,3.5,\n-40,350,-1,2\n")
+    held = {"lat": [10.0, -40.0], "lon": [20.0, 350.0], "u": [3.5, -1.0], "v": [np.nan, 2.0]}
+    xr.Dataset({name: ("station", values) for name, values in held.items()}).to_netcdf(path)
+    told = [(s.latitude, s.longitude, s.component, s.value) for s in read_stations(table, model.config)]
+    assert told == [(10, 20, 0, 3.5), (-40, 350, 0, -1), (-40, 350, 1, 2)]
+    assert told == [(s.latitude, s.longitude, s.component, s.value) for s in read_stations(path, model.config)]
 
 
 def test_the_vendored_sample_and_a_file_that_is_not_the_published_one(tmp_path) -> None:

@@ -200,3 +200,17 @@ def test_what_is_wrong_with_observations_is_one_line(tmp_path, flows, case) -> N
     said = run(command, table, *more, "--model", flows, "--out", out, code=2)
     assert re.search(message, said), said
     assert not out.exists()
+
+
+def test_times_of_netcdf_are_numbers_one_for_each_sensor(tmp_path, flows) -> None:
+    path, out = tmp_path / "seen.nc", tmp_path / "out.nc"
+    for time, message in (
+        (("s", np.arange(2).astype("datetime64[ns]")), "expected numbers for time, got datetime64"),
+        (((), 0.5), "expected time over one dimension, got ()"),
+    ):
+        xr.Dataset({"time": time, "x": ("s", [1.0, 2.0]), "y": ("s", [1.0, 2.0]), "u": ("s", [0.1, 0.2])}).to_netcdf(
+            path
+        )
+        said = run("assimilate", path, "--noise", 1, "--model", flows, "--out", out, code=2)
+        assert message in said
+        assert not out.exists()
