@@ -9,15 +9,18 @@ about 1.2), then gives one field a unit. Trajectories 0-111 are to train on, 112
 
     python datasets/kolmogorov.py                    simulate into the cache (some three minutes) and print the folder
     python datasets/kolmogorov.py --trajectories 16 --fields 8        a small one, for trials; kept apart
+    python datasets/kolmogorov.py --trajectories 32 --fields 24 --reynolds 50 100 200 400     of each; kept apart
 
-The folder holds vorticity.safetensors ("vorticity", float16 [trajectory, time, y, x]) and manifest.json. A second call
-finds them. The cache is `$SCIDIFF_CACHE`, else `$XDG_CACHE_HOME/scidiff`, else `~/.cache/scidiff`.
+The folder holds vorticity.safetensors ("vorticity", float16 [trajectory, time, y, x], with --reynolds one axis more in
+front) and manifest.json. A second call finds them. The cache is `$SCIDIFF_CACHE`, else `$XDG_CACHE_HOME/scidiff`, else
+`~/.cache/scidiff`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -38,11 +41,12 @@ SEED = 2026
 _TILE = 32  # trajectories that are simulated together, whatever is asked for
 
 
-def flow() -> NavierStokes:
-    """The equation."""
+def flow(reynolds: float | None = None) -> NavierStokes:
+    """The equation, of another Reynolds number if one is given."""
     box = Box(shape=(FLOW["points"], FLOW["points"]))
     force = kolmogorov(box, waves=FLOW["waves"])
-    return NavierStokes(box=box, viscosity=FLOW["viscosity"], drag=FLOW["drag"], forcing=force)
+    viscosity = FLOW["viscosity"] if reynolds is None else 1 / reynolds
+    return NavierStokes(box=box, viscosity=viscosity, drag=FLOW["drag"], forcing=force)
 
 
 def started(index: Tensor, seed: int) -> Tensor:
@@ -55,9 +59,9 @@ def started(index: Tensor, seed: int) -> Tensor:
     return 4 * large / large.std((-2, -1), keepdim=True)
 
 
-def simulate(trajectories: int, fields: int, seed: int) -> Tensor:
+def simulate(trajectories: int, fields: int, seed: int, reynolds: float | None = None) -> Tensor:
     """float16 [trajectories, fields, 64, 64]."""
-    equation, found = flow(), []
+    equation, found = flow(reynolds), []
     per_field, before = (round(FLOW[name] / FLOW["step"]) for name in ("spacing", "spin_up"))
     for first in range(0, trajectories, _TILE):
         omega = equation.integrate(started(first + torch.arange(_TILE), seed), step=FLOW["step"], steps=before)
@@ -79,19 +83,33 @@ def later(omega: Tensor, duration: float) -> Tensor:
     return torch.cat(found)
 
 
-def fetch(cache: Path | None = None, *, trajectories: int = TRAJECTORIES, fields: int = FIELDS) -> Path:
-    """The folder with the fields; simulated if it is not there."""
-    name = "kolmogorov" if (trajectories, fields) == (TRAJECTORIES, FIELDS) else f"kolmogorov-{trajectories}-{fields}"
+def fetch(
+    cache: Path | None = None,
+    *,
+    trajectories: int = TRAJECTORIES,
+    fields: int = FIELDS,
+    reynolds: Sequence[float] = (),
+) -> Path:
+    """The folder with the fields, of each of some Reynolds numbers if they are given; simulated if it is not there."""
+    whole = (trajectories, fields) == (TRAJECTORIES, FIELDS) and not reynolds
+    sizes = [*(f"re{number:g}" for number in reynolds), trajectories, fields]
+    name = "kolmogorov" if whole else "-".join(["kolmogorov", *map(str, sizes)])
     folder = (cache_folder() if cache is None else cache) / name
-    record = {"flow": FLOW, "seed": SEED}
-    return kept(folder, "vorticity.safetensors", lambda: {"vorticity": simulate(trajectories, fields, SEED)}, record)
+
+    def made() -> dict[str, Tensor]:
+        if not reynolds:
+            return {"vorticity": simulate(trajectories, fields, SEED)}
+        return {"vorticity": torch.stack([simulate(trajectories, fields, SEED + round(of), of) for of in reynolds])}
+
+    record = {"flow": FLOW, "seed": SEED} | ({"reynolds": list(reynolds)} if reynolds else {})
+    return kept(folder, "vorticity.safetensors", made, record)
 
 
 def read(folder: Path, split: str) -> Tensor:
-    """Vorticity of one split, "train", "validation" or "test": float32 [trajectory, time, y, x]."""
+    """Vorticity of one split, "train", "validation" or "test": float32 [trajectory, time, y, x], or [reynolds, ...]."""
     fields = load_file(folder / "vorticity.safetensors")["vorticity"]
-    first, last = (round(share * len(fields)) for share in SPLITS[split])
-    return fields[first:last].float()
+    first, last = (round(share * fields.shape[-4]) for share in SPLITS[split])
+    return fields[..., first:last, :, :, :].float()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,8 +117,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="cache folder")
     parser.add_argument("--trajectories", type=int, default=TRAJECTORIES)
     parser.add_argument("--fields", type=int, default=FIELDS, help="of each trajectory")
+    parser.add_argument("--reynolds", type=float, nargs="+", default=[], help="numbers, simulated one after the other")
     chosen = parser.parse_args(arguments)
-    return finished(lambda: fetch(chosen.cache, trajectories=chosen.trajectories, fields=chosen.fields))
+    sizes = {"trajectories": chosen.trajectories, "fields": chosen.fields, "reynolds": chosen.reynolds}
+    return finished(lambda: fetch(chosen.cache, **sizes))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@
     python workflows/train_fluids.py --minutes 70 --out runs/fluids
     python workflows/train_fluids.py --minutes 120 --out runs/fluids --resume            more of the same run
 
+`--told reynolds` trains on 32 x 32 points a network that is told of the Reynolds number, 50 to 400, of data that
+`datasets/kolmogorov.py --trajectories 32 --fields 24 --reynolds 50 100 200 400` simulates.
+
 `--network fno` takes a Fourier neural operator in place of the U-Net. Trajectories 112-119 are watched; those to test
 on are never looked at. The run's folder holds its record, its log, its checkpoints and, at the end, `model/`. The loss
 is in units of what Wiener's filter leaves: 1 is a Gaussian field's.
@@ -27,8 +30,10 @@ from _training import account, of_fields, parser, run
 from kolmogorov import FLOW, fetch, read
 
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
+from scidiff.fluids.navier_stokes import resampled
 from scidiff.fluids.pairs import PairModel
 from scidiff.fluids.symmetries import FieldBatches, FlowBatches
+from scidiff.fluids.telling import ToldBatches, facts
 from scidiff.fluids.transition import TransitionModel
 from scidiff.fluids.winds import WindModel
 from scidiff.noise import Noise
@@ -41,6 +46,8 @@ from scidiff.training.loop import train
 
 TIMES = NormalLogSigma(schedule=Cosine(), mean=-0.7, std=1.6)
 LEVELS = (0.05, 0.2, 0.8, 3.0)  # sigma / alpha at which validation looks
+COARSE = (32, 32)
+TOLD: dict[str, Any] = {"trajectories": 32, "fields": 24, "reynolds": (50.0, 100.0, 200.0, 400.0)}
 SIZES: dict[str, dict[str, Any]] = {"unet": {}, "fno": {"network": "fno", "widths": (32,), "blocks": 6}}
 
 
@@ -56,7 +63,7 @@ def validate(
     *,
     model: FlowModel | PairModel | WindModel | TransitionModel,
     fields: Tensor,
-    condition: Tensor | None = None,
+    condition: Tensor | Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Squared error by level of noise, in units of what Wiener's filter leaves, of fields that are watched."""
     found, (leaf, process) = {}, next(iter(model.processes.items()))
@@ -78,6 +85,7 @@ def learn(
     *,
     watched: Tensor,
     told: Mapping[str, Any],
+    condition: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Train a model of fields and write it to the folder of the run, with what is told of its data on the card."""
     result = train(
@@ -88,7 +96,7 @@ def learn(
         out=options.out,
         resume=options.resume,
         objective=partial(objective_loss, times=TIMES),
-        validate=partial(validate, model=model, fields=watched),
+        validate=partial(validate, model=model, fields=watched, condition=condition),
     )
     model.denoiser.load_state_dict(result.denoiser.state_dict())
     times = {"mean": TIMES.mean, "std": TIMES.std}
@@ -98,17 +106,18 @@ def learn(
 
 
 def main(options: argparse.Namespace) -> None:
+    (told_main if options.told else plain_main)(options)
+
+
+def plain_main(options: argparse.Namespace) -> None:
+    """A network that is told nothing."""
     folder = fetch()
     fields = read(folder, "train").flatten(0, 1)
     scale = float(fields.std())
     watched = read(folder, "validation").flatten(0, 1)[::8, None] / scale
     fields = fields / scale
-    lengths = (2 * torch.pi, 2 * torch.pi)
-    sizes = FlowConfig(shape=(64, 64), lengths=lengths, scale=scale, waves=FLOW["waves"], **SIZES[options.network])
-    prior = prior_of(fields[:, None])
-    covariance = covariance_of(fields, prior, waves=FLOW["waves"])
     learn(
-        FlowModel.create(sizes, prior, covariance=covariance, seed=options.seed),
+        fresh_model(fields, scale, options, **SIZES[options.network]),
         FlowBatches(fields, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed),
         of_fields(minutes=options.minutes, seed=options.seed),
         options,
@@ -120,7 +129,41 @@ def main(options: argparse.Namespace) -> None:
     )
 
 
+def told_main(options: argparse.Namespace) -> None:
+    """A network that is told of the Reynolds number."""
+    folder, span = fetch(**TOLD), (min(TOLD["reynolds"]), max(TOLD["reynolds"]))
+    fields, watched = (resampled(read(folder, split), COARSE) for split in ("train", "validation"))
+    each, few = (
+        facts(torch.tensor(TOLD["reynolds"]).repeat_interleave(part[0, :, :, 0, 0].numel()), span)
+        for part in (fields, watched)
+    )
+    scale = float(fields.std())
+    fields, watched = fields.flatten(0, 2) / scale, watched.flatten(0, 2)[:, None] / scale
+    learn(
+        fresh_model(fields, scale, options, reynolds=span, **SIZES[options.network]),
+        ToldBatches(fields, facts=each, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed),
+        of_fields(minutes=options.minutes, seed=options.seed),
+        options,
+        watched=watched,
+        condition={"facts": few},
+        told={
+            "data": "simulated Kolmogorov flow at Reynolds numbers 50 to 400 (datasets/kolmogorov.py), public domain",
+            "fields": len(fields),
+        },
+    )
+
+
+def fresh_model(fields: Tensor, scale: float, options: argparse.Namespace, **settings: Any) -> FlowModel:
+    """The model of fields [S, H, W], of standard deviation 1, before it has learned."""
+    box, waves = (2 * torch.pi, 2 * torch.pi), FLOW["waves"]
+    shape = (fields.shape[-2], fields.shape[-1])
+    sizes = FlowConfig(shape=shape, lengths=box, scale=scale, waves=waves, **settings)
+    prior = prior_of(fields[:, None])
+    return FlowModel.create(sizes, prior, covariance=covariance_of(fields, prior, waves=waves), seed=options.seed)
+
+
 if __name__ == "__main__":
     found = fields_parser(__doc__)
     found.add_argument("--network", choices=SIZES, default="unet", help="that learns")
+    found.add_argument("--told", choices=["reynolds"], help="what the network is told of each field")
     run(main, found.parse_args())

@@ -106,6 +106,9 @@ Model = Annotated[
 ]
 Calls = Annotated[int | None, typer.Option(min=2, max=1000, help="Network calls a field.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed; the same gives the same fields.")]
+Reynolds = Annotated[
+    float | None, typer.Option(min=0, help="Reynolds number of the flow, of weights that are told of it.")
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the account as JSON on standard output.")]
 Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Default: if a terminal looks on.")]
@@ -134,6 +137,7 @@ class Options:
     out: Out = None
     report: Report = None
     model: Model = "kolmogorov"
+    reynolds: Reynolds = None
     calls: Calls = None
     seed: Seed = 0
     device: Device = "cpu"
@@ -144,13 +148,18 @@ class Options:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
         from scidiff.fluids.pairs import PairModel
         from scidiff.fluids.tasks import load
+        from scidiff.fluids.winds import WindModel
 
         check_outputs(self.as_json, {"--out": (self.out, (".nc",)), "--report": (self.report, PAGES)})
         check_device(self.device)
         weights = load(self.model, device=self.device)
         if isinstance(weights, PairModel):
             raise UserError(f"--model: expected weights of a flow or of winds, got {self.model!r}, for `fluids invert`")
-        return weights
+        if self.reynolds is None:
+            return weights
+        if isinstance(weights, WindModel):
+            raise UserError("--reynolds: expected with weights of a periodic flow only, got winds")
+        return weights.told(self.reynolds)
 
     def flow(self, what: str) -> FlowModel:
         """The weights; UserError if they are of winds, which `what` is not for."""

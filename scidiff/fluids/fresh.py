@@ -25,6 +25,7 @@ def network(
     widths: tuple[int, ...],
     blocks: int,
     convolution: type[Convolution] = Convolution,
+    facts: int = 0,
 ) -> Callable[[], nn.Module]:
     """What builds a network of fields.
 
@@ -36,13 +37,16 @@ def network(
         widths: of the levels of a U-Net; the one of an FNO.
         blocks: of each level of a U-Net; all of an FNO.
         convolution: of a U-Net, which says how the grid ends.
+        facts: numbers that a U-Net is told of each field.
 
     Raises:
-        ValueError: an FNO with walls, or with several widths.
+        ValueError: an FNO with walls, with several widths, or that is told.
     """
     if kind == "unet":
-        sizes = partial(UNet, widths=widths, blocks=blocks, convolution=convolution)
+        sizes = partial(UNet, widths=widths, blocks=blocks, convolution=convolution, facts=facts)
         return partial(sizes, leaf=leaf, inputs=inputs, outputs=outputs, maps=maps)
+    if facts:
+        raise ValueError(f"expected a U-Net to be told {facts} numbers, got an FNO")
     if convolution is WalledConvolution or len(widths) != 1:
         raise ValueError(f"expected a periodic field and one width of an FNO, got {convolution.__name__}, {widths}")
     return partial(FNO, leaf=leaf, inputs=inputs, outputs=outputs, maps=maps, width=widths[0], depth=blocks)

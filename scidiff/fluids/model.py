@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
+from scidiff.errors import UserError
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.fresh import Network, fresh, network
 from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.symmetries import symmetrised
+from scidiff.fluids.telling import FACTS, Told, facts
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.processes.stationary import Stationary
@@ -40,6 +42,8 @@ class FlowConfig:
         quiet: the share of that noise which is left out where sensors tell everything (`scidiff.fluids.ensemble.plan`).
             Chosen on the same.
         viscosity, drag, force: of the flow; the force along x is `force` sin(n y).
+        reynolds: the least and the greatest Reynolds number, 1 / viscosity, of fields that the network learned from and
+            was told of; None: it is told nothing.
     """
 
     shape: tuple[int, int]
@@ -54,6 +58,7 @@ class FlowConfig:
     viscosity: float = 0.005
     drag: float = 0.1
     force: float = 1.0
+    reynolds: tuple[float, float] | None = None
 
     @property
     def box(self) -> Box:
@@ -114,6 +119,7 @@ class FlowModel:
             maps=force_waves(config.box, config.waves),
             widths=config.widths,
             blocks=config.blocks,
+            facts=0 if config.reynolds is None else FACTS,
         )
         process = GaussianProcess(schedule=Cosine(), parametrisation=prior)
         return cls(
@@ -123,6 +129,21 @@ class FlowModel:
             denoiser=NetworkDenoiser(fresh(make, seed), {LEAF: process}).eval(),
             card=card or {},
         )
+
+    def told(self, reynolds: float) -> FlowModel:
+        """The model of flows of one Reynolds number; it only draws.
+
+        Raises:
+            UserError: the network is told of none, or has learned from others.
+        """
+        span = self.config.reynolds
+        if span is None:
+            raise UserError("--reynolds: expected weights that are told of the Reynolds number, got some that are not")
+        if not span[0] <= reynolds <= span[1]:
+            raise UserError(f"--reynolds: expected {span[0]:g} to {span[1]:g}, as in training, got {reynolds:g}")
+        told = facts(torch.tensor([reynolds], device=self.prior.mean.device), span)[0]
+        denoiser = NetworkDenoiser(Told(self.denoiser.network, told), self.denoiser.processes)
+        return replace(self, config=replace(self.config, viscosity=1 / reynolds), denoiser=denoiser.eval())
 
     @property
     def noise(self) -> float:

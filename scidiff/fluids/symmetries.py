@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scidiff.noise import Noise
 from scidiff.state import Layout
-from scidiff.training.batches import Batch, permutation
+from scidiff.training.batches import Batch, Condition, permutation
 
 
 def moved(omega: Tensor, *, shift: Tensor, turned: Tensor, half_waves: Tensor, points: int) -> Tensor:
@@ -99,7 +99,11 @@ class FieldBatches(ABC):
         rows = Layout.dense(len(chosen), {self.key: (self.draws,)}).rows(self.key)
         shown = self.move(self._fields[chosen], Noise(seed=self._seed, index=visit).at(self.key, 0, rows).uniform())
         layout = Layout.dense(len(chosen), {self._leaf: tuple(shown.shape[1:])})
-        return Batch(x_0={self._leaf: shown}, layout=layout, index=visit)
+        return Batch(x_0={self._leaf: shown}, layout=layout, index=visit, condition=self.condition(chosen, visit))
+
+    def condition(self, chosen: Tensor, visit: Tensor) -> Condition:
+        """What the denoiser is told of the chosen fields [B] on these visits [B]: nothing."""
+        return None
 
 
 class FlowBatches(FieldBatches):

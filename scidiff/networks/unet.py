@@ -8,6 +8,7 @@ divide is. So is a context, fields of each sample that it is told: the state a s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import cast
 
@@ -63,6 +64,7 @@ class UNet(nn.Module):
         inputs: channels read of the leaf.
         outputs: channels of the answer.
         context: channels of the context, which is the condition, [B, context, H, W].
+        facts: in place of a context, numbers told of each field in `condition["facts"]`, [B, facts]; all 0 without it.
         maps: static maps [M, H, W], kept with the weights; None: none.
         widths: channels of each level, multiples of 8.
         blocks: of each level, on the way down.
@@ -78,16 +80,19 @@ class UNet(nn.Module):
         inputs: int,
         outputs: int,
         context: int = 0,
+        facts: int = 0,
         maps: Tensor | None = None,
         widths: tuple[int, ...] = (64, 128, 128),
         blocks: int = 2,
         convolution: type[Convolution] = Convolution,
     ) -> None:
         super().__init__()
-        self.leaf, self.context = leaf, context
+        if context and facts:
+            raise ValueError(f"expected a context or facts, got {context} channels and {facts} numbers")
+        self.leaf, self.context, self.facts = leaf, context, facts
         self.register_buffer("maps", torch.zeros(0, 1, 1) if maps is None else maps.float())
         level, block = 4 * widths[0], partial(Block, level=4 * widths[0], convolution=convolution)
-        self.embed = nn.Sequential(nn.Linear(_TIMES, level), nn.SiLU(), nn.Linear(level, level), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(_TIMES + facts, level), nn.SiLU(), nn.Linear(level, level), nn.SiLU())
         self.enter = convolution(4 * (inputs + context + len(self.maps)), widths[0])
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.narrow, self.widen = nn.ModuleList(), nn.ModuleList()
@@ -106,7 +111,7 @@ class UNet(nn.Module):
         if self.context:
             x = torch.cat([x, cast(Tensor, condition).to(x.dtype)], 1)
         maps = self.maps.to(x.dtype).expand(len(x), *self.maps.shape) if len(self.maps) else x[:, :0]
-        level = self.embed(time_features(t, _TIMES).to(x.dtype))
+        level = self.embed(self._about(t, condition).to(x.dtype))
         x = self.enter(F.pixel_unshuffle(torch.cat([x, maps], 1), 2).contiguous(memory_format=torch.channels_last))
         kept = []
         for narrow, blocks in zip(self.narrow, self.down, strict=True):
@@ -121,3 +126,13 @@ class UNet(nn.Module):
                 x = block(x, level)
             x = F.interpolate(self.widen[k](x), scale_factor=2.0, mode="nearest") if k else x
         return {self.leaf: F.pixel_shuffle(self.head(F.silu(self.norm(x))), 2)}
+
+    def _about(self, t: Tensor, condition: object) -> Tensor:
+        """The time, and what is told of each field."""
+        about = time_features(t, _TIMES)
+        if not self.facts:
+            return about
+        told = about.new_zeros(len(t), self.facts)
+        if condition is not None:
+            told = cast(Mapping[str, Tensor], condition)["facts"].to(about)
+        return torch.cat([about, told], -1)
