@@ -148,18 +148,13 @@ class Options:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
         from scidiff.fluids.pairs import PairModel
         from scidiff.fluids.tasks import load
-        from scidiff.fluids.winds import WindModel
 
         check_outputs(self.as_json, {"--out": (self.out, (".nc",)), "--report": (self.report, PAGES)})
         check_device(self.device)
-        weights = load(self.model, device=self.device)
+        weights = load(self.model, reynolds=self.reynolds, device=self.device)
         if isinstance(weights, PairModel):
             raise UserError(f"--model: expected weights of a flow or of winds, got {self.model!r}, for `fluids invert`")
-        if self.reynolds is None:
-            return weights
-        if isinstance(weights, WindModel):
-            raise UserError("--reynolds: expected with weights of a periodic flow only, got winds")
-        return weights.told(self.reynolds)
+        return weights
 
     def flow(self, what: str) -> FlowModel:
         """The weights; UserError if they are of winds, which `what` is not for."""

@@ -12,7 +12,7 @@ import typer
 
 from scidiff.cli.command_line import command_line
 from scidiff.cli.flow_time import Animation, Flows, Members, Wanted, app, conclude, finish
-from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Seed
+from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Reynolds, Seed
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
 from scidiff.devices import check_device
@@ -93,6 +93,7 @@ class Options:
     out: Out = None
     animation: Animation = None
     model: Model = "kolmogorov"
+    reynolds: Reynolds = None
     calls: Calls = None
     seed: Seed = 0
     device: Device = "cpu"
@@ -112,7 +113,7 @@ class Options:
         check_device(self.device)
         if not 0 < self.noise < float("inf"):
             raise UserError(f"--noise: expected a number > 0, got {self.noise:g}")
-        return load(self.model, device=self.device)
+        return load(self.model, reynolds=self.reynolds, device=self.device)
 
     def check_noise(self, deviation: float) -> None:
         """UserError for a noise that is out of all proportion to values of this standard deviation."""

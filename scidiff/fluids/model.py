@@ -67,7 +67,13 @@ class FlowConfig:
 
     @property
     def equation(self) -> NavierStokes:
-        """What the flow obeys, on half as many points again along each axis, where all waves of a field are kept."""
+        """What the flow obeys, on half as many points again along each axis, where all waves of a field are kept.
+
+        Raises:
+            UserError: that depends on a Reynolds number, of which nothing was told.
+        """
+        if self.reynolds is not None:
+            raise UserError("--reynolds: expected a number, as weights of several flows have no equation of their own")
         height, width = self.shape
         box = Box(shape=(height * 3 // 2, width * 3 // 2), lengths=self.lengths)
         force = kolmogorov(box, waves=self.waves, amplitude=self.force)
@@ -131,7 +137,7 @@ class FlowModel:
         )
 
     def told(self, reynolds: float) -> FlowModel:
-        """The model of flows of one Reynolds number; it only draws.
+        """The model of flows of one Reynolds number, which only draws.
 
         Raises:
             UserError: the network is told of none, or has learned from others.
@@ -143,7 +149,9 @@ class FlowModel:
             raise UserError(f"--reynolds: expected {span[0]:g} to {span[1]:g}, as in training, got {reynolds:g}")
         told = facts(torch.tensor([reynolds], device=self.prior.mean.device), span)[0]
         denoiser = NetworkDenoiser(Told(self.denoiser.network, told), self.denoiser.processes)
-        return replace(self, config=replace(self.config, viscosity=1 / reynolds), denoiser=denoiser.eval())
+        return replace(
+            self, config=replace(self.config, viscosity=1 / reynolds, reynolds=None), denoiser=denoiser.eval()
+        )
 
     @property
     def noise(self) -> float:

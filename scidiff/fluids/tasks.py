@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from scidiff import weights as files
+from scidiff.errors import UserError
 from scidiff.fluids import ensemble, fields
 from scidiff.fluids.asked import Asked
 from scidiff.fluids.ensemble import Ensemble
@@ -25,13 +26,23 @@ if TYPE_CHECKING:
 PACKAGED = ("kolmogorov", "winds", "darcy")
 
 
-def load(name: str, *, device: torch.device | str = "cpu") -> FlowModel | WindModel | PairModel:
-    """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them."""
+def load(
+    name: str, *, reynolds: float | None = None, device: torch.device | str = "cpu"
+) -> FlowModel | WindModel | PairModel:
+    """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them.
+
+    UserError: they cannot be told of that Reynolds number.
+    """
     folder = packaged(name) if name in PACKAGED else Path(name)
     held = files.load(folder)
     kinds: dict[str, type[WindModel | PairModel]] = {"winds": WindModel, "pair": PairModel}
     kind = next((kinds[name] for name in kinds if name in held.config), FlowModel)
-    return kind.of(held, folder, device=device)
+    model = kind.of(held, folder, device=device)
+    if reynolds is None:
+        return model
+    if not isinstance(model, FlowModel):
+        raise UserError(f"--reynolds: expected with weights of a periodic flow only, got it with {name}")
+    return model.told(reynolds)
 
 
 @dataclass(frozen=True, kw_only=True)

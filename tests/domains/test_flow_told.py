@@ -13,6 +13,7 @@ from scidiff.errors import UserError
 from scidiff.fluids import ensemble
 from scidiff.fluids.constraints import Curl
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, prior_of
+from scidiff.fluids.tasks import load
 from scidiff.fluids.telling import UNTOLD, ToldBatches, facts
 from scidiff.networks.unet import UNet
 
@@ -51,7 +52,7 @@ def test_draws_heed_the_number_and_an_untold_network_does_not():
     assert (low - high).abs().mean() > 1e-4
     assert (low - none).abs().mean() > 1e-4
     torch.testing.assert_close(drawn(flow.told(60)), low)
-    assert flow.told(80).config.viscosity == 1 / 80
+    assert flow.told(80).config.equation.viscosity == 1 / 80
 
 
 def test_what_cannot_be_told_is_refused():
@@ -59,6 +60,10 @@ def test_what_cannot_be_told_is_refused():
         model().told(401)
     with pytest.raises(UserError, match="expected weights that are told"):
         model(None).told(100)
+    with pytest.raises(UserError, match="expected a number"):
+        _ = model().config.equation
+    with pytest.raises(UserError, match="periodic flow only, got it with winds"):
+        load("winds", reynolds=100)
     with pytest.raises(ValueError, match="a context or facts"):
         UNet(leaf="x", inputs=1, outputs=1, context=1, facts=2)
 
