@@ -105,7 +105,7 @@ def test_a_periodic_grid_ends_where_it_begins():
 
 
 @given(st.integers(0, 1000), st.booleans())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_mass_in_closed_form(step, ends):
     shape = (1, 3, 6)
     x = white(2, shape, step)
@@ -123,7 +123,7 @@ def test_mass_in_closed_form(step, ends):
 
 
 @given(st.integers(0, 1000), st.integers(2, 6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_entropy_is_a_regression_of_norms(step, frames):
     """Frames keep their shape, and their norms become the nearest that do not grow."""
     x = white(3, (1, frames, 5), step)
