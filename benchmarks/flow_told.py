@@ -44,8 +44,8 @@ def drawn(model: FlowModel, *, count: int, seed: int) -> Tensor:
 def simulated(model: FlowModel, reynolds: tuple[float, ...], *, trajectories: int, fields: int) -> Tensor:
     """Of all trajectories, on the points of the weights: float64 [R, trajectory, time, H, W]."""
     folder = fetch(trajectories=trajectories, fields=fields, reynolds=reynolds)
-    parts = [resampled(read(folder, split), model.config.shape) for split in ("train", "validation", "test")]
-    return torch.cat(parts, 1).double()
+    whole = torch.cat([read(folder, split) for split in ("train", "validation", "test")], 1)
+    return resampled(whole, model.config.shape).double()
 
 
 def enstrophy(fields: Tensor) -> tuple[float, float]:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(chosen: argparse.Namespace) -> int:
     quick = chosen.quick
-    sizes = {"count": 16, "trajectories": 4, "fields": 4} if quick else {"count": 128, "trajectories": 32, "fields": 16}
+    sizes = {"count": 16, "trajectories": 4, "fields": 4} if quick else {"count": 96, "trajectories": 32, "fields": 16}
     found = table(FlowModel.load(chosen.model), seed=chosen.seed, **sizes)
     return publish("flow_told", chosen, [found])
 
