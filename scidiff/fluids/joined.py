@@ -178,7 +178,7 @@ class Joined(FieldConstraint):
         return Table.of(self._spread(base), self.shape, like, patterns=self.free(patterns.flatten(1)))
 
     def nearest(self, x: Tensor, metric: Tensor | FieldCovariance | None) -> Tensor:
-        together = min((part.together for part in self.curved()), default=len(x))
+        together = min([len(x), *(part.together for part in self.curved())])
         if len(x) <= together:
             return self._nearest(x, metric)
         return torch.cat([self._nearest(part, metric) for part in x.split(together)])

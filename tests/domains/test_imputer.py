@@ -330,7 +330,7 @@ def test_arrays_are_series_of_consecutive_rows_and_come_back_as_arrays() -> None
         ({"id": "name"}, "'name'"),
         ({"step": -1.0}, "step: expected a number > 0"),
         ({"model": "nowhere"}, "nowhere"),
-        ({"device": "abacus"}, "device cpu or one"),
+        ({"device": "abacus"}, "cpu or an accelerator"),
     ],
 )
 def test_bad_settings_are_value_errors_that_say_what_was_expected(
