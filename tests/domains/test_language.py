@@ -91,6 +91,7 @@ def test_structure_and_precedence() -> None:
         ("scaffold >= c1ccccc1", 10, "expected =="),
         ("scaffold == Cc1ccccc1", 13, "its own is c1ccccc1"),
         ("scaffold == CCO", 13, "it has no ring"),
+        ("scaffold == C1C[C@@H]2CC[C@H]1C2", 13, "its own is C1CC2CCC1C2"),
         ("mw <= 350 A^2", 11, "the unit of mw, g/mol or Da"),
         ("rings <= 3 Da", 12, "rings has none"),
         ("alert == none", 1, "did you mean"),
