@@ -80,6 +80,14 @@ Model = Annotated[
     ),
 ]
 ThreeD = Annotated[bool, typer.Option("--three-d", help="Give each molecule a certified geometry; --out ends in .sdf.")]
+Jointly = Annotated[
+    bool,
+    typer.Option(
+        "--jointly",
+        help="Atoms, bonds and coordinates from one reverse pass, as --three-d. Of --where a formula and a number of "
+        "atoms are enforced, all else is certified.",
+    ),
+]
 Shown = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Default: if standard error is a terminal.")
 ]

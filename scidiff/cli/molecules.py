@@ -15,6 +15,7 @@ from scidiff.cli.molecule_options import (
     Among,
     Constraints,
     Format,
+    Jointly,
     Keep,
     MaxDraws,
     Method,
@@ -56,6 +57,7 @@ Examples:
   scidiff molecules generate --num 1000 --out molecules.smi
   scidiff molecules generate --num 200 --where "qed >= 0.8" --where "logp <= 3" --out leads.sdf --report leads.html
   scidiff molecules generate --num 50 --seed 7 --start 1432 --out more.csv      (go on where a run ended)
+  scidiff molecules generate --num 50 --jointly --where "formula == C7H10O2" --out isomers.sdf
   scidiff molecules generate --num 10 --out - --format csv | column -s, -t
 
 \b
@@ -107,6 +109,7 @@ def generate(
     max_draws: MaxDraws = None,
     properties: Properties = "all",
     three_d: ThreeD = False,
+    jointly: Jointly = False,
     keep: Keep = None,
     towards: Towards = None,
     among: Among = 1,
@@ -116,8 +119,15 @@ def generate(
     progress: Shown = None,
 ) -> None:
     """See `_GENERATE`."""
-    asked, geometries, certify = _asked(towards), None, []
-    if three_d or among != 1 or keep or asked:
+    asked, wanted, geometries, source, certify = _asked(towards), _wanted(where, constraints), None, None, []
+    if jointly:
+        with held_back():
+            from scidiff.cli import jointly as both
+
+        others = {"--keep": bool(keep), "--towards": bool(asked), "--among": among != 1, "--method": method != "auto"}
+        geometries = both.prepared(out, report, model, device, where=wanted, steps=steps, others=others)
+        source = geometries.generator
+    elif three_d or among != 1 or keep or asked:
         with held_back():  # threads that torch starts now never see Ctrl-C
             from scidiff.cli.three_d import prepared
 
@@ -127,7 +137,7 @@ def generate(
     generation, interrupted = _generated(
         progress,
         num=num * among,
-        where=_wanted(where, constraints),
+        where=wanted,
         certify=certify,
         method=method,
         seed=seed,
@@ -139,6 +149,7 @@ def generate(
         properties=_names(properties),
         model=model,
         device=device,
+        source=source,
         towards=asked,
     )
     if geometries is None:

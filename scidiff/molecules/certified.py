@@ -329,7 +329,7 @@ def _draw(
     for drawn in stream:
         with held_back():
             certificate = oracle.certify(drawn.smiles)
-            reasons = certificate.reasons
+            reasons = tuple(getattr(drawn, "refused", ())) or certificate.reasons
             generation.effort.add(drawn, holds=not reasons)
             if not reasons and not getattr(drawn, "kept", True):
                 reasons = (THINNED,)

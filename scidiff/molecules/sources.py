@@ -23,6 +23,9 @@ class Drawn(Protocol):
     def smiles(self) -> str:
         """The molecule as it will be written."""
 
+    # Where a source knows of them: `calls` of networks, `log_weight`, `kept` (False if thinned out) and `refused`, its
+    # own reasons against a sample.
+
 
 class Source(Protocol):
     """What molecules are drawn from: the same molecule for the same seed and index, in the order of the index."""

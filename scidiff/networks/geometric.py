@@ -128,7 +128,7 @@ class EquivariantTransformer(nn.Module):
         """One vector of each atom, [B, n, 3], from its features."""
         gates = self.head(F.rms_norm(h, (self.width,))).to(v.dtype)
         with torch.autocast(v.device.type, enabled=False):
-            return (_even(v) @ gates[..., None])[..., 0]
+            return (even(v) @ gates[..., None])[..., 0]
 
     def _molecules(self, condition: Mapping[str, Tensor], x: Tensor) -> Molecules:
         first, *others = (cast(nn.Embedding, part).weight for part in self.embed_pair)
@@ -174,7 +174,7 @@ class _Layer(nn.Module):
         """Features [B, n, width], vectors [B, n, 3, channels] and positions [B, n, 3] after this layer."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (modulation + self.offset).unsqueeze(2).unbind(1)
         with torch.autocast(x.device.type, enabled=False):
-            geometry, apart = pair_geometry(x, _even(v), molecules.others)
+            geometry, apart = pair_geometry(x, even(v), molecules.others)
             volume, push = handedness(x, molecules)
         s = F.rms_norm(h, h.shape[-1:]) * (1 + scale_a) + shift_a
         here, there = self.pair_ends(s).chunk(2, dim=-1)
@@ -189,7 +189,7 @@ class _Layer(nn.Module):
             c = weight.to(x.dtype) / (1 + apart[..., None]) * molecules.pairs[..., None]
             parts = self._gathered(c.permute(0, 3, 1, 2), a.to(x.dtype), x, v, molecules.others)
             v = v + torch.cat([parts, push[..., None]], dim=-1) @ self.vector_mix.weight.T.to(v.dtype)
-            ends = (_even(v) @ self.vector_ends.weight.T.to(v.dtype)).chunk(2, dim=-1)
+            ends = (even(v) @ self.vector_ends.weight.T.to(v.dtype)).chunk(2, dim=-1)
             lengths = (ends[0] * ends[1]).sum(-2)
         s = F.rms_norm(h, h.shape[-1:]) * (1 + scale_f) + shift_f
         h = h + (1 + gate_f) * self.feed_out(F.silu(self.feed_in(torch.cat([s, lengths.to(s), volume.to(s)], -1))))
@@ -197,7 +197,7 @@ class _Layer(nn.Module):
         grow, move = gates.chunk(2, dim=-1)
         v = v * (1 + grow)[..., None, :]
         with torch.autocast(x.device.type, enabled=False):
-            x = x + (_even(v) @ move[..., None])[..., 0]
+            x = x + (even(v) @ move[..., None])[..., 0]
         return h, v, x
 
     def _attend(self, s: Tensor, bias: Tensor, molecules: Molecules) -> tuple[Tensor, Tensor]:
@@ -212,7 +212,7 @@ class _Layer(nn.Module):
     def _gathered(self, c: Tensor, a: Tensor, x: Tensor, v: Tensor, others: Pairs) -> Tensor:
         """Vectors towards the others, by the weights c of each head, and theirs: [B, n, 3, heads + channels]."""
         towards = others.sums(c, x[:, None]) - c.sum(-1)[..., None] * x[:, None]  # [B, heads, n, 3]
-        value = (_even(v) @ self.vector_value.weight.T.to(v.dtype)).unflatten(-1, (self.heads, -1))
+        value = (even(v) @ self.vector_value.weight.T.to(v.dtype)).unflatten(-1, (self.heads, -1))
         value = value.permute(0, 3, 1, 2, 4).flatten(3)  # [B, heads, n, 3 * channels / heads]
         passed = others.sums(a, value).unflatten(-1, (3, -1)).permute(0, 2, 3, 1, 4).flatten(3)
         return torch.cat([towards.permute(0, 2, 3, 1), passed], dim=-1)
@@ -232,6 +232,6 @@ def handedness(x: Tensor, molecules: Molecules) -> tuple[Tensor, Tensor]:
     return torch.cat([volume, parity.abs()], dim=-1), push.scatter_add(1, spread, faces.flatten(1, 2))
 
 
-def _even(v: Tensor) -> Tensor:
+def even(v: Tensor) -> Tensor:
     """Vectors of each atom divided by their root mean square over channels, where it is not small."""
     return v * torch.rsqrt(v.square().sum(-2, keepdim=True).mean(-1, keepdim=True) + 0.1)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from scidiff.molecules.three_d.batches import LEAF
 from scidiff.molecules.three_d.graphs import ATOM_CLASSES, PAIR_CLASSES
 from scidiff.molecules.three_d.harmonic import harmonic
+from scidiff.molecules.three_d.joint.batches import layout_of
 from scidiff.networks.geometric import EquivariantTransformer, Molecules, handedness
+from scidiff.networks.joint import JointTransformer, square
 from scidiff.networks.pairs import SomePairs
 from scidiff.networks.tensor_products import TensorProductNetwork
 from scidiff.state import Layout
@@ -231,3 +233,43 @@ def test_random_rotations_have_the_moments_of_the_group():
     trace = turns.diagonal(dim1=1, dim2=2).sum(-1)
     assert abs(float(trace.mean())) < 0.12  # E tr R = 0
     assert abs(float(trace.square().mean()) - 1) < 0.15  # E (tr R)^2 = 1
+
+
+def joint(n: int, seed: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor, tuple[Tensor, Tensor]]:
+    """A joint network, random positions, and random classes of atoms [n] and pairs [n, n], masks among them."""
+    sizes = {"width": 16, "depth": 2, "heads": 2, "channels": 4, "pair_width": 8}
+    made = shaken(JointTransformer(atom_classes=9, bond_classes=4, scale=1.4, **sizes), seed).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 3, generator=generator, dtype=torch.float64).to(dtype)
+    atom = torch.randint(10, (n,), generator=generator)
+    return made, x - x.mean(0), (atom, square(torch.randint(5, (1, n * (n - 1) // 2), generator=generator))[0])
+
+
+def outputs(made: nn.Module, x: Tensor, told: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Vectors [n, 3], logits of atoms [n, K] and of pairs [n, n, K]."""
+    (atom, pair), n = told, len(x)
+    i, j = torch.triu_indices(n, n, 1)
+    found = made({"pos": x, "atom": atom, "bond": pair[i, j]}, torch.tensor([0.4], dtype=x.dtype), layout_of(n, 1))
+    bonds = torch.stack([square(column[None])[0] for column in found["bond"].unbind(-1)], dim=-1)
+    return {**found, "bond": bonds}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(n=st.integers(3, 10), seed=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_joint_vectors_turn_and_joint_logits_do_not(dtype, n, seed):
+    made, x, told = joint(n, seed, dtype)
+
+    def permuted(told, order):
+        return told[0][order], told[1][order][:, order]
+
+    ask = {"vectors": True, "permuted": permuted, "mirrored": lambda told: told, "tolerance": TOLERANCE[dtype]}
+    assert_equivariant(lambda x, told: outputs(made, x, told)["pos"], x, told, seed=seed, **ask)
+    turn = random_rotation(seed=seed, dtype=dtype)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    mirror = torch.tensor([1.0, -1.0, 1.0], dtype=dtype)
+    expected = outputs(made, x, told)
+    other = outputs(made, (x * mirror @ turn.T)[order] + turn[0], permuted(told, order))
+    for name, wanted in (("atom", expected["atom"][order]), ("bond", expected["bond"][order][:, order])):
+        error = (other[name] - wanted).detach().abs().max() / wanted.detach().abs().max().clamp_min(1)
+        assert float(error) < TOLERANCE[dtype]

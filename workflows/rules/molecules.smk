@@ -4,7 +4,7 @@ from pathlib import Path
 
 BENCHMARKS += [f"molecules_{name}" for name in config["molecules"]["benchmarks"]]
 BENCHMARKS += [
-    f"molecules3d{name}" for name in ("", "_generation", "_scaling", "_conditional", "_pockets") if config["molecules"]["conformers"]
+    f"molecules3d{name}" for name in ("", "_generation", "_scaling", "_conditional", "_pockets", "_joint") if config["molecules"]["conformers"]
 ]
 
 
@@ -72,7 +72,7 @@ rule molecules3d:
     output:
         RESULTS + "/{name}/result.json",
     wildcard_constraints:
-        name="molecules3d(_generation|_scaling|_conditional|_pockets)?",
+        name="molecules3d(_generation|_scaling|_conditional|_pockets|_joint)?",
     params:
         out=lambda wildcards: f"{RESULTS}/{wildcards.name}",
     shell:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ from scidiff.training.batches import Batch, permutation
 
 LEAF = "pos"
 _SHOWN = 0.75  # how often stereochemistry is told in training
+Rows = Iterable[tuple[str, np.ndarray, np.ndarray]]
+"""SMILES, atomic numbers [n] and positions [n, 3], in angstrom."""
+Part = TypeVar("Part")
+"""Molecules of one number of atoms: a record of arrays with a first axis M, of that length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +52,17 @@ class Conformers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded:
+class Encoded(Generic[Part]):
     """Molecules by their number of atoms, and how many were refused for what reason."""
 
-    sizes: Mapping[int, Conformers]
+    sizes: Mapping[int, Part]
     refused: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return sum(map(len, self.sizes.values()))
+        return sum(len(next(iter(vars(part).values()))) for part in self.sizes.values())
 
 
-def encode(rows: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> Encoded:
+def encode(rows: Rows) -> Encoded[Conformers]:
     """Encode rows of SMILES, atomic numbers [n] and positions [n, 3]; fewer than three atoms are refused."""
     found: dict[int, list[tuple[Graph, np.ndarray]]] = {}
     refused: Counter[str] = Counter()
@@ -75,7 +80,7 @@ def encode(rows: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> Encoded:
     return Encoded(sizes=sizes, refused=dict(refused))
 
 
-def read_rows(path: Path) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
+def read_rows(path: Path) -> Rows:
     """The molecules of a split written by `datasets/qm9.py`."""
     with np.load(path) as held:
         smiles, number, position = held["smiles"], held["number"], held["position"]
@@ -85,17 +90,22 @@ def read_rows(path: Path) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         yield str(smiles[k]), number[begin:end], position[begin:end]
 
 
-def encode_cached(source: Path, folder: Path) -> Encoded:
+def encode_cached(source: Path, folder: Path) -> Encoded[Conformers]:
     """`encode` of a split, kept in a folder under the digest of the split."""
+    return kept(source, folder, encode, Conformers)
+
+
+def kept(source: Path, folder: Path, encode: Callable[[Rows], Encoded[Part]], part: type[Part]) -> Encoded[Part]:
+    """What `encode` makes of a split, in parts of this type, kept in a folder under the digest of the split."""
     path = folder / f"{source.stem}-{atomic.sha256(source)[:16]}.npz"
     if path.exists():
         with np.load(path) as held:
-            names = [f.name for f in fields(Conformers)]
-            sizes = {int(n): Conformers(**{name: held[f"{name}{n}"] for name in names}) for n in held["sizes"]}
+            names = list(part.__annotations__)
+            sizes = {int(n): part(**{name: held[f"{name}{n}"] for name in names}) for n in held["sizes"]}
             refused = dict(zip(held["reasons"].tolist(), held["counts"].tolist(), strict=True))
             return Encoded(sizes=sizes, refused=refused)
     encoded = encode(read_rows(source))
-    arrays = {f"{name}{n}": value for n, part in encoded.sizes.items() for name, value in vars(part).items()}
+    arrays = {f"{name}{n}": value for n, one in encoded.sizes.items() for name, value in vars(one).items()}
     arrays["sizes"] = np.array(list(encoded.sizes), dtype=np.int64)
     arrays["reasons"] = np.array(list(encoded.refused), dtype=str)
     arrays["counts"] = np.array(list(encoded.refused.values()), dtype=np.int64)
@@ -107,6 +117,15 @@ def encode_cached(source: Path, folder: Path) -> Encoded:
 
     atomic.write(path, save)
     return encoded
+
+
+def fingerprint(data: Encoded[Part], *, atoms: int, seed: int) -> str:
+    """A digest of molecules and of how they are cut into batches."""
+    digest = hashlib.sha256(f"{atoms} {seed}".encode())
+    for part in data.sizes.values():
+        for value in vars(part).values():
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def condition_of(graphs: Graph | Conformers | Sequence[Graph]) -> dict[str, Tensor]:
@@ -183,18 +202,14 @@ class ConformerBatches:
         seed: of the order.
     """
 
-    def __init__(self, data: Encoded, *, atoms: int, seed: int = 0) -> None:
+    def __init__(self, data: Encoded[Conformers], *, atoms: int, seed: int = 0) -> None:
         if not len(data):
             raise ValueError("expected molecules, got none")
         self._data, self._seed = data, seed
         self._cuts = Cuts({n: len(part) for n, part in data.sizes.items()}, atoms=atoms, seed=seed)
         self.batches_per_epoch = self._cuts.per_epoch
         self.samples_per_batch = len(data) / self.batches_per_epoch
-        digest = hashlib.sha256(f"{atoms} {seed}".encode())
-        for part in data.sizes.values():
-            for value in vars(part).values():
-                digest.update(np.ascontiguousarray(value).tobytes())
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = fingerprint(data, atoms=atoms, seed=seed)
 
     def at(self, position: int) -> Batch:
         """The batch at a position; a pure function of it."""

@@ -108,7 +108,7 @@ def with_geometries(
             indices = [one.index for one in molecules]
             kept = nearest(part, indices, wanted.asked.values, wanted.chooser, among=wanted.among)
         estimates = {} if wanted.asked is None else wanted.asked.read(kept)
-        file.writelines(_blocks(kept, {one.index: one for one in molecules}, names, wanted.asked, estimates))
+        file.writelines(blocks(kept, {one.index: one for one in molecules}, names, wanted.asked, estimates))
         done.matched.update(rule.text for one in part.ensembles for rule in one.record.rules)
         done.drawn.take(part, most=0)
         done.kept.take(kept, most=MOST_DRAWN)
@@ -148,14 +148,14 @@ def _numbers(molecules: Sequence[Molecule], estimates: Estimates) -> dict[int, d
     return found
 
 
-def _blocks(
+def blocks(
     run: ConformerRun,
     molecules: Mapping[int, Molecule],
     names: Sequence[str],
-    asked: Asked | None,
-    estimates: Estimates,
+    asked: Asked | None = None,
+    estimates: Estimates | None = None,
 ) -> Iterator[str]:
-    """The SDF of those that have a geometry."""
+    """The SDF of those that have a geometry: their columns `names`, and what was asked for and is estimated of them."""
     for one in run.ensembles:
         number = one.record.number
         for conformer in one.conformers:
@@ -163,5 +163,5 @@ def _blocks(
             mol.SetProp("_Name", one.record.name)
             items = dict(zip(names, row(molecules[number]), strict=True))
             items |= {"draw": conformer.draw, "oracle_3d": ORACLE}
-            items |= {} if asked is None else asked.items(estimates.get(number, {}))
+            items |= {} if asked is None else asked.items((estimates or {}).get(number, {}))
             yield sdf_block(mol, items)

@@ -1,0 +1,1 @@
+"""Molecules whose atoms, bonds and coordinates come from one reverse pass."""
