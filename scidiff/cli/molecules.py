@@ -121,8 +121,7 @@ def generate(
     """See `_GENERATE`."""
     asked, wanted, geometries, source, certify = _asked(towards), _wanted(where, constraints), None, None, []
     if jointly:
-        with held_back():
-            from scidiff.cli import jointly as both
+        from scidiff.cli import jointly as both
 
         others = {"--keep": bool(keep), "--towards": bool(asked), "--among": among != 1, "--method": method != "auto"}
         geometries = both.prepared(out, report, model, device, where=wanted, steps=steps, others=others)
