@@ -207,12 +207,10 @@ def generate(
     limit = max(1000 * num, 20_000) if max_draws is None else max_draws
     _check(method, num=num, seed=seed, start=start, steps=steps, batch_size=batch_size, max_draws=limit)
     names = _named(conditions, properties)
-    _read_ahead(conditions)
     choice = _unplanned(method)
     if source is None:
         source, choice = _conditioned(_told(model, device, towards or {}), parse_all(wanted), method, num)
-    if max_draws is None and choice.share == 0:
-        limit = min(limit, max(_RARE_DRAWS * num, _RARE_LEAST))
+    limit = min(limit, max(_RARE_DRAWS * num, _RARE_LEAST)) if max_draws is None and choice.share == 0 else limit
     generation = Generation(requested=num, seed=seed, start=start, conditions=conditions, properties=names)
     generation.method, generation.why = choice.method, choice.why
     if choice.method == "steer" and conditions and isinstance(source, Steerable):
@@ -223,16 +221,12 @@ def generate(
 
 
 def _named(conditions: Sequence[Expression], properties: Sequence[str]) -> tuple[str, ...]:
-    """What to compute of certified molecules: what the conditions need, and what is asked for."""
+    """What to compute of certified molecules, for the conditions and as asked for; what `novel` needs is read ahead."""
+    if any(leaf == Holds(name="novel") for c in conditions for leaf in leaves(c)):
+        training_molecules()
     return tuple(
         dict.fromkeys([*(n for n in asked(conditions) if n in PROPERTIES), *(lookup(n).name for n in properties)])
     )
-
-
-def _read_ahead(conditions: Sequence[Expression]) -> None:
-    """Read what conditions need before any work starts."""
-    if any(leaf == Holds(name="novel") for c in conditions for leaf in leaves(c)):
-        training_molecules()
 
 
 def _told(model: str | Path | None, device: str | None, towards: Mapping[str, float]) -> Source:
