@@ -32,6 +32,8 @@ from scidiff.errors import INTERRUPTED, SHORT, UserError
 from scidiff.interrupts import held_back
 
 if TYPE_CHECKING:
+    from scidiff.cli.jointly import Together
+    from scidiff.cli.three_d import Geometries
     from scidiff.molecules.certified import Generation
     from scidiff.molecules.evaluation import Evaluation
 
@@ -119,7 +121,8 @@ def generate(
     progress: Shown = None,
 ) -> None:
     """See `_GENERATE`."""
-    asked, wanted, geometries, source, certify = _asked(towards), _wanted(where, constraints), None, None, []
+    asked, wanted, source, certify = _asked(towards), _wanted(where, constraints), None, []
+    geometries: Geometries | Together | None = None
     if jointly:
         from scidiff.cli import jointly as both
 
@@ -130,8 +133,8 @@ def generate(
         with held_back():  # threads that torch starts now never see Ctrl-C
             from scidiff.cli.three_d import prepared
 
-            geometries = prepared(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
-        model, certify = geometries.fragments, geometries.certify
+            apart = prepared(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
+        geometries, model, certify = apart, apart.fragments, apart.certify
     kind = _check_outputs(out := _destination(out, report, as_json), format_, report)
     generation, interrupted = _generated(
         progress,
