@@ -1,11 +1,14 @@
 """Kolmogorov flow forward in time: trajectories that no weights have seen, from one field each, for 100 steps of 0.3.
 
     python benchmarks/fluids_rollout.py [--quick] [--seed N] [--json FILE] [--split validation] [--steps N] [--calls N]
-                                        [--samples N] [--methods NAME,...] --model FOLDER --mean FOLDER
+                                        [--samples N] [--methods NAME,...] [--model FOLDER] [--windows FOLDER]
+                                        --mean FOLDER
 
 The truth is the simulator that made the data, from the same field.
 
 * `scidiff`: `scidiff.fluids.rollout`, as the command does it, an ensemble.
+* `windows`: windows of five fields drawn at once, each from the last field of the one before
+  (`scidiff.fluids.windowed`).
 * `network without noise`: the same network, as long trained on the same pairs with the same errors added, by least
   squares on the mean; one call a step.
 * `linear`: each wave times its best factor. `persistence`: the start itself. `climatology`: fields of the training data
@@ -26,7 +29,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,15 +39,19 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from kolmogorov import fetch, later, read
 
-from scidiff.fluids.rollout import CALLS, Step, drawn, expected, unrolled
+from scidiff.errors import UserError
+from scidiff.fluids import windowed
+from scidiff.fluids.model import packaged
+from scidiff.fluids.rollout import CALLS, Step, drawn, expected, seed_of, unrolled
 from scidiff.fluids.transition import TransitionModel
+from scidiff.fluids.windows import WindowModel
 from scidiff.noise import Noise
 from scidiff.state import Layout
 
 WAVES = slice(1, 31)
 LEADS = (1, 3, 5, 10, 20, 50, 100)
-METHODS = ("scidiff", "network without noise", "linear", "persistence", "climatology")
-ENSEMBLES = ("scidiff", "climatology")
+METHODS = ("scidiff", "windows", "network without noise", "linear", "persistence", "climatology")
+ENSEMBLES = ("scidiff", "windows", "climatology")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,8 @@ class Bench:
     """What all methods share: weights, training data [S, H, W] in units of the scale, and how much is drawn."""
 
     model: TransitionModel
-    mean: TransitionModel
+    windows: WindowModel | None
+    mean: TransitionModel | None
     training: Tensor
     samples: int
     steps: int
@@ -70,7 +78,7 @@ class Bench:
         """A step of a method."""
         return {
             "scidiff": lambda: drawn(self.model, self.calls),
-            "network without noise": lambda: expected(self.mean),
+            "network without noise": lambda: expected(_needed(self.mean, "--mean")),
             "linear": lambda: lambda x, noise: self.model.predicted(x),
             "persistence": lambda: lambda x, noise: x,
             "climatology": lambda: self.random,
@@ -86,7 +94,22 @@ class Bench:
         """[S, steps + 1, H, W] from [H, W]."""
         count = self.samples if method in ENSEMBLES else 1
         index = number * self.samples + torch.arange(count)
+        if method == "windows":
+            model = _needed(self.windows, "--windows")
+            first = self.model.config.scale * start[None, None]
+            seed = seed_of(self.seed, number)
+            found = windowed.rollout(model, first, steps=self.steps, samples=count, seed=seed).vorticity.float()
+            return found / self.model.config.scale
         return unrolled(self.step(method), start.expand(count, -1, -1), index, seed=self.seed, steps=self.steps)
+
+
+Weights = TypeVar("Weights")
+
+
+def _needed(weights: Weights | None, option: str) -> Weights:
+    if weights is None:
+        raise UserError(f"expected weights of the methods that are compared, got no {option}")
+    return weights
 
 
 def judged(found: Tensor, truth: Tensor, bench: Bench) -> dict[str, Any]:
@@ -141,7 +164,8 @@ def tables(found: dict[str, list[dict[str, Any]]], bench: Bench, where: str) -> 
     late = []
     for method, scores in found.items():
         ratio = sum(s["spectrum"] for s in scores) / sum(s["true spectrum"] for s in scores)
-        calls = {"scidiff": bench.calls, "network without noise": 1}.get(method)
+        in_window = (bench.windows.config.frames - 1) if bench.windows else 1
+        calls = {"scidiff": bench.calls, "windows": windowed.CALLS / in_window, "network without noise": 1}.get(method)
         off = float(np.abs(np.log10(np.maximum(ratio, 1e-12))).mean())
         stable = float(np.mean([s["stable"] for s in scores]))
         late.append([method, off, f"{stable:.0%}", calls, float(np.mean([s["seconds"] for s in scores]))])
@@ -179,8 +203,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8, help="members of an ensemble")
     parser.add_argument("--calls", type=int, default=CALLS)
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="of workflows/train_transition.py")
-    parser.add_argument("--mean", type=Path, required=True, metavar="FOLDER", help="the same, trained with --mean")
+    parser.add_argument(
+        "--model", type=Path, default=packaged("kolmogorov-step"), metavar="FOLDER", help="of train_transition.py"
+    )
+    parser.add_argument("--mean", type=Path, metavar="FOLDER", help="the same, trained with --mean")
+    parser.add_argument("--windows", type=Path, metavar="FOLDER", help="of train_windows.py; default: the packaged")
     chosen = parser.parse_args(arguments)
     chosen.steps = chosen.steps or (5 if chosen.quick else 100)
     chosen.methods = chosen.methods.split(",")
@@ -191,12 +218,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    model, mean = TransitionModel.load(chosen.model), TransitionModel.load(chosen.mean)
+    model, wanted = TransitionModel.load(chosen.model), chosen.methods
+    mean = TransitionModel.load(_needed(chosen.mean, "--mean")) if "network without noise" in wanted else None
+    folder = chosen.windows or packaged("kolmogorov-windows")
+    windows = WindowModel.load(folder) if "windows" in wanted else None
     folder = fetch(trajectories=16, fields=2) if chosen.quick else fetch()
     training = read(folder, "train").flatten(0, 1) / model.config.scale
     starts = read(folder, chosen.split)[:, 0] / model.config.scale
     bench = Bench(
         model=model,
+        windows=windows,
         mean=mean,
         training=training,
         samples=chosen.samples,

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,14 +33,18 @@ with realization before that, as `fluids reconstruct` writes it, trajectory s st
 first after the last. No gaps.
 
 The weights, unless --model says others, know a step of 0.3 of Kolmogorov flow at Reynolds number 200 on 64 by 64
-points of a periodic box of 2 pi by 2 pi, without dimension. A chaotic flow forgets its start: late members tell its
-statistics, not its fields. --out holds vorticity and velocity over (realization, time, y, x), float64, by the CF
-conventions, the start at time 0; every field is checked by an oracle to be free of divergence. The same seed gives the
-same trajectories, however many are asked for.
+points of a periodic box of 2 pi by 2 pi, without dimension. Those of --model kolmogorov-windows draw windows of five
+fields at once, the known ones among them held: START may have up to four (--known), 0.3 apart, with which --out begins.
+A chaotic flow forgets its start: late members tell its statistics, not its fields.
+
+--out holds vorticity and velocity over (realization, time, y, x), float64, by the CF conventions, the start at time 0;
+every field is checked by an oracle to be free of divergence. The same seed gives the same trajectories, however many
+are asked for.
 
 \b
 Examples:
   scidiff fluids rollout field.nc --steps 30 --samples 16 --out future.nc --animation future.gif
+  scidiff fluids rollout past.nc --model kolmogorov-windows --known 3 --out future.nc
   scidiff fluids reconstruct sensors.csv --samples 16 --out now.nc && scidiff fluids rollout now.nc --out future.nc
 
 \b
@@ -51,7 +56,11 @@ Start = Annotated[Path, typer.Argument(metavar="START", help="NetCDF (.nc) of th
 Steps = Annotated[int, typer.Option(min=1, max=100_000, help="Intervals of time.")]
 Members = Annotated[int, typer.Option("--samples", "-n", min=1, max=10_000, help="Trajectories to draw.")]
 Animation = Annotated[Path | None, typer.Option(metavar="FILE.gif", help="A moving picture, .gif or .webp.")]
-Weights = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov-step, or a folder.")]
+Weights = Annotated[
+    str,
+    typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov-step, kolmogorov-windows, or a folder."),
+]
+Known = Annotated[int, typer.Option(min=1, help="Last fields of START that are known; more than one for windows.")]
 
 
 @app.command(help=ROLLOUT)
@@ -59,6 +68,7 @@ def rollout(
     start: Start,
     *,
     model: Weights = "kolmogorov-step",
+    known: Known = 1,
     steps: Steps = 30,
     samples: Members = 8,
     out: Out = None,
@@ -74,23 +84,31 @@ def rollout(
     wanted.check()
     check_device(device)
     from scidiff.fluids import rollout as flows
-    from scidiff.fluids.model import packaged
+    from scidiff.fluids import windowed
     from scidiff.fluids.starts import read_fields
+    from scidiff.fluids.tasks import load
     from scidiff.fluids.transition import TransitionModel
+    from scidiff.fluids.windows import WindowModel
 
-    folder = packaged(model) if model == "kolmogorov-step" else Path(model)
-    weights = TransitionModel.load(folder, device=device)
-    first = read_fields(start, weights.config).to(device)
+    weights = load(model, device=device)
+    if not isinstance(weights, TransitionModel | WindowModel):
+        raise UserError(f"--model: expected weights of a flow in time, got {model!r}, of something else")
+    most = weights.config.frames - 1 if isinstance(weights, WindowModel) else 1
+    if known > most:
+        raise UserError(f"--known: expected at most {most}, with weights {model!r}, got {known}")
+    first = read_fields(start, weights.config, frames=known).to(device)
     began, line = time.monotonic(), StatusLine(progress)
 
     def show(done: int, total: int) -> None:
         if line.due():
             line.show(f"step {done} of {total}")
 
+    if isinstance(weights, WindowModel):
+        draw = partial(windowed.rollout, weights, first, calls=calls or windowed.CALLS)
+    else:
+        draw = partial(flows.rollout, weights, first[:, 0], calls=calls or flows.CALLS)
     try:
-        found = flows.rollout(
-            weights, first, steps=steps, samples=samples, seed=seed, calls=calls or flows.CALLS, progress=show
-        )
+        found = draw(steps=steps, samples=samples, seed=seed, progress=show)
     except FloatingPointError as error:
         raise UserError(f"{start}: {error}; is it a field of the flow that the weights know?") from None
     finally:

@@ -146,14 +146,15 @@ class Options:
 
     def weights(self) -> FlowModel | WindModel:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
-        from scidiff.fluids.pairs import PairModel
+        from scidiff.fluids.model import FlowModel
         from scidiff.fluids.tasks import load
+        from scidiff.fluids.winds import WindModel
 
         check_outputs(self.as_json, {"--out": (self.out, (".nc",)), "--report": (self.report, PAGES)})
         check_device(self.device)
         weights = load(self.model, reynolds=self.reynolds, device=self.device)
-        if isinstance(weights, PairModel):
-            raise UserError(f"--model: expected weights of a flow or of winds, got {self.model!r}, for `fluids invert`")
+        if not isinstance(weights, FlowModel | WindModel):
+            raise UserError(f"--model: expected weights of a flow or of winds, got {self.model!r}, of something else")
         return weights
 
     def flow(self, what: str) -> FlowModel:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from scidiff.fluids.model import FlowModel
     from scidiff.fluids.oracle import Instrument
     from scidiff.fluids.pairs import PairModel
-    from scidiff.fluids.winds import WindModel
+    from scidiff.fluids.tasks import Model as AnyModel
+    from scidiff.fluids.windows import WindowModel
 
 __all__ = ["app"]
 
@@ -66,10 +67,15 @@ same variables over one dimension. One window of time, as long as the flow remem
 (--until), as forecasts.
 
 {_COMMON}
+With --model kolmogorov-windows no equation is asked: windows of five fields, 0.3 apart, are drawn that overlap, told
+the measured values (score-based data assimilation). Times are multiples of 0.3, so is --until, and --out holds all of
+them. --noise 0 has the values hold exactly, which is then what is certified.
+
 \b
 Examples:
   scidiff fluids assimilate buoys.csv --noise 0.2 --every 0.1 --samples 8 --out flow.nc --animation flow.gif
   scidiff fluids assimilate buoys.csv --noise 0.2 --until 2 --every 0.2 --out flow.nc
+  scidiff fluids assimilate buoys.csv --noise 0 --model kolmogorov-windows --samples 8 --out flow.nc
 
 \b
 Exit codes: 0 done; 2 the request cannot be carried out; 3 some flows do not hold what was measured (they are named);
@@ -105,30 +111,23 @@ class Options:
         """Files and account."""
         return Wanted(out=self.out, animation=self.animation, as_json=self.as_json)
 
-    def weights(self) -> FlowModel | WindModel | PairModel:
+    def weights(self) -> AnyModel:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
         from scidiff.fluids.tasks import load
+        from scidiff.fluids.windows import WindowModel
 
         self.wanted.check()
         check_device(self.device)
-        if not 0 < self.noise < float("inf"):
+        weights = load(self.model, reynolds=self.reynolds, device=self.device)
+        if not 0 <= self.noise < float("inf") or (self.noise == 0 and not isinstance(weights, WindowModel)):
             raise UserError(f"--noise: expected a number > 0, got {self.noise:g}")
-        return load(self.model, reynolds=self.reynolds, device=self.device)
+        return weights
 
     def check_noise(self, deviation: float) -> None:
         """UserError for a noise that is out of all proportion to values of this standard deviation."""
         least, most = _PROPORTION * deviation, deviation / _PROPORTION
         if not least <= self.noise <= most:
             raise UserError(f"--noise: expected {least:.1g} to {most:.1g} for what is measured, got {self.noise:g}")
-
-    def flow(self) -> FlowModel:
-        """The weights; UserError if they are of something else."""
-        from scidiff.fluids.model import FlowModel
-
-        weights = self.weights()
-        if not isinstance(weights, FlowModel):
-            raise UserError(f"--model: expected weights of a periodic flow, got {self.model!r}, of something else")
-        return weights
 
 
 @app.command(help=INVERT)
@@ -146,7 +145,7 @@ def invert(sensors: Sensors, *, after: After = None, options: Options) -> None:
         _permeability(weights, sensors, options)
         return
     if not isinstance(weights, FlowModel):
-        raise UserError(f"--model: expected weights of a periodic flow or of darcy, got {options.model!r}, of winds")
+        raise UserError(f"--model: expected weights of a periodic flow or of darcy, got {options.model!r}, of others")
     if after is None or not 0 < after <= _LONGEST:
         raise UserError(f"--time: expected a time in (0, {_LONGEST:g}], got {'none' if after is None else after}")
     tools = [replace(tool, time=after) for tool in read_sensors(sensors, weights.config)]
@@ -157,9 +156,13 @@ def invert(sensors: Sensors, *, after: After = None, options: Options) -> None:
 @sharing(Options)
 def assimilate(observations: Observed, *, every: Every = None, until: Until = None, options: Options) -> None:
     """See `ASSIMILATE`."""
-    weights = options.flow()
+    weights = options.weights()
+    from scidiff.fluids.model import FlowModel
     from scidiff.fluids.sensors import read_sensors
+    from scidiff.fluids.windows import WindowModel
 
+    if not isinstance(weights, FlowModel | WindowModel):
+        raise UserError(f"--model: expected weights of a periodic flow, got {options.model!r}, of something else")
     tools = read_sensors(observations, weights.config, timed=True)
     last = max(tool.time for tool in tools)
     until = last if until is None else until
@@ -168,6 +171,11 @@ def assimilate(observations: Observed, *, every: Every = None, until: Until = No
             f"{observations}: expected a last time in (0, {_LONGEST:g}] and no later --until than that, got "
             f"{last:g} and {until:g}"
         )
+    if isinstance(weights, WindowModel):
+        if every is not None:
+            raise UserError(f"--every: expected none with weights {options.model!r}, whose step is their own, got one")
+        _windows(weights, tools, until, options)
+        return
     every = until / 10 if every is None else every
     if not until / 1000 <= every <= until:
         raise UserError(f"--every: expected a thousandth of {until:g} to the whole of it, got {every:g}")
@@ -199,6 +207,30 @@ def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float]
     finish(
         Flows(vorticity=flow, times=torch.tensor(times, dtype=torch.float64), box=config.box),
         {"misfit": (misfit, observed.bound() / len(tools))},
+        account,
+        options.wanted,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _windows(weights: WindowModel, tools: Sequence[Instrument], until: float, options: Options) -> None:
+    """Draw windows that overlap, told what was measured, certify, write."""
+    import torch
+
+    from scidiff.fluids import measured_frames, windowed
+
+    began, config = time.monotonic(), weights.config
+    if options.noise:
+        options.check_noise(config.scale)
+    measured = measured_frames.Measured.of(tools, config, until=until, noise=options.noise)
+    calls = options.calls or windowed.CALLS_MEASURED
+    task = windowed.Told(model=weights, facts=measured.facts(weights))
+    flow = task.draw(samples=options.samples, seed=options.seed, calls=calls, progress=_shown(options.progress))
+    flow = flow[:, : measured.wanted]
+    account = {"measured": len(tools), "noise": options.noise, "calls": calls, "seed": options.seed}
+    finish(
+        Flows(vorticity=flow, times=config.interval * torch.arange(flow.shape[1]).double(), box=config.box),
+        measured.certificate(flow),
         account,
         options.wanted,
         seconds=time.monotonic() - began,

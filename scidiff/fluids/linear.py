@@ -2,6 +2,8 @@ r"""Linear facts R x = y in a metric S, factorised once: the nearest point, and 
 
     nearest = c - S R^T (R S R^T)^-1 (R c - y),        S' = S - S R^T (R S R^T)^-1 R S
 
+Facts that carry noise of a variance s stand as R S R^T + s.
+
 R is kept on the places that it reads, which are few where instruments are points. Every S here is that of a flow which
 shifts along x leave alike (Leray's projection, covariances), so a table of it between lines of the grid, by distance
 along x, tells all its entries, with those of a few patterns added; only metrics written out as matrices have none.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +22,13 @@ from scidiff.constraints.interior import all_rest
 
 RIDGE = 1e-12  # of a Gram matrix's diagonal
 ROUNDED = 4  # units of rounding of what is seen that pass
+
+
+class Entries(Protocol):
+    """The entries of an S."""
+
+    def between(self, a: Tensor, b: Tensor) -> Tensor:
+        """S between places [..., A] and [..., B] of the flattened field: [..., A, B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +81,9 @@ class Linear:
         spread: S, [..., D] -> [..., D].
         size: D.
         table: of S; None: it has none.
-        factor: of R S R^T, lower, [M, M].
+        noise: variance of what the facts' values carry, s.
+        apart: whether fact m reads place m alone.
+        factor: of R S R^T + s, lower, [M, M].
     """
 
     places: Tensor
@@ -79,16 +91,19 @@ class Linear:
     values: Tensor
     spread: Callable[[Tensor], Tensor]
     size: int
-    table: Table | None = field(repr=False)
+    table: Entries | None = field(repr=False)
+    noise: float = 0.0
+    apart: bool = False
     factor: Tensor = field(init=False, repr=False)
     _reach: list[Tensor] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
         if self.table is not None and len(self.places) <= 2 * len(self.weights):
-            gram = self.weights @ self.table.between(self.places, self.places) @ self.weights.T
+            between, single = self.table.between(self.places, self.places), self.weights.diagonal()
+            gram = single[:, None] * between * single if self.apart else self.weights @ between @ self.weights.T
         else:
             gram = self.reach[:, self.places] @ self.weights.T
-        gram = gram + torch.diag(RIDGE * gram.diagonal())
+        gram = gram + torch.diag(RIDGE * gram.diagonal() + self.noise)
         object.__setattr__(self, "factor", torch.linalg.cholesky_ex(gram).L)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +38,23 @@ _MOST = 4000
 ROUNDING = 1e-5
 
 
-def read_sensors(path: Path, config: FlowConfig, *, timed: bool = False) -> tuple[Instrument, ...]:
+class Sizes(Protocol):
+    """What sensors ask of the weights of a flow: those of a `FlowConfig`, say."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def lengths(self) -> tuple[float, float]: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def box(self) -> Box: ...
+
+
+def read_sensors(path: Path, config: Sizes, *, timed: bool = False) -> tuple[Instrument, ...]:
     """The sensors of a file; if they are timed, a column (or variable) `time` says when, >= 0 since the start.
 
     CSV has a row for each: `x, y`, any of `vorticity, u, v` (an empty cell was not measured), and for means
@@ -106,7 +122,7 @@ def facts(instruments: Sequence[Instrument], config: FlowConfig) -> Measured:
     return Measured(leaf=LEAF, rows=seen(instruments, config)[:, None], values=values, names=names)
 
 
-def seen(instruments: Sequence[Instrument], config: FlowConfig) -> Tensor:
+def seen(instruments: Sequence[Instrument], config: Sizes) -> Tensor:
     """What each instrument reads of a vorticity, as an inner product: float64 [M, H, W]."""
     rows = torch.zeros(len(instruments), *config.shape, dtype=torch.float64)
     for kind in _KINDS:
@@ -143,7 +159,7 @@ def opened(path: Path) -> tuple[xr.Dataset, list[str]]:
     return held, names
 
 
-def _netcdf(path: Path, config: FlowConfig, timed: bool) -> list[Row]:
+def _netcdf(path: Path, config: Sizes, timed: bool) -> list[Row]:
     held, names = opened(path)
     dims = held[names[0]].dims
     if dims == ("y", "x") and not timed:
@@ -161,7 +177,7 @@ def _netcdf(path: Path, config: FlowConfig, timed: bool) -> list[Row]:
     return [(f"{path}, sensor {k}", {name: held[name].values[k] for name in wanted}) for k in range(count)]
 
 
-def _gridded(path: Path, held: xr.Dataset, names: list[str], config: FlowConfig) -> list[Row]:
+def _gridded(path: Path, held: xr.Dataset, names: list[str], config: Sizes) -> list[Row]:
     _refuse_other_dims(path, held, names)
     shape = tuple(held[names[0]].shape)
     if shape != config.shape:
@@ -215,7 +231,7 @@ def _refuse_units(path: Path, held: xr.Dataset) -> None:
             raise UserError(f"{path}: expected {name} without a unit ('1'), as the model's flow is, got {unit!r}")
 
 
-def _refuse_sizes(tools: Sequence[Instrument], config: FlowConfig) -> None:
+def _refuse_sizes(tools: Sequence[Instrument], config: Sizes) -> None:
     """UserError for a value that no flow of the weights has: a number in another unit, say."""
     longest = max(config.lengths) / (2 * math.pi)
     for tool in tools:

@@ -1,8 +1,9 @@
-"""Whole fields from netCDF: where a rollout starts, or what a flow came to."""
+"""Whole fields from netCDF: where a rollout starts."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -12,18 +13,39 @@ from scidiff.errors import UserError
 from scidiff.fluids.measured_rows import refuse_size
 from scidiff.fluids.sensors import ROUNDING, opened, refuse_other_places
 from scidiff.fluids.spectral import Box
-from scidiff.fluids.transition import TransitionConfig
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _DIMS = ("realization", "time", "y", "x")
 _DIVERGENCE = 1e-3  # relative, that float32 and centred output stay below
+_APART = 1e-3  # of an interval, that times may be off
 
 
-def read_fields(path: Path, config: TransitionConfig) -> Tensor:
-    """The vorticity of a field or an ensemble: float64 [R, H, W].
+class Steps(Protocol):
+    """Weights of a flow in time: how they see it."""
 
-    NetCDF with `vorticity`, or `u` and `v`, over (y, x) on the grid of the weights, with `time` before, of which the
-    last is taken, and `realization` before that, if there are any. A mean of no more than `ROUNDING` times the greatest
-    value is taken off.
+    @property
+    def box(self) -> Box: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def interval(self) -> float: ...
+
+
+def read_fields(path: Path, config: Steps, *, frames: int = 1) -> Tensor:
+    """The vorticity of a field or an ensemble at its last times: float64 [R, K, H, W].
+
+    NetCDF with `vorticity`, or `u` and `v`, over (y, x) on the grid of the weights, with `time` before, and
+    `realization` before that, if there are any. A mean of no more than `ROUNDING` times the greatest value is taken
+    off.
+
+    Args:
+        path: the file.
+        config: of the weights.
+        frames: K; more than one are over `time`, an interval of the weights apart.
 
     Raises:
         UserError: what is wrong with it, in one line.
@@ -40,26 +62,39 @@ def read_fields(path: Path, config: TransitionConfig) -> Tensor:
             raise UserError(f"{path}: expected {name} over {_DIMS}, the first two if there are any, got {dims}")
         if not held[name].size:
             raise UserError(f"{path}: expected at least one field of {name}, got none")
-        field = held[name].isel(time=-1) if "time" in dims else held[name]
+        if frames > 1:
+            _refuse_other_times(path, held, name, frames, config.interval)
+        field = held[name].isel(time=slice(-frames, None)) if "time" in dims else held[name]
         values = np.asarray(field.values, dtype=np.float64)
         if values.shape[-2:] != box.shape:
             got = " x ".join(map(str, values.shape[-2:]))
             raise UserError(f"{path}: expected {name} on {box.shape[0]} x {box.shape[1]} points, got {got}")
-        found.append(_whole(path, name, values.reshape(-1, *box.shape)))
+        found.append(_whole(path, name, values.reshape(-1, *box.shape)).unflatten(0, (-1, frames)))
     vorticity = found[0] if len(found) == 1 else _curl(path, found, box)
     refuse_size(str(path), float(vorticity.abs().amax()), config.scale)
     return vorticity
 
 
 def _curl(path: Path, found: list[Tensor], box: Box) -> Tensor:
-    """Of u and v, [R, H, W] each."""
+    """Of u and v, [R, K, H, W] each."""
     if found[0].shape != found[1].shape:
         raise UserError(f"{path}: expected as many fields of v as of u, {len(found[0])}, got {len(found[1])}")
-    velocity = torch.stack(found, 1)
+    velocity = torch.stack(found, -3)
     size = box.vorticity(velocity).abs().amax()
     if bool(box.divergence(velocity).abs().amax() > _DIVERGENCE * size):
         raise UserError(f"{path}: expected a velocity without divergence, got {_DIVERGENCE:g} of its curl or more")
     return box.vorticity(velocity)
+
+
+def _refuse_other_times(path: Path, held: xr.Dataset, name: str, frames: int, interval: float) -> None:
+    """UserError unless the last times are as many as are asked for, an interval apart."""
+    times = np.asarray(held["time"].values if "time" in held[name].dims and "time" in held else [], dtype=np.float64)
+    if len(times) < frames:
+        raise UserError(f"{path}: expected {name} at {frames} times at least, got {len(times)}")
+    apart = np.diff(times[-frames:])
+    bad = np.flatnonzero(np.abs(apart - interval) > _APART * interval)
+    if len(bad):
+        raise UserError(f"{path}: expected the last {frames} times {interval:g} apart, got {apart[bad[0]]:g}")
 
 
 def _whole(path: Path, name: str, values: np.ndarray) -> Tensor:

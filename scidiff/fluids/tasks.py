@@ -18,24 +18,30 @@ from scidiff.fluids.ensemble import Ensemble
 from scidiff.fluids.model import FlowModel, packaged
 from scidiff.fluids.pairs import PairModel
 from scidiff.fluids.report import Pictures, pictures_of
+from scidiff.fluids.transition import TransitionModel
+from scidiff.fluids.windows import WindowModel
 from scidiff.fluids.winds import WindModel
 
 if TYPE_CHECKING:
     import xarray as xr
 
-PACKAGED = ("kolmogorov", "winds", "darcy")
+PACKAGED = ("kolmogorov", "kolmogorov-step", "kolmogorov-windows", "winds", "darcy")
+Model = FlowModel | WindModel | PairModel | WindowModel | TransitionModel
 
 
-def load(
-    name: str, *, reynolds: float | None = None, device: torch.device | str = "cpu"
-) -> FlowModel | WindModel | PairModel:
+def load(name: str, *, reynolds: float | None = None, device: torch.device | str = "cpu") -> Model:
     """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them.
 
     UserError: they cannot be told of that Reynolds number.
     """
     folder = packaged(name) if name in PACKAGED else Path(name)
     held = files.load(folder)
-    kinds: dict[str, type[WindModel | PairModel]] = {"winds": WindModel, "pair": PairModel}
+    kinds: dict[str, type[Model]] = {
+        "winds": WindModel,
+        "pair": PairModel,
+        "windows": WindowModel,
+        "transition": TransitionModel,
+    }
     kind = next((kinds[name] for name in kinds if name in held.config), FlowModel)
     model = kind.of(held, folder, device=device)
     if reynolds is None:

@@ -161,7 +161,11 @@ class TransitionModel:
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> TransitionModel:
         """Read a model from a folder; WeightsError says in one line what is wrong with it."""
-        held = files.load(folder)
+        return cls.of(files.load(folder), folder, device=device)
+
+    @classmethod
+    def of(cls, held: files.Weights, folder: Path, *, device: torch.device | str = "cpu") -> TransitionModel:
+        """The model of weights that were read from a folder."""
         with files.expected("weights of a step in time", folder):
             config = TransitionConfig(**held.fields("transition"))
             known = {name: held.tensors[name].to(device) for name in ("carried", "mean", "spectrum")}

@@ -18,6 +18,7 @@ from scidiff.fluids.inversion import evolved
 from scidiff.fluids.model import FlowConfig, FlowModel
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.transition import Linear, TransitionConfig, TransitionModel
+from scidiff.fluids.windows import WindowConfig, WindowModel
 from scidiff.processes.stationary import Stationary
 
 BOX = Box(shape=(16, 16))
@@ -48,6 +49,19 @@ def steps(tmp_path_factory) -> Path:
         widths=(8,), blocks=1,
     )  # fmt: skip
     TransitionModel.create(sizes, linear).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory) -> Path:
+    """Weights of windows of three frames whose waves forget nothing that a memory of 0.8 keeps."""
+    folder = tmp_path_factory.mktemp("weights") / "windows"
+    sizes = WindowConfig(
+        shape=(16, 16), lengths=BOX.lengths, scale=2.0, waves=2, interval=0.5, frames=3, error=0.1,
+        widths=(8,), blocks=1,
+    )  # fmt: skip
+    memory = 0.8 ** torch.arange(3)[:, None, None].expand(-1, 16, 9)
+    WindowModel.create(sizes, Stationary(mean=torch.zeros(1, 16, 16), variance=_spectrum()), memory).save(folder)
     return folder
 
 
@@ -121,7 +135,7 @@ def test_what_is_wrong_with_a_start_is_one_line(tmp_path, steps, flows) -> None:
         said = run("rollout", path, "--model", steps, "--out", out, code=2)
         assert message in said
     grid({"vorticity": field}).to_netcdf(path)
-    assert "expected weights of a step in time" in run("rollout", path, "--model", flows, "--out", out, code=2)
+    assert "expected weights of a flow in time" in run("rollout", path, "--model", flows, "--out", out, code=2)
     assert "--animation: expected a file name ending in .gif" in run(
         "rollout", path, "--model", steps, "--animation", "a.mp4", code=2
     )
@@ -142,6 +156,54 @@ def _table(times: list[float], noise: float, *, timed: bool) -> str:
             place = f"{k % 16 * step:.12g},{k // 16 * step:.12g},{value:.9g}"
             lines.append(f"{time},{place}" if timed else place)
     return "\n".join(lines) + "\n"
+
+
+def test_windows_go_on_from_the_frames_that_are_known(tmp_path, windows, steps) -> None:
+    path, out = tmp_path / "past.nc", tmp_path / "later.nc"
+    past = np.stack([truth().numpy() * share for share in (1.0, 0.5, 0.2)])
+    grid({"vorticity": past}, ("time", "y", "x")).assign_coords(time=[1.0, 2.0, 2.5]).to_netcdf(path)
+    arguments = ["rollout", path, "--model", windows, "--known", 2, "--samples", 2]
+    told = json.loads(run(*arguments, "--steps", 3, "--out", out, "--json"))
+    assert (told["certified"], told["steps"], told["interval"]) == (2, 3, 0.5)
+    with xr.open_dataset(out) as found:
+        assert found["time"].values.tolist() == [0, 0.5, 1, 1.5, 2]
+        np.testing.assert_array_equal(found["vorticity"].values[:, :2], np.stack([past[1:]] * 2))
+    said = run("rollout", path, "--model", windows, "--known", 3, "--out", out, code=2)
+    assert "--known: expected at most 2" in said
+    assert "--known: expected at most 1" in run("rollout", path, "--model", steps, "--known", 2, "--out", out, code=2)
+    grid({"vorticity": past}, ("time", "y", "x")).assign_coords(time=[1.0, 2.0, 2.6]).to_netcdf(path)
+    assert "the last 2 times 0.5 apart, got 0.6" in run(*arguments, "--out", out, code=2)
+    grid({"vorticity": past[0]}).to_netcdf(path)
+    assert "expected vorticity at 2 times at least, got 0" in run(*arguments, "--out", out, code=2)
+
+
+def test_windows_are_told_what_was_measured(tmp_path, windows) -> None:
+    """Exactly, of four frames, so that windows overlap; or with noise, as far as it goes."""
+    table, out = tmp_path / "seen.csv", tmp_path / "flow.nc"
+    table.write_text("time,x,y,vorticity,u\n0,1,1,3,\n1.5,2,5,-1,0.5\n0.5,0.3,4,,0.2\n")
+    arguments = ["assimilate", table, "--model", windows, "--samples", 2, "--calls", 3]
+    told = json.loads(run(*arguments, "--noise", 0, "--out", out, "--json"))
+    assert (told["certified"], told["measured"]) == (2, 4)
+    assert told["worst"]["4 measured values"] < 1e-10
+    with xr.open_dataset(out) as found:
+        omega = found["vorticity"].values
+        assert found["time"].values.tolist() == [0, 0.5, 1, 1.5]
+    few = tmp_path / "few.nc"
+    run("assimilate", table, "--model", windows, "--samples", 1, "--calls", 3, "--noise", 0, "--out", few)
+    with xr.open_dataset(few) as found:
+        np.testing.assert_array_equal(found["vorticity"].values, omega[:1])
+    told = json.loads(run(*arguments[:-1], 10, "--noise", 1, "--until", 2, "--json"))
+    assert (told["certified"], told["limit"]["misfit"]) == (2, pytest.approx(18.47 / 4, rel=1e-3))
+    for more, message in (
+        (["--noise", -1], "--noise: expected a number > 0"),
+        (["--noise", 0, "--every", 0.5], "--every: expected none"),
+        (["--noise", 0, "--until", 1.7], "--until: expected a time at a multiple of 0.5"),
+    ):
+        assert message in run(*arguments, *more, "--out", out, code=2)
+    table.write_text("time,x,y,vorticity\n0.7,1,1,3\n")
+    assert "line 2: expected a time at a multiple of 0.5" in run(*arguments, "--noise", 0, "--out", out, code=2)
+    table.write_text("kind,x,y,x_end,y_end,time,u\nline,0,1,6,1,1,3\nline,6,1,0,1,1,2\n")
+    assert "contradicts" in run(*arguments, "--noise", 0, "--out", out, code=2)
 
 
 def test_a_start_is_found_from_what_it_led_to(tmp_path, flows) -> None:

@@ -133,4 +133,4 @@ def test_what_is_wrong_is_one_line(tmp_path, darcy):
     assert not out.exists()
     result = CliRunner().invoke(app, ["fluids", "generate", "--model", str(darcy), "--out", str(out)])
     assert result.exit_code == 2
-    assert "for `fluids invert`" in result.stderr
+    assert "expected weights of a flow or of winds" in result.stderr

@@ -8,6 +8,7 @@ BENCHMARKS += ["fluids_constraints"] if config["fluids"]["constraints"] else []
 BENCHMARKS += ["flow_equations"] if config["fluids"]["equations"] else []
 BENCHMARKS += ["fluid_trajectories"] if config["fluids"]["trajectories"] else []
 BENCHMARKS += ["flow_inversion"] if config["fluids"]["inversion"] else []
+BENCHMARKS += ["flow_assimilation"] if config["fluids"]["assimilation"] else []
 BENCHMARKS += ["fluids_rollout"] if config["fluids"]["rollout"] and not QUICK else []  # there is no quick training
 BENCHMARKS += ["fluids_pde"] if config["fluids"]["pairs"] else []
 
@@ -108,6 +109,19 @@ rule flow_inversion:
         out=RESULTS + "/flow_inversion",
     shell:
         "{RUN} flow_inversion --out {params.out} || {ACCEPT}"
+
+
+rule flow_assimilation:
+    input:
+        "benchmarks/flow_assimilation.py",
+        [] if QUICK else RESULTS + "/data/kolmogorov.json",
+        FLUIDS,
+    output:
+        RESULTS + "/flow_assimilation/result.json",
+    params:
+        out=RESULTS + "/flow_assimilation",
+    shell:
+        "{RUN} flow_assimilation --out {params.out} || {ACCEPT}"
 
 
 # The network that the packaged one is compared to: of its size, and as long trained.
