@@ -7,7 +7,7 @@
 The truth is the simulator that made the data, from the same field.
 
 * `scidiff`: `scidiff.fluids.rollout`, as the command does it, an ensemble.
-* `windows`: windows of five fields drawn at once, each from the last field of the one before
+* `windows`: windows of five fields drawn at once, each from the last two fields of the one before
   (`scidiff.fluids.windowed`).
 * `network without noise`: the same network, as long trained on the same pairs with the same errors added, by least
   squares on the mean; one call a step.
@@ -164,7 +164,7 @@ def tables(found: dict[str, list[dict[str, Any]]], bench: Bench, where: str) -> 
     late = []
     for method, scores in found.items():
         ratio = sum(s["spectrum"] for s in scores) / sum(s["true spectrum"] for s in scores)
-        in_window = (bench.windows.config.frames - 1) if bench.windows else 1
+        in_window = bench.windows.config.frames - windowed.HELD if bench.windows else 1
         calls = {"scidiff": bench.calls, "windows": windowed.CALLS / in_window, "network without noise": 1}.get(method)
         off = float(np.abs(np.log10(np.maximum(ratio, 1e-12))).mean())
         stable = float(np.mean([s["stable"] for s in scores]))

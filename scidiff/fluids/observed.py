@@ -31,7 +31,7 @@ class Facts:
         shape: (L, H, W).
         places: of the flattened trajectory that are read, int64 [P].
         weights: with which, float64 [M, P].
-        values: float64 [M].
+        values: float64 [M], or of each trajectory [B, M].
         noise: variance of what the values carry; 0: they hold exactly.
         apart: whether fact m reads place m alone.
     """
@@ -71,6 +71,10 @@ class Facts:
     def seen(self, x: Tensor) -> Tensor:
         """What would be read, without noise, of trajectories [B, L, H, W]: [B, M]."""
         return x.double().flatten(1)[:, self.places.to(x.device)] @ self.weights.to(x.device).T
+
+    def missed(self, x: Tensor) -> Tensor:
+        """Sum of squares of what trajectories are off, in units of the noise, which is > 0: [B]."""
+        return (self.seen(x) - self.values.to(x.device)).square().sum(1) / self.noise
 
     def linear(self, covariance: SpaceTime, like: Tensor) -> Linear:
         """The facts in the metric of a covariance."""

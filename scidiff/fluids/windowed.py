@@ -6,14 +6,17 @@ A trajectory is a function of (seed, number) and of what is known alone, drawn i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 from scidiff.fluids.composed import Composed
+from scidiff.fluids.inversion import CLOSER, LEVEL
 from scidiff.fluids.observed import Facts, Observed
 from scidiff.fluids.rollout import TILE, Trajectories, seed_of
+from scidiff.fluids.space_time import SpaceTime
 from scidiff.fluids.windows import LEAF, WindowModel, known_frames
 from scidiff.grids import karras, to_data
 from scidiff.noise import Noise
@@ -23,10 +26,10 @@ from scidiff.solvers import Plan, dpmpp_sde_2m, recommended
 from scidiff.state import Layout
 
 CALLS = 6  # a window
-HELD = 1  # frames of a window that the next one begins with
+HELD = 2  # frames of a window that the next one begins with
 CALLS_MEASURED = 16  # a trajectory
 LEVELS = (0.02, 12.0)  # sigma / alpha between which those lie
-RATE = 1.0  # of the noise of the reverse SDE
+RATE = 3.0  # of the noise of the reverse SDE
 
 Progress = Callable[[int, int], None]
 
@@ -136,7 +139,24 @@ class Told:
         told = Observed(composed, model.process, leaf=LEAF, facts=facts, covariance=covariance)
         layout = Layout.dense(len(noise.index), {LEAF: facts.shape}, device=noise.index.device)
         found = sample(told, model.processes, {LEAF: rule}, layout, noise).state[LEAF].double()
-        return found if facts.noise else facts.told(found, covariance)
+        return self.closer(found, covariance, noise) if facts.noise else facts.told(found, covariance)
+
+    def closer(self, found: Tensor, covariance: SpaceTime, noise: Noise) -> Tensor:
+        """Those that miss the values by more than draws do, moved to values with noise anew.
+
+        In the metric of what is left of the prior at a level, the finest first (`Inverse.closer`).
+        """
+        facts = self.facts
+        rows = Layout.dense(len(found), {"measured": facts.values.shape}).rows("measured")
+        anew = facts.noise**0.5 * noise.at("measured", 0, rows).normal(dtype=torch.float64)
+        aim = replace(facts, values=facts.values.to(anew) + anew)
+        for level in CLOSER:
+            moving = facts.missed(found) > chi2.ppf(LEVEL, len(facts.values))
+            if not bool(moving.any()):
+                break
+            moved = aim.told(found, covariance.posterior(torch.tensor(level**2)))
+            found = torch.where(moving[:, None, None, None], moved, found)
+        return found
 
 
 def plan(calls: int) -> Plan:

@@ -290,6 +290,19 @@ def test_what_instruments_read_is_told_in_the_units_of_the_leaf() -> None:
     assert limit == pytest.approx(13.8155 / 2, rel=1e-4)
 
 
+def test_trajectories_that_miss_noisy_values_are_moved_until_they_miss_them_as_draws_do() -> None:
+    task, prior, bound = Told(model=model(), facts=facts(5, 0.001)), covariance(5), 20.515  # chi-square of 5, 99.9 %
+    drawn = prior.root(torch.randn(16, 5, SIZE, SIZE, dtype=F64, generator=torch.Generator().manual_seed(1)))
+    drawn[:4] = facts(5, 0.0).told(drawn[:4], prior)
+    assert (task.facts.missed(drawn)[4:] > bound).all()
+    found = task.closer(drawn, prior, Noise(seed=1, index=torch.arange(16)))
+    missed = task.facts.missed(found)
+    assert (missed < bound).all()
+    assert missed[4:].mean() > 2  # not onto the values, but as far from them as their noise asks for
+    assert torch.equal(found[:4], drawn[:4])
+    assert (found - drawn).abs().mean() < 0.5 * drawn.abs().mean()
+
+
 # --- trajectories that go on
 
 
