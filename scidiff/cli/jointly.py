@@ -13,7 +13,6 @@ import typer
 from scidiff.cli.command_line import command_line
 from scidiff.cli.generations import said
 from scidiff.errors import SHORT, UserError
-from scidiff.interrupts import held_back
 
 if TYPE_CHECKING:
     from scidiff.molecules.certified import Generation
@@ -34,6 +33,11 @@ class Together:
     steps: int
     out: Path
     report: str | None
+
+    @property
+    def request(self) -> dict[str, object]:
+        """What `certified.generate` is asked for besides."""
+        return {"source": self.generator}
 
     def give(self, generation: Generation, *, as_json: bool) -> int:
         """Write the molecules of a generation, and say what came of it; the exit code."""
@@ -67,20 +71,19 @@ def prepared(
     *,
     where: list[str],
     steps: int | None,
-    others: Mapping[str, bool],
+    others: Mapping[str, object],
 ) -> Together:
     """What a command line asks for; UserError if it cannot be.
 
     Args:
         out, report, model, device, steps: as the command has them.
         where: expressions.
-        others: options that this way does not know, and whether each was given.
+        others: options that this way does not know, and what was given of each, if anything.
     """
-    with held_back():  # threads that torch starts now never see Ctrl-C
-        from scidiff.devices import check_device
-        from scidiff.molecules.parsing import parse_all
-        from scidiff.molecules.three_d.joint.draws import STEPS
-        from scidiff.molecules.three_d.joint.generator import JointGenerator
+    from scidiff.devices import check_device
+    from scidiff.molecules.parsing import parse_all
+    from scidiff.molecules.three_d.joint.draws import STEPS
+    from scidiff.molecules.three_d.joint.generator import JointGenerator
 
     if out is None or not out.lower().endswith(".sdf"):
         raise UserError(f"--jointly: expected --out FILE.sdf, got {out!r}")

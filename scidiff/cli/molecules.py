@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,26 +122,23 @@ def generate(
     progress: Shown = None,
 ) -> None:
     """See `_GENERATE`."""
-    asked, wanted, source, certify = _asked(towards), _wanted(where, constraints), None, []
+    asked, wanted = _asked(towards), _wanted(where, constraints)
     geometries: Geometries | Together | None = None
-    if jointly:
-        from scidiff.cli import jointly as both
+    with held_back():  # threads that torch starts now never see Ctrl-C
+        if jointly:
+            from scidiff.cli import jointly as both
 
-        others = {"--keep": bool(keep), "--towards": bool(asked), "--among": among != 1, "--method": method != "auto"}
-        geometries = both.prepared(out, report, model, device, where=wanted, steps=steps, others=others)
-        source = geometries.generator
-    elif three_d or among != 1 or keep or asked:
-        with held_back():  # threads that torch starts now never see Ctrl-C
+            others = {"--keep": keep, "--towards": asked, "--among": among != 1, "--method": method != "auto"}
+            geometries = both.prepared(out, report, model, device, where=wanted, steps=steps, others=others)
+        elif three_d or among != 1 or keep or asked:
             from scidiff.cli.three_d import prepared
 
-            apart = prepared(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
-        geometries, model, certify = apart, apart.fragments, apart.certify
+            geometries = prepared(out, report, model, device, keep=keep, towards=asked, among=among, progress=progress)
     kind = _check_outputs(out := _destination(out, report, as_json), format_, report)
     generation, interrupted = _generated(
         progress,
         num=num * among,
         where=wanted,
-        certify=certify,
         method=method,
         seed=seed,
         start=start,
@@ -149,15 +147,12 @@ def generate(
         unique=unique,
         max_draws=max_draws,
         properties=_names(properties),
-        model=model,
         device=device,
-        source=source,
         towards=asked,
+        **({"model": model} if geometries is None else geometries.request),
     )
-    if geometries is None:
-        code = SHORT if _finish(generation, out, kind, report, as_json=as_json) else 0
-    else:
-        code = geometries.give(generation, as_json=as_json)
+    give = partial(_give, out=out, kind=kind, report=report) if geometries is None else geometries.give
+    code = give(generation, as_json=as_json)
     if interrupted or code:
         raise typer.Exit(INTERRUPTED if interrupted else code)
 
@@ -236,8 +231,8 @@ def _names(properties: str) -> tuple[str, ...]:
     return tuple(PROPERTIES) if properties == "all" else tuple(properties.replace(",", " ").split())
 
 
-def _finish(generation: Generation, out: str | None, kind: str, report: str | None, *, as_json: bool) -> bool:
-    """Write the files, then say what came of the run; whether it fell short."""
+def _give(generation: Generation, *, out: str | None, kind: str, report: str | None, as_json: bool) -> int:
+    """Write the files, then say what came of the run; the exit code."""
     from scidiff.molecules.writers import write, write_stdout
 
     if out == "-":
@@ -255,7 +250,7 @@ def _finish(generation: Generation, out: str | None, kind: str, report: str | No
         _say(text)
     if not generation.molecules and (out not in (None, "-") or report is not None):
         _say("nothing was certified, so no file was written")
-    return not generation.complete
+    return 0 if generation.complete else SHORT
 
 
 @app.command(help=_EVALUATE)

@@ -85,9 +85,9 @@ class Geometries:
     progress: bool | None
 
     @property
-    def certify(self) -> list[str]:
-        """Conditions without which a molecule has no geometry."""
-        return [f"atoms <= {self.wanted.model.config.largest}"]
+    def request(self) -> dict[str, object]:
+        """What `certified.generate` is asked for besides, with conditions without which there is no geometry."""
+        return {"model": self.fragments, "certify": [f"atoms <= {self.wanted.model.config.largest}"]}
 
     def give(self, generation: Generation, *, as_json: bool) -> int:
         """Draw and write the geometries of a generation, and say what came of them; the exit code."""
