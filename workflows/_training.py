@@ -46,20 +46,22 @@ def of_fields(*, minutes: float, seed: int, **settings: Any) -> TrainingConfig:
 
 
 def of_geometries(*, minutes: float, seed: int, **settings: Any) -> TrainingConfig:
-    """Settings of an equivariant network that learns from geometries; `settings` are its own."""
-    return TrainingConfig(
-        max_minutes=minutes,
-        optimiser="muon",
-        learning_rate=2e-3,
-        muon_learning_rate=4e-3,
-        not_hidden=("*embed*", "*modulat*", "*condition*", "*head*", "*pair_out*", "*vector_mix*"),
-        schedule="stable",
-        warmup_steps=50,
-        precision="bfloat16",
-        seed=seed,
-        log_seconds=30,
-        **settings,
-    )
+    """Settings of an equivariant network that learns from geometries; `settings` are its own, in place of these."""
+    shared = {
+        "optimiser": "muon",
+        "learning_rate": 2e-3,
+        "muon_learning_rate": 4e-3,
+        "not_hidden": ("*embed*", "*modulat*", "*condition*", "*head*", "*pair_out*", "*vector_mix*"),
+        "schedule": "stable",
+        "decay_fraction": 0.3,
+        "warmup_steps": 50,
+        "ema_decay": 0.998,
+        "precision": "bfloat16",
+        "checkpoint_minutes": 4,
+        "log_seconds": 30,
+        "validate_every": 800,
+    }
+    return TrainingConfig(max_minutes=minutes, seed=seed, **(shared | settings))
 
 
 def account(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from _training import account, of_geometries, parser, run
 from qm9 import fetch
 
 from scidiff.coupling import EquivariantAlignment
-from scidiff.molecules.three_d.batches import Encoded
 from scidiff.molecules.three_d.joint.batches import (
     Joint,
     JointBatches,
@@ -38,7 +37,6 @@ from scidiff.molecules.three_d.model import ConformerModel
 from scidiff.noise import Noise
 from scidiff.processes.gaussian import ZeroMeanGaussianProcess
 from scidiff.state import Layout
-from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
 ATOMS = 1200  # in a batch
@@ -50,18 +48,6 @@ def arguments() -> argparse.Namespace:
     return parser(__doc__).parse_args()
 
 
-def recipe(*, minutes: float, seed: int) -> TrainingConfig:
-    """The settings of the shipped weights."""
-    return of_geometries(
-        minutes=minutes,
-        seed=seed,
-        decay_fraction=0.3,
-        ema_decay=0.998,
-        checkpoint_minutes=4,
-        validate_every=800,
-    )
-
-
 def begin_as_conformers(model: JointModel) -> int:
     """Give the body what the shipped conformer model has of the same name and shape; how many numbers that is."""
     told, own = ConformerModel.load().denoiser.state_dict(), model.denoiser.state_dict()
@@ -69,12 +55,6 @@ def begin_as_conformers(model: JointModel) -> int:
     shared = {name: value for name, value in named.items() if name in own and own[name].shape == value.shape}
     model.denoiser.load_state_dict({**own, **shared})
     return sum(value.numel() for value in shared.values())
-
-
-def watched(data: Encoded[Joint]) -> list[Joint]:
-    """The first molecules of the three commonest sizes."""
-    common = sorted(data.sizes.values(), key=lambda part: len(part.atom))[-3:]
-    return [Joint(**{name: value[:WATCHED] for name, value in vars(part).items()}) for part in common]
 
 
 def aligned(model: JointModel, x_0: Tensor, t: Tensor, layout: Layout, noise: Noise) -> Tensor:
@@ -111,9 +91,9 @@ def main(options: argparse.Namespace) -> None:
     data = encode_cached(folder / "train.npz", options.out.parent / "encoded-joint")
     held_out = encode_cached(folder / "valid.npz", options.out.parent / "encoded-joint")
     print(f"{len(data):,} molecules to learn, refused: {dict(data.refused) or 'none'}", file=sys.stderr)
-    config = recipe(minutes=options.minutes, seed=options.seed)
+    config = of_geometries(minutes=options.minutes, seed=options.seed)
     torch.manual_seed(options.seed)
-    model = JointModel.create(JointConfig(sizes=tuple((n, len(part.atom)) for n, part in data.sizes.items())))
+    model = JointModel.create(JointConfig(sizes=tuple(data.counts.items())))
     shared = begin_as_conformers(model)
     result = train(
         model.denoiser,
@@ -123,7 +103,7 @@ def main(options: argparse.Namespace) -> None:
         out=options.out,
         resume=options.resume,
         objective=joint_loss,
-        validate=partial(validate, model=model, parts=watched(held_out)),
+        validate=partial(validate, model=model, parts=held_out.commonest(WATCHED)),
         description=model.description(),
     )
     model.denoiser.load_state_dict(result.denoiser.state_dict())

@@ -24,13 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from _training import account, of_geometries, parser, run
 from qm9 import fetch
 
-from scidiff.molecules.three_d.batches import LEAF, ConformerBatches, Conformers, Encoded, condition_of, encode_cached
+from scidiff.molecules.three_d.batches import LEAF, ConformerBatches, Conformers, condition_of, encode_cached
 from scidiff.molecules.three_d.draws import positions
 from scidiff.molecules.three_d.graphs import bonded
 from scidiff.molecules.three_d.model import TIMES, ConformerConfig, ConformerModel, conformer_loss
 from scidiff.noise import Noise
 from scidiff.state import Layout
-from scidiff.training.config import TrainingConfig
 from scidiff.training.loop import train
 
 ATOMS = 1200  # in a batch
@@ -40,24 +39,6 @@ LEVELS = (0.03, 0.1, 0.3, 0.7)  # times at which validation looks
 
 def arguments() -> argparse.Namespace:
     return parser(__doc__).parse_args()
-
-
-def recipe(*, minutes: float, seed: int) -> TrainingConfig:
-    """The settings of the shipped weights."""
-    return of_geometries(
-        minutes=minutes,
-        seed=seed,
-        decay_fraction=0.3,
-        ema_decay=0.998,
-        checkpoint_minutes=4,
-        validate_every=800,
-    )
-
-
-def watched(data: Encoded) -> list[Conformers]:
-    """The first molecules of the three commonest sizes."""
-    common = sorted(data.sizes.values(), key=len)[-3:]
-    return [Conformers(**{name: value[:WATCHED] for name, value in vars(part).items()}) for part in common]
 
 
 def validate(denoiser: nn.Module, *, model: ConformerModel, parts: list[Conformers]) -> dict[str, float]:
@@ -92,7 +73,7 @@ def main(options: argparse.Namespace) -> None:
     data = encode_cached(folder / "train.npz", options.out.parent / "encoded-three_d")
     held_out = encode_cached(folder / "valid.npz", options.out.parent / "encoded-three_d")
     print(f"{len(data):,} molecules to learn, refused: {dict(data.refused) or 'none'}", file=sys.stderr)
-    config = recipe(minutes=options.minutes, seed=options.seed)
+    config = of_geometries(minutes=options.minutes, seed=options.seed)
     torch.manual_seed(options.seed)
     model = ConformerModel.create(ConformerConfig(largest=max(data.sizes)))
     result = train(
@@ -103,7 +84,7 @@ def main(options: argparse.Namespace) -> None:
         out=options.out,
         resume=options.resume,
         objective=conformer_loss,
-        validate=partial(validate, model=model, parts=watched(held_out)),
+        validate=partial(validate, model=model, parts=held_out.commonest(WATCHED)),
         description=model.description(),
     )
     model.denoiser.load_state_dict(result.denoiser.state_dict())

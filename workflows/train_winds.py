@@ -60,7 +60,9 @@ def main(options: Namespace) -> None:
     climatology = climatology_of(*read(path, "train"))
     fields, watched = (anomalies(path, split, climatology) for split in ("train", "validation"))
     size = float(fields.std())
-    scale = size * inflation_of(*read(path, "train"))
+    wider = {"training years": inflation_of(*read(path, "train")), "validation": float(watched.std()) / size}
+    print(f"anomalies of unseen years, those of training years being 1: {wider}", file=sys.stderr)
+    scale = size * wider["training years"]
     fields, watched = fields / size, watched / scale
     sizes = WindConfig(shape=(73, 144), west=20.0, scale=scale)
     learn(
@@ -79,6 +81,7 @@ def main(options: Namespace) -> None:
         told={
             "data": "monthly winds of the U.S. Navy (FNOC), 1982 to 1989 (datasets/winds.py), public domain",
             "fields": len(fields),
+            "anomalies of unseen years, in those of the training years": wider,
         },
     )
 

@@ -53,7 +53,7 @@ class Together:
         if self.report is not None and run.ensembles:
             from scidiff.molecules.three_d.report import write_report
 
-            write_report(run, self.report, command=command_line())
+            write_report(run, self.report, command=command_line(), notes=said(generation))
         if as_json:
             files = {"out": str(self.out), "report": self.report} if run.ensembles else {"out": None, "report": None}
             typer.echo(json.dumps({**generation.as_dict(), **files}, indent=1))

@@ -109,11 +109,12 @@ class Geometries:
         if self.report is not None and found.kept.certified:
             from scidiff.molecules.three_d.report import write_report
 
-            notes = self._lines(generation, found)
+            notes = [*said(generation), *self._lines(found)]
             write_report(found.kept, self.report, command=command_line(), values=found.numbers, notes=notes)
         if as_json:
             typer.echo(json.dumps(self._account(generation, found), indent=1))
-        typer.echo("\n".join(self._lines(generation, found)), err=True)
+        summary = [*said(generation), f"geometries: {found.drawn.summary()}", *self._lines(found)]
+        typer.echo("\n".join(summary), err=True)
         if found.drawn.interrupted:
             return INTERRUPTED
         return SHORT if found.kept.certified < generation.requested // self.wanted.among else 0
@@ -129,13 +130,12 @@ class Geometries:
         account |= {"among": choosing.account(drawn, kept, wanted.among)} if wanted.chooser else {}
         return account | ({"towards": wanted.asked.as_dict()} if wanted.asked else {})
 
-    def _lines(self, generation: Generation, found: Finished) -> list[str]:
-        """The same for people."""
+    def _lines(self, found: Finished) -> list[str]:
+        """What came of the geometries besides their number, for people."""
         from scidiff.molecules.three_d import among as choosing
 
         drawn, kept, wanted = found.drawn, found.kept, self.wanted
-        lines = [*said(generation), f"geometries: {drawn.summary()}"]
-        lines += [
+        lines = [
             f"{text}: {count} of {drawn.molecules} molecules have a match"
             for text, count in found.matched.items()
             if count < drawn.molecules

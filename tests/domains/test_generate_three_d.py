@@ -147,6 +147,7 @@ def test_of_each_k_the_nearest_is_kept_and_the_others_are_counted(run, monkeypat
     gap = shown["values"].index("estimated gap [eV]")
     assert [one["values"][gap] for one in shown["conformers"]] == [12.0]
     assert "gap = 12 eV was asked of the model and is not certified" in text
+    assert text.count("conformers certified") == 1  # the account of geometries, once
 
 
 @pytest.mark.parametrize("among", [1, 2])

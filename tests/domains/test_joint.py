@@ -167,7 +167,9 @@ def test_the_command_writes_what_is_certified(run, monkeypatch):
         assert mol.GetConformer().Is3D()
         assert Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False) == Chem.CanonSmiles(mol.GetProp("smiles"))
         assert float(mol.GetProp("violation_heavy_atoms_ge_2")) == 0
-    assert written[0].GetProp("smiles") in Path("o.html").read_text()
+    page = Path("o.html").read_text(encoding="utf-8")
+    assert written[0].GetProp("smiles") in page
+    assert "far too odd" in page  # what was refused is accounted for there as well
 
 
 def test_a_request_it_cannot_carry_out_is_one_line(run):

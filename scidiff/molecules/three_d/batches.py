@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +24,14 @@ from scidiff.noise import Noise
 from scidiff.state import Layout
 from scidiff.training.batches import Batch, permutation
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 LEAF = "pos"
 _SHOWN = 0.75  # how often stereochemistry is told in training
 Rows = Iterable[tuple[str, np.ndarray, np.ndarray]]
 """SMILES, atomic numbers [n] and positions [n, 3], in angstrom."""
-Part = TypeVar("Part")
+Part = TypeVar("Part", bound="DataclassInstance")
 """Molecules of one number of atoms: a record of arrays with a first axis M, of that length."""
 
 
@@ -59,7 +63,22 @@ class Encoded(Generic[Part]):
     refused: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return sum(len(next(iter(vars(part).values()))) for part in self.sizes.values())
+        return sum(self.counts.values())
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many molecules there are of each number of atoms."""
+        return {n: len(next(iter(vars(part).values()))) for n, part in self.sizes.items()}
+
+    def taken(self, n: int, places: np.ndarray | slice) -> Part:
+        """Some of the molecules of n atoms."""
+        part = self.sizes[n]
+        return replace(part, **{name: value[places] for name, value in vars(part).items()})
+
+    def commonest(self, most: int) -> list[Part]:
+        """The first molecules, at most so many, of each of the three commonest sizes."""
+        counts = self.counts
+        return [self.taken(n, slice(most)) for n in sorted(counts, key=counts.__getitem__)[-3:]]
 
 
 def encode(rows: Rows) -> Encoded[Conformers]:
@@ -191,22 +210,23 @@ class Cuts:
         return permutation(self.per_epoch, seed=self._seed, epoch=epoch, kind="batches")
 
 
-class ConformerBatches:
-    """Geometries in harmonic coordinates, position-addressed: the leaf `LEAF` is [B * n, 3].
-
-    A quarter of the molecules come without their stereochemistry; see `Cuts` for their order.
+class MoleculeBatches(ABC, Generic[Part]):
+    """Molecules of one number of atoms at a time, position-addressed; see `Cuts` for their order.
 
     Args:
         data: what to learn from.
         atoms: atoms in a batch.
         seed: of the order.
+
+    Raises:
+        ValueError: there is none.
     """
 
-    def __init__(self, data: Encoded[Conformers], *, atoms: int, seed: int = 0) -> None:
+    def __init__(self, data: Encoded[Part], *, atoms: int, seed: int = 0) -> None:
         if not len(data):
             raise ValueError("expected molecules, got none")
         self._data, self._seed = data, seed
-        self._cuts = Cuts({n: len(part) for n, part in data.sizes.items()}, atoms=atoms, seed=seed)
+        self._cuts = Cuts(data.counts, atoms=atoms, seed=seed)
         self.batches_per_epoch = self._cuts.per_epoch
         self.samples_per_batch = len(data) / self.batches_per_epoch
         self.fingerprint = fingerprint(data, atoms=atoms, seed=seed)
@@ -214,7 +234,20 @@ class ConformerBatches:
     def at(self, position: int) -> Batch:
         """The batch at a position; a pure function of it."""
         n, chosen, index = self._cuts.at(position)
-        part = Conformers(**{name: value[chosen] for name, value in vars(self._data.sizes[n]).items()})
+        return self.batch(self._data.taken(n, chosen), n, index)
+
+    @abstractmethod
+    def batch(self, part: Part, n: int, index: Tensor) -> Batch:
+        """The batch of some molecules of n atoms, at the visits [B]."""
+
+
+class ConformerBatches(MoleculeBatches[Conformers]):
+    """Geometries in harmonic coordinates: the leaf `LEAF` is [B * n, 3].
+
+    A quarter of the molecules come without their stereochemistry.
+    """
+
+    def batch(self, part: Conformers, n: int, index: Tensor) -> Batch:
         count = len(part)
         condition = condition_of(part)
         coin = Noise(seed=self._seed, index=index).at("stereo", 0, Layout.dense(count, {"stereo": ()}).rows("stereo"))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scidiff.molecules.three_d.batches import Cuts, Encoded, Rows, fingerprint, kept
+from scidiff.molecules.three_d.batches import Encoded, MoleculeBatches, Rows, kept
 from scidiff.molecules.three_d.joint.tokens import tokens_of
 from scidiff.molecules.three_d.matching import match
 from scidiff.state import Layout
@@ -75,26 +75,8 @@ def state_of(part: Joint) -> dict[str, Tensor]:
     }
 
 
-class JointBatches:
-    """Joint states, position-addressed; see `Cuts` for their order.
+class JointBatches(MoleculeBatches[Joint]):
+    """Joint states, {"pos", "atom", "bond"} of `state_of`."""
 
-    Args:
-        data: what to learn from.
-        atoms: atoms in a batch.
-        seed: of the order.
-    """
-
-    def __init__(self, data: Encoded[Joint], *, atoms: int, seed: int = 0) -> None:
-        if not len(data):
-            raise ValueError("expected molecules, got none")
-        self._data = data
-        self._cuts = Cuts({n: len(part.atom) for n, part in data.sizes.items()}, atoms=atoms, seed=seed)
-        self.batches_per_epoch = self._cuts.per_epoch
-        self.samples_per_batch = len(data) / self.batches_per_epoch
-        self.fingerprint = fingerprint(data, atoms=atoms, seed=seed)
-
-    def at(self, position: int) -> Batch:
-        """The batch at a position; a pure function of it."""
-        n, chosen, index = self._cuts.at(position)
-        part = Joint(**{name: value[chosen] for name, value in vars(self._data.sizes[n]).items()})
+    def batch(self, part: Joint, n: int, index: Tensor) -> Batch:
         return Batch(x_0=state_of(part), layout=layout_of(n, len(index)), index=index)
