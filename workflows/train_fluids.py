@@ -3,6 +3,7 @@
     python datasets/kolmogorov.py                                once: simulate the data into the cache
     python workflows/train_fluids.py --minutes 70 --out runs/fluids
     python workflows/train_fluids.py --minutes 120 --out runs/fluids --resume            more of the same run
+    python workflows/train_fluids.py --minutes 60 --out runs/more --init runs/fluids/model     a run from its weights
 
 `--told reynolds` trains on 32 x 32 points a network that is told of the Reynolds number, 50 to 400, of data that
 `datasets/kolmogorov.py --trajectories 32 --fields 24 --reynolds 50 100 200 400` simulates.
@@ -116,8 +117,11 @@ def plain_main(options: argparse.Namespace) -> None:
     scale = float(fields.std())
     watched = read(folder, "validation").flatten(0, 1)[::8, None] / scale
     fields = fields / scale
+    model = fresh_model(fields, scale, options, **SIZES[options.network])
+    if options.init is not None:
+        model.denoiser.load_state_dict(FlowModel.load(options.init).denoiser.state_dict())
     learn(
-        fresh_model(fields, scale, options, **SIZES[options.network]),
+        model,
         FlowBatches(fields, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed),
         of_fields(minutes=options.minutes, seed=options.seed),
         options,
@@ -125,6 +129,7 @@ def plain_main(options: argparse.Namespace) -> None:
         told={
             "data": "simulated Kolmogorov flow at Reynolds number 200 (datasets/kolmogorov.py), public domain",
             "fields": len(fields),
+            "init": str(options.init or "fresh weights"),
         },
     )
 
@@ -165,5 +170,6 @@ def fresh_model(fields: Tensor, scale: float, options: argparse.Namespace, **set
 if __name__ == "__main__":
     found = fields_parser(__doc__)
     found.add_argument("--network", choices=SIZES, default="unet", help="that learns")
+    found.add_argument("--init", type=Path, default=None, help="start from the weights of this folder")
     found.add_argument("--told", choices=["reynolds"], help="what the network is told of each field")
     run(main, found.parse_args())
