@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from _training import account, of_fields, parser, run
 from kolmogorov import FLOW, fetch, read
 
+from scidiff.fluids.calibrated import calibrated
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
 from scidiff.fluids.navier_stokes import resampled
 from scidiff.fluids.pairs import PairModel
@@ -48,6 +49,7 @@ from scidiff.training.loop import train
 TIMES = NormalLogSigma(schedule=Cosine(), mean=-0.7, std=1.6)
 LEVELS = (0.05, 0.2, 0.8, 3.0)  # sigma / alpha at which validation looks
 COARSE = (32, 32)
+SEEN = 896  # fields that tell what a network leaves
 TOLD: dict[str, Any] = {"trajectories": 32, "fields": 24, "reynolds": (50.0, 100.0, 200.0, 400.0)}
 SIZES: dict[str, dict[str, Any]] = {"unet": {}, "fno": {"network": "fno", "widths": (32,), "blocks": 6}}
 
@@ -87,8 +89,12 @@ def learn(
     watched: Tensor,
     told: Mapping[str, Any],
     condition: Mapping[str, Tensor] | None = None,
+    finished: Callable[[Any], Any] = lambda model: model,
 ) -> None:
-    """Train a model of fields and write it to the folder of the run, with what is told of its data on the card."""
+    """Train a model of fields and write it to the folder of the run, with what is told of its data on the card.
+
+    `finished` takes the model that has learned, and gives the one that is written.
+    """
     result = train(
         model.denoiser,
         model.processes,
@@ -102,7 +108,7 @@ def learn(
     model.denoiser.load_state_dict(result.denoiser.state_dict())
     times = {"mean": TIMES.mean, "std": TIMES.std}
     card = {**told, "licence": "MIT", "times": times, **account(result, config)}
-    replace(model, card=card).save(options.out / "model")
+    replace(finished(model), card=card).save(options.out / "model")
     print(options.out / "model")
 
 
@@ -120,9 +126,10 @@ def plain_main(options: argparse.Namespace) -> None:
     model = fresh_model(fields, scale, options, **SIZES[options.network])
     if options.init is not None:
         model.denoiser.load_state_dict(FlowModel.load(options.init).denoiser.state_dict())
+    batches = FlowBatches(fields, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed)
     learn(
         model,
-        FlowBatches(fields, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed),
+        batches,
         of_fields(minutes=options.minutes, seed=options.seed),
         options,
         watched=watched,
@@ -131,7 +138,17 @@ def plain_main(options: argparse.Namespace) -> None:
             "fields": len(fields),
             "init": str(options.init or "fresh weights"),
         },
+        finished=partial(looked_at, batches=batches, seed=options.seed),
     )
+
+
+def looked_at(model: FlowModel, *, batches: FlowBatches, seed: int) -> FlowModel:
+    """A model that knows what its network leaves of the fields that it learned from, as `SEEN` of them tell."""
+    shown = [batches.at(k).x_0[LEAF] for k in range(-(-SEEN // int(batches.samples_per_batch)))]
+    left = calibrated(
+        model.covariance, model.denoiser, model.denoiser.processes[LEAF], torch.cat(shown)[:SEEN], leaf=LEAF, seed=seed
+    )
+    return replace(model, covariance=left)
 
 
 def told_main(options: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ Where no shift along y changes the field either, the axes are waves along y. Fro
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,7 +87,7 @@ class Covariance:
 
     def total(self) -> Tensor:
         """The trace of C: the variance summed over the points of one channel."""
-        return (self.variance * self._twice(self.variance)[:, 0].square()).sum()
+        return (self.variance * self.multiplicity()[:, None]).sum()
 
     def root(self, white: Tensor) -> Tensor:
         """Fields of covariance C from white noise [..., H, W]."""
@@ -103,10 +102,14 @@ class Covariance:
         """E[field | x = field + white noise of a variance `noise`], fields without mean: Wiener's filter."""
         return self.fields(self.coordinates(x) * (self.variance / (self.variance + noise))[..., None])
 
-    def _twice(self, like: Tensor) -> Tensor:
-        """sqrt(2) for waves along x that stand for two, [W // 2 + 1, 1, 1]."""
-        twice = torch.full((self.width // 2 + 1, 1, 1), math.sqrt(2), dtype=self.variance.dtype, device=like.device)
-        twice[0] = 1
+    def multiplicity(self) -> Tensor:
+        """How many waves along x each stands for, itself and its conjugate: 2, or 1 at the ends; [W // 2 + 1]."""
+        count = self.variance.new_full((self.width // 2 + 1,), 2)
+        count[0] = 1
         if self.width % 2 == 0:
-            twice[-1] = 1
-        return twice
+            count[-1] = 1
+        return count
+
+    def _twice(self, like: Tensor) -> Tensor:
+        """By what real coordinates are scaled so that inner products stay, [W // 2 + 1, 1, 1]."""
+        return self.multiplicity().to(like.device).sqrt()[:, None, None]

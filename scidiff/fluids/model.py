@@ -14,6 +14,7 @@ from torch import Tensor
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
 from scidiff.errors import UserError
+from scidiff.fluids.calibrated import Calibrated
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.fresh import Network, fresh, network
 from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov
@@ -87,7 +88,8 @@ class FlowModel:
     Attributes:
         config: sizes and units.
         prior: mean and spectrum of the data, in units of the scale.
-        covariance: of the data, which shifts along y change, in units of the scale.
+        covariance: of the data, which shifts along y change, in units of the scale; `Calibrated` once it was seen what
+            the denoiser leaves of the data.
         denoiser: of the leaf `LEAF`, [B, 1, H, W], in units of the scale.
         card: the model card.
     """
@@ -173,6 +175,8 @@ class FlowModel:
         tensors = {f"denoiser.{name}": value.half() for name, value in self.denoiser.state_dict().items()}
         tensors |= {"prior.mean": self.prior.mean.float(), "prior.variance": self.prior.variance.float()}
         tensors["covariance"] = torch.view_as_real(self.covariance.matrices()).float()
+        if isinstance(self.covariance, Calibrated):
+            tensors |= {"left.levels": self.covariance.levels, "left.share": self.covariance.share.half()}
         files.save(folder, files.Weights(tensors=tensors, config={"flow": asdict(self.config)}, card=self.card))
 
     @classmethod
@@ -188,6 +192,9 @@ class FlowModel:
             waves = torch.view_as_complex(held.tensors["covariance"].double())
             config = FlowConfig(**held.fields("flow"))
             covariance = Covariance.from_matrices((waves + waves.mH) / 2, config.shape[1])
+            if "left.share" in held.tensors:
+                levels, share = held.tensors["left.levels"].double(), held.tensors["left.share"].double()
+                covariance = Calibrated.of_shares(covariance, levels, share)
             model = cls.create(config, prior, covariance=covariance, card=held.card)
             model.denoiser.load_state_dict(held.part("denoiser."))
         model.denoiser.to(device)

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from scidiff.fluids.calibrated import Calibrated
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
 from scidiff.fluids.symmetries import moved, symmetrised
@@ -16,7 +17,10 @@ def test_a_model_comes_back_from_its_folder(tmp_path):
     fields = torch.randn(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     sizes = FlowConfig(shape=(16, 16), lengths=(2 * math.pi, 2 * math.pi), scale=4.0, waves=4, widths=(8, 8), blocks=1)
     prior = prior_of(fields)
-    model = FlowModel.create(sizes, prior, covariance=covariance_of(fields[:, 0], prior, waves=4), card={"seed": 0})
+    share = torch.rand(3, 9, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    levels = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    left = Calibrated.of_shares(covariance_of(fields[:, 0], prior, waves=4), levels, share)
+    model = FlowModel.create(sizes, prior, covariance=left, card={"seed": 0})
     with torch.no_grad():
         for parameter in model.denoiser.parameters():
             parameter.copy_((parameter + 0.1 * torch.sin(torch.arange(parameter.numel()).view_as(parameter))).half())
@@ -24,6 +28,9 @@ def test_a_model_comes_back_from_its_folder(tmp_path):
     again = FlowModel.load(tmp_path / "model")
     assert (again.config, again.card) == (sizes, {"seed": 0})
     torch.testing.assert_close(again.covariance.matrices(), model.covariance.matrices(), rtol=0, atol=1e-5)
+    assert isinstance(again.covariance, Calibrated)
+    torch.testing.assert_close(again.covariance.share, share, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(again.covariance.levels, levels)
     layout, t = Layout.dense(3, {LEAF: (1, 16, 16)}), torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
     clean, same = (m.denoiser({LEAF: fields[:3]}, t, layout)[LEAF] for m in (model, again))
     torch.testing.assert_close(same, clean, rtol=1e-3, atol=1e-3)
