@@ -118,7 +118,7 @@ class Bench:
         return self._by_tiles(case, joined(Curl(leaf=LEAF, box=self.model.config.box)))
 
     def _by_tiles(self, case: Case, constraint: Joined) -> Tensor:
-        rule, parts = ensemble.plan(self.model, self.calls, constraint), []
+        rule, parts = ensemble.plan(self.model, self.calls), []
         for index in case.noise.index.split(ensemble.TILE):
             noise = Noise(seed=case.noise.seed, index=index)
             layout = Layout.dense(len(index), {LEAF: case.layout.rows(LEAF).shape})

@@ -181,7 +181,7 @@ def likeness(seed: int, count: int, calls: int, quick: bool) -> list[dict[str, A
 
     def one(constraint: Joined, number: int) -> Tensor:
         layout = Layout.dense(1, {VORTICITY: constraint.shape})
-        rule = ensemble.plan(model, calls, constraint)
+        rule = ensemble.plan(model, calls)
         return ensemble.tile(model, constraint, layout, Noise(seed=seed, index=torch.tensor([number])), rule)[0, 0]
 
     free = torch.stack([one(joined(curl), number) for number in range(len(tests))])

@@ -119,7 +119,7 @@ class Bench:
 
     def scidiff(self, case: Case) -> Tensor:
         """Of the model, told the stations."""
-        rule = ensemble.plan(self.model, self.calls, case.constraint)
+        rule = ensemble.plan(self.model, self.calls)
         return ensemble.tile(self.model, case.constraint, case.layout, case.noise, rule)
 
     def unconditional(self, case: Case) -> Tensor:

@@ -19,7 +19,6 @@ from scidiff.fluids.blended import FieldCovariance
 from scidiff.fluids.conditioned import Conditioned
 from scidiff.fluids.constraints import Curl, FieldConstraint, Measured
 from scidiff.fluids.joined import joined
-from scidiff.fluids.linear import RIDGE
 from scidiff.fluids.model import FlowModel
 from scidiff.grids import karras, to_data
 from scidiff.noise import Noise
@@ -48,9 +47,6 @@ class FieldModel(Protocol):
 
     @property
     def noise(self) -> float: ...
-
-    @property
-    def quiet(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +105,7 @@ def drawn(
 ) -> Tensor:
     """Fields that meet a constraint, in tiles, in units of the model's scale: float64 [samples, C, H, W]."""
     device = next(model.denoiser.parameters()).device
-    parts, rule = [], plan(model, calls, constraint)
+    parts, rule = [], plan(model, calls)
     for first in range(0, samples, TILE):
         layout = Layout.dense(TILE, {constraint.leaf: constraint.shape}, device=device)
         noise = Noise(seed=seed, index=first + torch.arange(TILE, device=device))
@@ -119,25 +115,16 @@ def drawn(
     return torch.cat(parts)[:samples]
 
 
-def plan(
-    model: FieldModel,
-    calls: int,
-    constraint: FieldConstraint | None = None,
-    *,
-    noise: float | None = None,
-    levels: tuple[float, float] = LEVELS,
-) -> Plan:
+def plan(model: FieldModel, calls: int, *, noise: float | None = None, levels: tuple[float, float] = LEVELS) -> Plan:
     """The SDE that puts noise back faster than it needs to, which forgets a network's errors.
 
-    With the few calls that it is used with, it leaves an exact denoiser's fields up to 14 % too wide. A network's are
-    about right where nothing is measured: what it does not see of small waves is missing by as much. What sensors tell
-    does not miss, so there noise is left out: the factor at a level is 1 - quiet * `explained`.
+    With the few calls that it is used with, it leaves an exact denoiser's fields up to 14 % too wide, and a network's
+    about right: what it does not see of small waves is missing by as much.
 
     Args:
         model: the weights.
         calls: of the network.
-        constraint: what has to hold; None: nothing.
-        noise: of the SDE, 1 is the plain one, infinity noises each estimate afresh; None: the model's.
+        noise: of the SDE, 1 is the plain one; None: the model's.
         levels: sigma / alpha between which the calls lie.
     """
     (process,) = model.processes.values()
@@ -145,44 +132,7 @@ def plan(
         raise TypeError(f"expected a Gaussian process, got {type(process).__name__}")
     low, high = levels
     grid = karras(process.schedule, max(calls - 1, 1), rho=5.0, sigma_min=low, sigma_max=high)
-    rate = model.noise if noise is None else noise
-    told = explained(model.covariance, constraint) if constraint is not None and model.quiet > 0 else nothing
-    return dpmpp_sde_2m(process.schedule, to_data(grid), eta=rate, noise=lambda level: 1 - model.quiet * told(level))
-
-
-def nothing(level: float) -> float:
-    """What no sensors tell."""
-    return 0.0
-
-
-def explained(covariance: FieldCovariance, constraint: FieldConstraint) -> Callable[[float], float]:
-    r"""The share of what is open at a level of noise that kriging from the sensors of a constraint explains.
-
-    With V_s = Cov[x_0 | x_0 + s noise] of a Gaussian field, of covariance C,
-
-        share(s) = tr(C R^T (R C R^T)^-1 R V_s) / tr V_s:
-
-    wave by wave the share of the variance that kriging explains, weighed by what noise of size s leaves of the wave. At
-    infinity it is that of the whole variance; at 0, where all waves count alike, sensors over points.
-
-    Returns:
-        s > 0 -> [0, 1].
-    """
-    facts = joined(constraint).of(Measured)
-    if not facts:
-        return nothing
-    rows = torch.cat([part.rows for part in facts])
-    covariance = covariance.to(rows)
-    reach = covariance.spread(rows).flatten(1)
-    gram = rows.flatten(1) @ reach.T
-    gram = gram + torch.diag(RIDGE * gram.diagonal())
-    known = torch.linalg.solve(gram, reach)
-
-    def share(level: float) -> float:
-        left = covariance.posterior(torch.tensor(level**2, dtype=rows.dtype, device=rows.device))
-        return float((known * left.spread(rows).flatten(1)).sum() / (rows.shape[1] * left.total()))
-
-    return share
+    return dpmpp_sde_2m(process.schedule, to_data(grid), eta=model.noise if noise is None else noise)
 
 
 def tile(model: FieldModel, constraint: FieldConstraint, layout: Layout, noise: Noise, rule: Plan) -> Tensor:

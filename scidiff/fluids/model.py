@@ -40,8 +40,6 @@ class FlowConfig:
         waves: of the force along y, which the network is shown as cos(n y) and sin(n y).
         widths, blocks, network: as `scidiff.fluids.fresh.network` takes them.
         noise: of the reverse SDE that draws, chosen on trajectories that were watched.
-        quiet: the share of that noise which is left out where sensors tell everything (`scidiff.fluids.ensemble.plan`).
-            Chosen on the same.
         viscosity, drag, force: of the flow; the force along x is `force` sin(n y).
         reynolds: the least and the greatest Reynolds number, 1 / viscosity, of fields that the network learned from and
             was told of; None: it is told nothing.
@@ -55,7 +53,6 @@ class FlowConfig:
     blocks: int = 2
     network: Network = "unet"
     noise: float = 10.0
-    quiet: float = 0.22
     viscosity: float = 0.005
     drag: float = 0.1
     force: float = 1.0
@@ -159,11 +156,6 @@ class FlowModel:
     def noise(self) -> float:
         """Of the reverse SDE."""
         return self.config.noise
-
-    @property
-    def quiet(self) -> float:
-        """The share of the noise that is left out where sensors tell everything."""
-        return self.config.quiet
 
     @property
     def processes(self) -> Mapping[str, Process]:

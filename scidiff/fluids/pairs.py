@@ -110,11 +110,6 @@ class PairModel:
         return self.config.noise
 
     @property
-    def quiet(self) -> float:
-        """No less noise where values are measured."""
-        return 0.0
-
-    @property
     def processes(self) -> Mapping[str, Process]:
         """The process of the leaf."""
         return self.denoiser.processes

@@ -52,7 +52,6 @@ class WindConfig:
             not seen, which is what the model is asked about.
         widths, blocks: of the network.
         noise: of the reverse SDE that draws, chosen on 1990.
-        quiet: as of a flow.
     """
 
     shape: tuple[int, int]
@@ -61,7 +60,6 @@ class WindConfig:
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 2
     noise: float = 10.0
-    quiet: float = 0.0
 
     @property
     def latitudes(self) -> Tensor:
@@ -194,11 +192,6 @@ class WindModel:
     def noise(self) -> float:
         """Of the reverse SDE."""
         return self.config.noise
-
-    @property
-    def quiet(self) -> float:
-        """The share of the noise that is left out where sensors tell everything."""
-        return self.config.quiet
 
     @property
     def processes(self) -> Mapping[str, Process]:

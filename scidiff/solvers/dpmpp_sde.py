@@ -8,8 +8,6 @@ eta = 1 is the reverse SDE, eta = 0 the probability flow. A step with infinite h
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from scidiff.schedules import Schedule
@@ -19,22 +17,13 @@ from scidiff.solvers.levels import clean_weights, combine, first_order, is_open,
 from scidiff.solvers.plan import Plan, Tape
 
 
-def whole(level: float) -> float:
-    """The noise that the equation asks for, at every level."""
-    return 1.0
-
-
-def dpmpp_sde_2m(
-    schedule: Schedule, grid: Tensor, *, eta: float = 1.0, noise: Callable[[float], float] = whole
-) -> Plan:
+def dpmpp_sde_2m(schedule: Schedule, grid: Tensor, *, eta: float = 1.0) -> Plan:
     """SDE-DPM-Solver++(2M): one call a step.
 
     Args:
         schedule: the process's.
         grid: float [n + 1] falling times.
         eta: how fast noise is put back, >= 0.
-        noise: the standard deviation of a draw of it over what the equation asks for, by the level sigma_s / alpha_s at
-            which it is put in: less than 1 for a denoiser whose errors act as noise (S_noise of Karras et al. 2022).
     """
     _check_eta(eta)
     tape = Tape()
@@ -43,8 +32,7 @@ def dpmpp_sde_2m(
     for t, s in steps(schedule, grid):
         x, clean = tape.denoise(x, t.t)
         past = [(t, clean), *past][:2]
-        factor = noise(s.sigma / s.alpha) if s.sigma > 0 else 1.0
-        x = first_order(tape, x, extrapolated(past, s), t, s, rate=eta, noise=factor)
+        x = first_order(tape, x, extrapolated(past, s), t, s, rate=eta)
     return tape.plan(x, s.t)
 
 

@@ -92,21 +92,18 @@ def noise_estimate(x: Linear, clean: Linear, t: Level) -> Linear:
     return (x - t.alpha * clean) / t.sigma
 
 
-def first_order(
-    tape: Tape, x: Linear, clean: Linear, t: Level, s: Level, *, rate: float = 0.0, noise: float = 1.0
-) -> Linear:
+def first_order(tape: Tape, x: Linear, clean: Linear, t: Level, s: Level, *, rate: float = 0.0) -> Linear:
     r"""The step that is exact for a constant clean estimate, defined for every step of every schedule.
 
     x_s = (sigma_s / sigma_t) exp(-rate h) x_t + alpha_s (1 - exp(-(1 + rate) h)) clean
           + sigma_s sqrt(1 - exp(-2 rate h)) noise
 
     `rate` is the noise put back relative to the reverse-time SDE: 0 is the probability flow (DDIM), 1 the SDE itself,
-    where the step is DDPM's ancestral one. A step to sigma_s = 0 is the clean estimate. The last term is multiplied by
-    `noise`.
+    where the step is DDPM's ancestral one. A step to sigma_s = 0 is the clean estimate.
     """
     kept, clean_weight, spread = stochastic_step(t, s, rate=rate)
     x = kept * x + clean_weight * clean
-    return x + noise * spread * tape.noise() if spread > 0 else x
+    return x + spread * tape.noise() if spread > 0 else x
 
 
 def stochastic_step(t: Level, s: Level, *, rate: float) -> tuple[float, float, float]:
