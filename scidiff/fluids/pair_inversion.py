@@ -7,7 +7,8 @@ draws coefficients, and their solutions are the solver's, so that the equation h
 known, each clean estimate is moved towards them through the solver and its derivative (`scidiff.guidance.GaussNewton`
 says how), in the metric of what the noisy pair leaves open of a Gaussian one, from where the joint covariance alone
 would have it. For a linear equation and a Gaussian prior that is the posterior. Draws whose misfit is more than one
-from the posterior may have are moved on, in the same metric.
+from the posterior may have are moved on within the coefficient's bounds (`scidiff.fluids.bounded`): the derivative
+through a number that is beyond its bound is 0, so that the steps above leave phases as they are.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from typing import Any
 import torch
 from scipy.stats import chi2
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
 
 from scidiff.denoiser import Denoiser
 from scidiff.fluids import ensemble
+from scidiff.fluids.bounded import Bounded
 from scidiff.fluids.constraints import Measured
-from scidiff.fluids.pairs import LEAF, PairModel
+from scidiff.fluids.pairs import LEAF, PairConfig, PairModel
 from scidiff.guidance import Measurement
 from scidiff.guidance.gauss_newton import Misfit
-from scidiff.guidance.measurement import gaussian_leaves
+from scidiff.guidance.measurement import gaussian_leaves, pullback
 from scidiff.noise import Noise
 from scidiff.sampling import sample
 from scidiff.state import Layout, State
@@ -35,7 +38,8 @@ TILE = 3
 CALLS = 12
 ITERATIONS = 12  # of the conjugate gradients in a step
 LEVELS = (0.03, 12.0)  # sigma / alpha between which the calls lie
-FINISHING = (0.1, 0.2, 0.4, 0.8)  # sigma / alpha of what may still change when a draw is moved on
+FINISHING = (0.2, 0.4, 0.8, 0.8)  # share of what may change that does when a draw is moved on, one after the other
+FIRM = 0.01  # what may change of a coefficient where its neighbours are all on the same bound, relative
 LEVEL = 0.999  # of the certificate's test
 
 
@@ -158,6 +162,21 @@ class Told(Denoiser):
         root = self.model.covariance.posterior(level).root
         return Misfit(leaf=LEAF, measurement=self.measurement, centre=centre, root=root)
 
+    def linearised(self, coefficient: Tensor) -> tuple[Tensor, Tensor]:
+        """J [B, M, N N] and y - A(a) + J a about coefficients a [B, N, N] within their bounds: A gives what is read.
+
+        On a bound the derivative is the one from within.
+        """
+
+        def read(a: Tensor) -> tuple[Tensor, State]:
+            return self.given.read(a, self.model.config.ties.solve(a)), {}
+
+        seen, transpose, _ = pullback(read, coefficient)
+        one = torch.eye(seen.shape[1], dtype=seen.dtype, device=seen.device)
+        rows = torch.stack([transpose(unit.expand_as(seen)) for unit in one], 1).flatten(2)
+        off = self.given.known().to(seen) - seen
+        return rows, off + (rows @ coefficient.flatten(1)[..., None])[..., 0]
+
     def forward(self, x_t: State, t: Tensor, layout: Layout, condition: Any = None) -> State:
         """All samples are at one time, as in the loop."""
         torch._assert_async((t == t[0]).all(), "expected one time for all samples")
@@ -184,14 +203,27 @@ class Told(Denoiser):
 def _finished(told: Told, x: Tensor) -> Tensor:
     """Pairs of draws [B, 2, N, N], of which those beyond the bound of the misfit are moved on."""
     model, given = told.model, told.given
-    pairs = solved(model, model.fields(x)[:, 0])
+    start = solved(model, model.fields(x.double())[:, 0])
+    pairs, loose = start.clone(), _looseness(model.config, start[:, 0])
     for level in FINISHING:
         beyond = given.misfit(pairs) > given.bound()
         if not bool(beyond.any()):
             break
-        search, u = told.search(x, torch.tensor(level**2)), torch.zeros_like(x)
-        for _ in range(2):
-            u = search.step(u, iterations=5 * ITERATIONS)
-        x = torch.where(beyond[:, None, None, None], search.at(u), x)
-        pairs = torch.where(beyond[:, None, None, None], solved(model, model.fields(x)[:, 0]), pairs)
+        rows, values = told.linearised(pairs[beyond, 0])
+        centre, variance = start[beyond, 0].flatten(1), level**2 * loose[beyond].flatten(1)
+        bounds = model.config.ties.bounds
+        search = Bounded(centre=centre, variance=variance, operator=rows, values=values, bounds=bounds)
+        pairs[beyond] = solved(model, search.nearest().reshape(-1, *pairs.shape[2:]))
     return pairs
+
+
+def _looseness(config: PairConfig, coefficient: Tensor) -> Tensor:
+    """The variance of what may change of coefficients [B, N, N], if all may: [B, N, N].
+
+    Of a number between bounds whose mean is m, (m - low) (high - m) at most: it has that much if it is on either bound,
+    as that of two phases is. Here the mean is over the neighbours, so that the phases' edges move first.
+    """
+    low, high = config.ties.bounds
+    mean = avg_pool2d(pad(coefficient[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+    most = config.scale[0] ** 2
+    return ((mean - low) * (high - mean)).clamp(FIRM * most, most)
