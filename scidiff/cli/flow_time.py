@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scidiff.cli.command_line import command_line
-from scidiff.cli.fluids import AsJson, Calls, Device, Out, Progress, Seed, app, check_outputs
+from scidiff.cli.flow_results import Wanted, conclude, save_report
+from scidiff.cli.fluids import AsJson, Calls, Device, Out, Progress, Report, Seed, app
 from scidiff.cli.progress import StatusLine
 from scidiff.devices import check_device
-from scidiff.errors import SHORT, UserError
+from scidiff.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
-    from scidiff.fluids.spectral import Box
+    from scidiff.fluids.flow_pictures import Flows
+    from scidiff.fluids.report import Certificate
 
 __all__ = ["app"]
+
+_WHAT = "trajectories"
 
 ROLLOUT = """Draw what a flow does next, as an ensemble of trajectories.
 
@@ -43,8 +44,8 @@ are asked for.
 
 \b
 Examples:
-  scidiff fluids rollout field.nc --steps 30 --samples 16 --out future.nc --animation future.gif
-  scidiff fluids rollout past.nc --model kolmogorov-windows --known 3 --out future.nc
+  scidiff fluids rollout field.nc --steps 30 --samples 16 --out future.nc --report future.html
+  scidiff fluids rollout past.nc --model kolmogorov-windows --known 3 --out future.nc --animation future.gif
   scidiff fluids reconstruct sensors.csv --samples 16 --out now.nc && scidiff fluids rollout now.nc --out future.nc
 
 \b
@@ -72,6 +73,7 @@ def rollout(
     steps: Steps = 30,
     samples: Members = 8,
     out: Out = None,
+    report: Report = None,
     animation: Animation = None,
     calls: Calls = None,
     seed: Seed = 0,
@@ -80,11 +82,13 @@ def rollout(
     progress: Progress = None,
 ) -> None:
     """See `ROLLOUT`."""
-    wanted = Wanted(out=out, animation=animation, as_json=as_json)
+    wanted = Wanted(files={"out": out, "report": report, "animation": animation}, as_json=as_json)
     wanted.check()
     check_device(device)
     from scidiff.fluids import rollout as flows
     from scidiff.fluids import windowed
+    from scidiff.fluids.flow_pictures import Flows
+    from scidiff.fluids.pictures import usual_spectrum
     from scidiff.fluids.starts import read_fields
     from scidiff.fluids.tasks import load
     from scidiff.fluids.transition import TransitionModel
@@ -114,111 +118,65 @@ def rollout(
     finally:
         line.clear()
     account = {"steps": steps, "interval": weights.config.interval, "calls": found.calls, "seed": seed}
+    usual = usual_spectrum(weights.prior, weights.config) if isinstance(weights, WindowModel) else None
     finish(
-        Flows(vorticity=found.vorticity, times=found.times, box=weights.config.box),
+        Flows(vorticity=found.vorticity, times=found.times, box=weights.config.box, usual=usual),
         {},
         account,
         wanted,
         seconds=time.monotonic() - began,
+        card=weights.card,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flows:
-    """Trajectories of vorticity [S, T, H, W] at times [T] in a box."""
-
-    vorticity: Tensor
-    times: Tensor
-    box: Box
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is to come of a command."""
-
-    out: Path | None
-    animation: Path | None
-    as_json: bool
-
-    def check(self) -> None:
-        """UserError for what cannot be written, before any work starts."""
-        files = {"--out": (self.out, (".nc",)), "--animation": (self.animation, (".gif", ".webp"))}
-        check_outputs(self.as_json, files)
 
 
 def finish(
     flows: Flows,
-    certificate: Mapping[str, tuple[np.ndarray, float]],
+    certificate: Certificate,
     account: Mapping[str, object],
     wanted: Wanted,
     *,
     seconds: float,
+    card: Mapping[str, Any],
 ) -> None:
     """Certify, write, and say what came; exit 3 if a trajectory does not hold.
 
     Args:
         flows: what was drawn.
-        certificate: how far each trajectory is from each thing that it should hold, [S], and the most that it may be;
-            that it is free of divergence comes besides.
+        certificate: of them; that they are free of divergence comes besides.
         account: of the run.
         wanted: files and account.
         seconds: that it took.
+        card: of the model.
     """
     from scidiff.fluids import fields
     from scidiff.fluids.animation import write_animation
     from scidiff.fluids.asked import TOLERANCE
+    from scidiff.fluids.flow_pictures import of_flows
 
     velocity = flows.box.velocity(flows.vorticity)
     divergence = _divergence(velocity.cpu().numpy(), flows.box.lengths)
     certificate = {"divergence-free": (divergence, TOLERANCE), **certificate}
-    if wanted.out is not None:
+    if (out := wanted.files["out"]) is not None:
         told = {"title": "Ensemble of trajectories of a two-dimensional incompressible flow"}
         told |= {name: str(value) for name, value in account.items()} | {"history": command_line()}
-        fields.write(fields.in_time(flows.vorticity, velocity, flows.times, flows.box, told), wanted.out)
-    if wanted.animation is not None:
-        write_animation(flows.vorticity.cpu().numpy(), wanted.animation)
-    conclude(certificate, account, wanted, seconds=seconds)
-
-
-def conclude(
-    certificate: Mapping[str, tuple[np.ndarray, float]],
-    account: Mapping[str, object],
-    wanted: Wanted,
-    *,
-    seconds: float,
-    what: str = "trajectories",
-) -> None:
-    """Say what came, with arguments as of `finish`; exit 3 if something does not hold.
-
-    Args:
-        certificate: how far each is from each thing that it should hold, [S], and the most that it may be.
-        account: of the run.
-        wanted: files and account.
-        seconds: that it took.
-        what: was drawn.
-    """
-    import numpy as np
-
-    held = np.asarray(np.stack([off <= most for off, most in certificate.values()]).all(0))
-    refused = np.flatnonzero(~held).tolist()
-    if wanted.as_json:
-        record = {
-            "samples": len(held),
-            "certified": int(held.sum()),
-            "refused": refused,
-            "worst": {name: float(off.max()) for name, (off, _) in certificate.items()},
-            "limit": {name: most for name, (_, most) in certificate.items()},
-            **account,
-            "out": None if wanted.out is None else str(wanted.out),
-            "animation": None if wanted.animation is None else str(wanted.animation),
-            "seconds": round(seconds, 2),
-        }
-        typer.echo(json.dumps(record, indent=1))
-    worst = "; ".join(f"{name}: {off.max():.2g} of {most:.2g}" for name, (off, most) in certificate.items())
-    typer.echo(f"{len(held)} {what}, {held.sum()} certified, in {seconds:.1f} s ({worst})", err=True)
-    if refused:
-        typer.echo(f"not certified: {what} {', '.join(map(str, refused[:20]))}", err=True)
-        raise typer.Exit(SHORT)
+        fields.write(fields.in_time(flows.vorticity, velocity, flows.times, flows.box, told), out)
+    if (animation := wanted.files["animation"]) is not None:
+        write_animation(flows.vorticity.cpu().numpy(), animation)
+    if (path := wanted.files["report"]) is not None:
+        lead = "Each is one way in which the flow may go on from its start."
+        if flows.sensors:
+            lead = f"Each follows {len(flows.sensors):,} measured values; what they do not tell differs between them."
+        save_report(
+            of_flows(flows),
+            certificate,
+            account,
+            path,
+            what=_WHAT,
+            lead=lead,
+            seconds=seconds,
+            card=card,
+        )
+    conclude(certificate, account, wanted, seconds=seconds, what=_WHAT)
 
 
 def _divergence(velocity: np.ndarray, lengths: tuple[float, float]) -> np.ndarray:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scidiff.cli.checks import PAGES, check_file
 from scidiff.cli.command_line import command_line
+from scidiff.cli.flow_results import Wanted, conclude, save_report
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
 from scidiff.devices import check_device
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from scidiff.fluids.model import FlowModel
     from scidiff.fluids.tasks import FlowTask
     from scidiff.fluids.wind_fields import WindTask
@@ -114,20 +110,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the account as JSON 
 Progress = Annotated[bool | None, typer.Option("--progress/--no-progress", help="Default: if a terminal looks on.")]
 
 
-def check_outputs(as_json: bool, files: Mapping[str, tuple[Path | None, tuple[str, ...]]]) -> None:
-    """UserError, before any work starts, if nothing would come of it or a file cannot be written.
-
-    Args:
-        as_json: an account is printed.
-        files: the options, with their path and the endings that it may have.
-    """
-    if not as_json and all(path is None for path, _ in files.values()):
-        listed = ", ".join(files)
-        raise UserError(f"expected at least one of {listed} and --json, got none: nothing would come of it")
-    for option, (path, endings) in files.items():
-        check_file(option, path, endings)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What all three commands take."""
@@ -144,13 +126,18 @@ class Options:
     as_json: AsJson = False
     progress: Progress = None
 
+    @property
+    def wanted(self) -> Wanted:
+        """Files and account."""
+        return Wanted(files={"out": self.out, "report": self.report}, as_json=self.as_json)
+
     def weights(self) -> FlowModel | WindModel:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
         from scidiff.fluids.model import FlowModel
         from scidiff.fluids.tasks import load
         from scidiff.fluids.winds import WindModel
 
-        check_outputs(self.as_json, {"--out": (self.out, (".nc",)), "--report": (self.report, PAGES)})
+        self.wanted.check()
         check_device(self.device)
         weights = load(self.model, reynolds=self.reynolds, device=self.device)
         if not isinstance(weights, FlowModel | WindModel):
@@ -219,11 +206,8 @@ def generate(*, options: Options) -> None:
 
 def _run(task: FlowTask | WindTask, options: Options) -> None:
     """Draw, certify, write, and say what came; exit 3 if a field does not hold."""
-    import numpy as np
-
-    from scidiff.errors import SHORT
     from scidiff.fluids import fields
-    from scidiff.fluids.report import write_report
+    from scidiff.fluids.asked import TOLERANCE
 
     began, line = time.monotonic(), StatusLine(options.progress)
 
@@ -235,57 +219,22 @@ def _run(task: FlowTask | WindTask, options: Options) -> None:
         found: Any = task.draw(samples=options.samples, seed=options.seed, calls=options.calls, progress=show)
     finally:
         line.clear()
-    certificate = task.certificate(found)
-    refused = np.flatnonzero(~_held(certificate)).tolist()
+    certificate = {name: (off, TOLERANCE) for name, off in task.certificate(found).items()}
     seconds = time.monotonic() - began
-    command = command_line()
     if options.out is not None:
-        attributes = {"seed": found.seed, "network_calls": found.calls, "history": command}
+        attributes = {"seed": found.seed, "network_calls": found.calls, "history": command_line()}
         fields.write(task.dataset(found, attributes), options.out)
+    account = {"tolerance": TOLERANCE, "sensors": task.sensors, "calls": found.calls, "seed": found.seed}
     if options.report is not None:
-        facts = {"Seed": str(found.seed), "Network calls": f"{found.calls} a field", "Time": f"{seconds:.1f} s"}
-        write_report(
+        told = f"Each meets {task.sensors:,} measured values" if task.sensors else "Drawn without sensors"
+        save_report(
             task.pictures(found),
             certificate,
+            account,
             options.report,
-            sensors=task.sensors,
-            facts=facts,
+            what="fields",
+            lead=f"{told}; what could not be seen differs between them.",
+            seconds=seconds,
             card=task.card,
-            command=command,
         )
-    if options.as_json:
-        record = _record(found, task.sensors, certificate, options) | {"seconds": round(seconds, 2)}
-        typer.echo(json.dumps(record, indent=1))
-    told = "; ".join(f"{name}: {off.max():.1e}" for name, off in certificate.items())
-    typer.echo(f"{len(found)} fields, {len(found) - len(refused)} certified, in {seconds:.1f} s ({told})", err=True)
-    if refused:
-        typer.echo(f"not certified: fields {', '.join(map(str, refused[:20]))}", err=True)
-        raise typer.Exit(SHORT)
-
-
-def _held(certificate: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which fields hold all: bool [S]."""
-    import numpy as np
-
-    from scidiff.fluids.asked import TOLERANCE
-
-    return np.asarray(np.stack([off <= TOLERANCE for off in certificate.values()]).all(0))
-
-
-def _record(found: Any, sensors: int, certificate: Mapping[str, np.ndarray], options: Options) -> dict[str, object]:
-    """What `--json` says."""
-    from scidiff.fluids.asked import TOLERANCE
-
-    held = _held(certificate)
-    return {
-        "samples": len(found),
-        "certified": int(held.sum()),
-        "refused": [int(k) for k in (~held).nonzero()[0]],
-        "worst": {name: float(off.max()) for name, off in certificate.items()},
-        "tolerance": TOLERANCE,
-        "sensors": sensors,
-        "calls": found.calls,
-        "seed": found.seed,
-        "out": None if options.out is None else str(options.out),
-        "report": None if options.report is None else str(options.report),
-    }
+    conclude(certificate, account, options.wanted, seconds=seconds, what="fields")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scidiff.cli.command_line import command_line
-from scidiff.cli.flow_time import Animation, Flows, Members, Wanted, app, conclude, finish
-from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Reynolds, Seed
+from scidiff.cli.flow_results import Wanted, conclude, save_report
+from scidiff.cli.flow_time import Animation, Members, app, finish
+from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Report, Reynolds, Seed
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
 from scidiff.devices import check_device
@@ -52,7 +53,7 @@ phases, 3 and 12, as the weights know them. --out holds permeability and the pre
 
 \b
 Examples:
-  scidiff fluids invert later.csv --time 0.6 --noise 0.2 --samples 8 --out start.nc
+  scidiff fluids invert later.csv --time 0.6 --noise 0.2 --samples 8 --out start.nc --report start.html
   scidiff fluids invert wells.csv --model darcy --noise 1e-5 --samples 8 --out permeability.nc
 
 \b
@@ -73,8 +74,8 @@ them. --noise 0 has the values hold exactly, which is then what is certified.
 
 \b
 Examples:
-  scidiff fluids assimilate buoys.csv --noise 0.2 --every 0.1 --samples 8 --out flow.nc --animation flow.gif
-  scidiff fluids assimilate buoys.csv --noise 0.2 --until 2 --every 0.2 --out flow.nc
+  scidiff fluids assimilate buoys.csv --noise 0.2 --every 0.1 --samples 8 --out flow.nc --report flow.html
+  scidiff fluids assimilate buoys.csv --noise 0.2 --until 2 --every 0.2 --out flow.nc --animation flow.gif
   scidiff fluids assimilate buoys.csv --noise 0 --model kolmogorov-windows --samples 8 --out flow.nc
 
 \b
@@ -97,6 +98,7 @@ class Options:
     noise: Noise
     samples: Members = 4
     out: Out = None
+    report: Report = None
     animation: Animation = None
     model: Model = "kolmogorov"
     reynolds: Reynolds = None
@@ -109,7 +111,8 @@ class Options:
     @property
     def wanted(self) -> Wanted:
         """Files and account."""
-        return Wanted(out=self.out, animation=self.animation, as_json=self.as_json)
+        files = {"out": self.out, "report": self.report, "animation": self.animation}
+        return Wanted(files=files, as_json=self.as_json)
 
     def weights(self) -> AnyModel:
         """Of the model; UserError for what cannot be written or computed, before any work starts."""
@@ -190,6 +193,8 @@ def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float]
     import torch
 
     from scidiff.fluids import inversion
+    from scidiff.fluids.flow_pictures import Flows
+    from scidiff.fluids.pictures import usual_spectrum
 
     began, config = time.monotonic(), weights.config
     options.check_noise(config.scale)
@@ -201,15 +206,24 @@ def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float]
     try:
         flow = inversion.trajectories(config.equation, start, times)
         misfit, _ = inversion.held(observed, config.equation, start)
+        misses = observed.misses(config.equation, start)
     except FloatingPointError as error:
         raise UserError(f"the flows that were drawn are too fast for the solver: {error}") from None
     account = {"measured": len(tools), "noise": options.noise, "calls": calls, "seed": options.seed}
     finish(
-        Flows(vorticity=flow, times=torch.tensor(times, dtype=torch.float64), box=config.box),
+        Flows(
+            vorticity=flow,
+            times=torch.tensor(times, dtype=torch.float64),
+            box=config.box,
+            sensors=tools,
+            misses=misses,
+            usual=usual_spectrum(weights.prior, config),
+        ),
         {"misfit": (misfit, observed.bound() / len(tools))},
         account,
         options.wanted,
         seconds=time.monotonic() - began,
+        card=weights.card,
     )
 
 
@@ -218,6 +232,8 @@ def _windows(weights: WindowModel, tools: Sequence[Instrument], until: float, op
     import torch
 
     from scidiff.fluids import measured_frames, windowed
+    from scidiff.fluids.flow_pictures import Flows
+    from scidiff.fluids.pictures import usual_spectrum
 
     began, config = time.monotonic(), weights.config
     if options.noise:
@@ -229,11 +245,19 @@ def _windows(weights: WindowModel, tools: Sequence[Instrument], until: float, op
     flow = flow[:, : measured.wanted]
     account = {"measured": len(tools), "noise": options.noise, "calls": calls, "seed": options.seed}
     finish(
-        Flows(vorticity=flow, times=config.interval * torch.arange(flow.shape[1]).double(), box=config.box),
+        Flows(
+            vorticity=flow,
+            times=config.interval * torch.arange(flow.shape[1]).double(),
+            box=config.box,
+            sensors=tools,
+            misses=measured.misses(flow) if options.noise else {},
+            usual=usual_spectrum(weights.prior, config),
+        ),
         measured.certificate(flow),
         account,
         options.wanted,
         seconds=time.monotonic() - began,
+        card=weights.card,
     )
 
 
@@ -242,6 +266,7 @@ def _permeability(weights: PairModel, wells: Path, options: Options) -> None:
     from scidiff.fluids import pair_inversion
     from scidiff.fluids import wells as of_wells
     from scidiff.fluids.fields import write
+    from scidiff.fluids.well_pictures import of_pairs
 
     if weights.config.equation != "darcy":
         raise UserError(f"--model: expected weights of darcy, got those of {weights.config.equation}")
@@ -259,13 +284,20 @@ def _permeability(weights: PairModel, wells: Path, options: Options) -> None:
         said = {name: str(value) for name, value in account.items()}
         said["history"] = command_line()
         write(of_wells.dataset(pairs, said), options.out)
-    conclude(
-        of_wells.certificate(pairs, measured, told, weights.config.ties.bounds),
-        account,
-        options.wanted,
-        seconds=time.monotonic() - began,
-        what="permeabilities",
-    )
+    certificate = of_wells.certificate(pairs, measured, told, weights.config.ties.bounds)
+    what, seconds = "permeabilities", time.monotonic() - began
+    if options.report is not None:
+        save_report(
+            [of_pairs(pairs, measured)],
+            certificate,
+            account,
+            options.report,
+            what=what,
+            lead=f"Each leads to {len(measured):,} measured pressures; what they do not tell differs between them.",
+            seconds=seconds,
+            card=weights.card,
+        )
+    conclude(certificate, account, options.wanted, seconds=seconds, what=what)
 
 
 def _shown(wanted: bool | None) -> Callable[[int, int], None]:

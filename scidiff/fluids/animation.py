@@ -1,7 +1,8 @@
-"""A rollout as a moving picture: GIF or WebP, a few members and the mean of all, side by side."""
+"""A flow in time as a moving picture: GIF or WebP, a few members and the mean of all, side by side."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,27 @@ def write_animation(vorticity: NDArray[np.float64], path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    kind = path.suffix.lower().removeprefix(".")
+    try:
+        atomic.write(path, lambda temporary: temporary.write_bytes(animated(vorticity, kind)))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def animated(vorticity: NDArray[np.float64], kind: str) -> bytes:
+    """Trajectories [S, T, H, W] as a file of a kind, gif or webp."""
     members = list(vorticity[:_MEMBERS])
     panels = members if len(vorticity) == 1 else [*members, vorticity.mean(0)]
-    most = float(np.quantile(np.abs(vorticity[0]), 0.999)) or 1.0
+    most = brightest(vorticity)
     frames = [_frame([panel[n] for panel in panels], most) for n in range(vorticity.shape[1])]
-    kind = path.suffix.lower().removeprefix(".")
+    stream = io.BytesIO()
+    frames[0].save(stream, format=kind, save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0)
+    return stream.getvalue()
 
-    def save(temporary: Path) -> None:
-        frames[0].save(temporary, format=kind, save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0)
 
-    try:
-        atomic.write(path, save)
-    except (OSError, KeyError) as error:
-        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+def brightest(vorticity: NDArray[np.float64]) -> float:
+    """The vorticity of the darkest red; that of the darkest blue is minus that."""
+    return float(np.quantile(np.abs(vorticity[0]), 0.999)) or 1.0
 
 
 def _frame(fields: list[NDArray[np.float64]], most: float) -> Image.Image:

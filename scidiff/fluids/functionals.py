@@ -20,7 +20,7 @@ from torch import Tensor
 
 from scidiff.fluids.spectral import Box
 
-_SNAP = 1e-6  # of a spacing: what lies so close to a grid point is on it
+_SNAP = 1e-11  # of a spacing: what lies so close to a grid point is on it, to less than certificates allow
 
 
 def points(box: Box, at: Tensor) -> Tensor:

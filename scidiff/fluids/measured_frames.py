@@ -81,20 +81,29 @@ class Measured:
         Exact values: the worst, relative. Noisy ones: the mean square of what is off in units of the noise, which a
         draw from the posterior has with probability `LEVEL` at most.
         """
-        lengths, off, count = self.config.lengths, [], sum(map(len, self.tools))
+        worst, count = np.concatenate(self._off(vorticity), 1), sum(map(len, self.tools))
+        if self.noise:
+            return {"misfit": (np.square(worst).mean(1), float(chi2.ppf(LEVEL, count)) / count)}
+        return {f"{count} measured values": (worst.max(1), TOLERANCE)}
+
+    def misses(self, vorticity: Tensor) -> dict[float, np.ndarray]:
+        """By the time of noisy values, the mean square of what is off, in units of the noise: [S]."""
+        times = [frame * self.config.interval for frame in self.frames]
+        return {time: np.square(off).mean(1) for time, off in zip(times, self._off(vorticity), strict=True)}
+
+    def _off(self, vorticity: Tensor) -> list[np.ndarray]:
+        """How far trajectories are from the values of each frame with instruments: [S, M]."""
+        lengths, found = self.config.lengths, []
         for frame, group in zip(self.frames, self.tools, strict=True):
             omega = vorticity[:, frame].cpu()
             u, v = self.config.box.velocity(omega).numpy().swapaxes(0, 1)
             fields = {"vorticity": omega.numpy(), "u": u, "v": v}
             if self.noise:
                 read = np.stack([oracle.measured(fields[tool.quantity], tool, lengths) for tool in group], 1)
-                off.append((read - [tool.value for tool in group]) / self.noise)
+                found.append((read - [tool.value for tool in group]) / self.noise)
             else:
-                off.append(oracle.misfit(fields, group, lengths))
-        worst = np.concatenate(off, 1)
-        if self.noise:
-            return {"misfit": (np.square(worst).mean(1), float(chi2.ppf(LEVEL, count)) / count)}
-        return {f"{count} measured values": (worst.max(1), TOLERANCE)}
+                found.append(oracle.misfit(fields, group, lengths))
+        return found
 
 
 def _frame(name: str, time: float, config: WindowConfig) -> int:

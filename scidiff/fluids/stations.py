@@ -80,7 +80,7 @@ def facts(stations: Sequence[Station], config: WindConfig, usual: Tensor) -> Mea
         for row, share_y in ((j, 1 - b), (j + 1, b)):
             for column, share_x in ((i, 1 - a), ((i + 1) % width, a)):
                 rows[m, station.component, row, column] += share_y * share_x
-    rows[rows.abs() < 1e-9] = 0
+    rows[rows.abs() < 1e-12] = 0
     seen = torch.tensor([station.value for station in stations], dtype=torch.float64)
     values = (seen - (rows * usual).sum((1, 2, 3))) / config.scale
     return Measured(

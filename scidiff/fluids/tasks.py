@@ -17,7 +17,8 @@ from scidiff.fluids.asked import Asked
 from scidiff.fluids.ensemble import Ensemble
 from scidiff.fluids.model import FlowModel, packaged
 from scidiff.fluids.pairs import PairModel
-from scidiff.fluids.report import Pictures, pictures_of
+from scidiff.fluids.pictures import of_ensemble
+from scidiff.fluids.report import Picture
 from scidiff.fluids.transition import TransitionModel
 from scidiff.fluids.windows import WindowModel
 from scidiff.fluids.winds import WindModel
@@ -84,6 +85,6 @@ class FlowTask:
         """The ensemble over (realization, time, y, x)."""
         return fields.dataset(found, self.model.config, attributes)
 
-    def pictures(self, found: Ensemble) -> Pictures:
+    def pictures(self, found: Ensemble) -> tuple[Picture, ...]:
         """For the report."""
-        return pictures_of(found, self.asked, self.model)
+        return of_ensemble(found, self.asked, self.model)

@@ -13,7 +13,7 @@ from torch import Tensor
 import scidiff
 from scidiff.errors import UserError
 from scidiff.fluids import ensemble
-from scidiff.fluids.report import Pictures, png
+from scidiff.fluids.report import Picture, png
 from scidiff.fluids.stations import Station, facts, misfit
 from scidiff.fluids.winds import WindConfig, WindModel
 
@@ -103,12 +103,20 @@ class WindTask:
         }
         return xr.Dataset(variables, coordinates, {**fixed, **attributes})
 
-    def pictures(self, found: Winds) -> Pictures:
+    def pictures(self, found: Winds) -> tuple[Picture, ...]:
         """Maps of the speed of the mean wind, its spread and members, and the power by waves around the Earth."""
-        return Pictures(
-            title="Wind, m/s",
-            fields=_maps(found, self.stations, self.model.config),
-            spectrum=_spectrum(found, self.model.usual(self.month)),
+        return (
+            Picture(
+                title="Wind, m/s",
+                alt="Ensemble mean, members, and spread with the stations",
+                data=_maps(found, self.stations, self.model.config),
+                broad=True,
+            ),
+            Picture(
+                title="Spectrum",
+                alt="Mean square of anomalies by waves around a parallel",
+                data=_spectrum(found, self.model.usual(self.month)),
+            ),
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -83,8 +85,16 @@ def grid(values: dict[str, np.ndarray], dims: tuple[str, ...] = ("y", "x")) -> x
     return xr.Dataset({name: (dims, value) for name, value in values.items()})
 
 
+def pictures(report: Path) -> dict[str, tuple[str, Image.Image]]:
+    """Of a report that needs nothing but itself: by title, their kind and themselves."""
+    page = report.read_text()
+    assert not re.search(r"https?:|<script|<link", page)
+    found = re.findall(r"<h2>([^<]*)</h2>\s*<div[^>]*><img[^>]* src=\"data:image/(\w+);base64,([^\"]*)\"", page)
+    return {title: (kind, Image.open(io.BytesIO(base64.b64decode(data)))) for title, kind, data in found}
+
+
 def test_a_rollout_starts_where_it_is_told_and_moves(tmp_path, steps) -> None:
-    path, out, picture = tmp_path / "now.nc", tmp_path / "later.nc", tmp_path / "a.gif"
+    path, out, picture, report = (tmp_path / name for name in ("now.nc", "later.nc", "a.gif", "r.html"))
     first = np.stack([truth().numpy(), -truth().numpy()])
     velocity = BOX.velocity(torch.from_numpy(first)).numpy()
     four = ("realization", "time", "y", "x")
@@ -92,7 +102,7 @@ def test_a_rollout_starts_where_it_is_told_and_moves(tmp_path, steps) -> None:
     told = json.loads(
         run(
             "rollout", path, "--model", steps, "--steps", 3, "--samples", 3, "--out", out, "--animation", picture,
-            "--json", "--seed", 5,
+            "--report", report, "--json", "--seed", 5,
         )
     )  # fmt: skip
     assert (told["samples"], told["certified"], told["steps"], told["interval"], told["calls"]) == (3, 3, 3, 0.5, 6)
@@ -105,6 +115,10 @@ def test_a_rollout_starts_where_it_is_told_and_moves(tmp_path, steps) -> None:
     assert np.abs(omega[0, 1:] - omega[2, 1:]).max(axis=(1, 2)).min() > 0.1
     with Image.open(picture) as moving:
         assert moving.n_frames == 4
+    shown = pictures(report)
+    assert list(shown) == ["Vorticity", "In time", "Over time", "Spectrum"]
+    assert (shown["In time"][0], shown["In time"][1].n_frames) == ("webp", 4)
+    assert "3 of 3" in report.read_text()
     few = tmp_path / "few.nc"
     run("rollout", path, "--model", steps, "--steps", 2, "--samples", 1, "--out", few, "--seed", 5)
     with xr.open_dataset(few) as found:
@@ -139,7 +153,9 @@ def test_what_is_wrong_with_a_start_is_one_line(tmp_path, steps, flows) -> None:
     assert "--animation: expected a file name ending in .gif" in run(
         "rollout", path, "--model", steps, "--animation", "a.mp4", code=2
     )
-    assert "expected at least one of --out, --animation" in run("rollout", path, "--model", steps, code=2)
+    assert "expected at least one of --out, --report, --animation and --json" in run(
+        "rollout", path, "--model", steps, code=2
+    )
     assert "cannot read" in run("rollout", tmp_path / "none.nc", "--model", steps, "--out", out, code=2)
     assert not out.exists()
 
@@ -192,7 +208,9 @@ def test_windows_are_told_what_was_measured(tmp_path, windows) -> None:
     run("assimilate", table, "--model", windows, "--samples", 1, "--calls", 3, "--noise", 0, "--out", few)
     with xr.open_dataset(few) as found:
         np.testing.assert_array_equal(found["vorticity"].values, omega[:1])
-    told = json.loads(run(*arguments[:-1], 10, "--noise", 1, "--until", 2, "--json"))
+    report = tmp_path / "r.html"
+    told = json.loads(run(*arguments[:-1], 10, "--noise", 1, "--until", 2, "--json", "--report", report))
+    assert list(pictures(report)) == ["Vorticity", "In time", "Over time", "Spectrum", "Misfit of each member"]
     assert (told["certified"], told["limit"]["misfit"]) == (2, pytest.approx(18.47 / 4, rel=1e-3))
     for more, message in (
         (["--noise", -1], "--noise: expected a number > 0"),
@@ -207,11 +225,12 @@ def test_windows_are_told_what_was_measured(tmp_path, windows) -> None:
 
 
 def test_a_start_is_found_from_what_it_led_to(tmp_path, flows) -> None:
-    table, out = tmp_path / "later.csv", tmp_path / "start.nc"
+    table, out, report = tmp_path / "later.csv", tmp_path / "start.nc", tmp_path / "r.html"
     table.write_text(_table([0.04], 0.05, timed=False))
     arguments = ["invert", table, "--time", 0.04, "--noise", 0.05, "--model", flows, "--calls", 2]
-    told = json.loads(run(*arguments, "--samples", 3, "--out", out, "--json"))
+    told = json.loads(run(*arguments, "--samples", 3, "--out", out, "--report", report, "--json"))
     assert (told["samples"], told["certified"], told["measured"]) == (3, 3, 80)
+    assert list(pictures(report)) == ["Vorticity", "Spectrum", "Misfit of each member"]
     with xr.open_dataset(out) as found:
         omega = found["vorticity"].values
         assert found["time"].values.tolist() == [0, 0.04]
@@ -236,8 +255,10 @@ def test_trajectories_follow_their_observations(tmp_path, flows) -> None:
     wanted = evolved(SIZES.equation, truth()[None], [0.08])[0][0].numpy()
     assert np.linalg.norm(last - wanted) < 0.4 * np.linalg.norm(wanted)
     table.write_text(_table([0.0, 0.04], 3.0, timed=True))  # far noisier than is said
-    said = CliRunner().invoke(app, ["fluids", *map(str, [*arguments, "--json"])])
+    report = tmp_path / "r.html"
+    said = CliRunner().invoke(app, ["fluids", *map(str, [*arguments, "--json", "--report", report])])
     assert said.exit_code == 3
+    assert '<td class="bad">0 of 2</td>' in report.read_text()
     assert "not certified: trajectories 0, 1" in said.stderr
 
 

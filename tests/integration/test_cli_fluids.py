@@ -83,6 +83,15 @@ def test_fields_meet_their_sensors_whatever_is_drawn_beside_them(tmp_path, weigh
         np.testing.assert_array_equal(found["u"].values[:, 0], u[:3])
 
 
+@pytest.mark.parametrize("digits", ["%.6f", "%.8f", "%.10f", "%.17g"])
+def test_places_near_grid_points_are_taken_as_they_are_written(tmp_path, weights, digits) -> None:
+    table = tmp_path / "sensors.csv"
+    places = ",".join([digits % (3 * BOX.spacings[1]), digits % (7 * BOX.spacings[0])])
+    table.write_text(f"x,y,vorticity\n{places},3\n1,1,-2\n")
+    told = json.loads(run("reconstruct", table, "--model", weights, "--samples", 1, "--calls", 3, "--json"))
+    assert told["certified"] == 1
+
+
 def test_masked_fields_and_sensors_of_netcdf(tmp_path, weights) -> None:
     y, x = (axis.numpy() for axis in BOX.coordinates())
     field = np.full((16, 16), np.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,13 @@ def test_permeabilities_lead_to_what_was_measured(tmp_path, darcy, truth):
     noise = NOISE * np.random.default_rng(4).standard_normal(60)
     table = _table(tmp_path / "wells.csv", places, oracle.in_square(p[None], places)[0] + noise)
     common = [table, "--model", darcy, "--noise", NOISE, "--calls", 4]
-    told = json.loads(run(*common, "--samples", 3, "--out", out, "--json"))
+    report = tmp_path / "r.html"
+    told = json.loads(run(*common, "--samples", 3, "--out", out, "--report", report, "--json"))
     assert (told["samples"], told["certified"], told["measured"]) == (3, 3, 60)
+    page = report.read_text()
+    assert "http" not in page
+    assert re.findall("<h2>(.*)</h2>", page) == ["Certificate", "Permeability and pressure", "Misfit of each member"]
+    assert page.count("3 of 3") == 3
     with xr.open_dataset(out) as found:
         assert found["permeability"].dims == ("realization", "y", "x")
         drawn, led = found["permeability"].values, found["pressure"].values
