@@ -14,6 +14,7 @@ from scidiff.cli.command_line import command_line
 from scidiff.cli.flow_results import Wanted, conclude, save_report
 from scidiff.cli.fluids import AsJson, Calls, Device, Out, Progress, Report, Seed, app
 from scidiff.cli.progress import StatusLine
+from scidiff.cli.standard_input import input_file
 from scidiff.devices import check_device
 from scidiff.errors import UserError
 
@@ -100,7 +101,8 @@ def rollout(
     most = weights.config.frames - 1 if isinstance(weights, WindowModel) else 1
     if known > most:
         raise UserError(f"--known: expected at most {most}, with weights {model!r}, got {known}")
-    first = read_fields(start, weights.config, frames=known).to(device)
+    with input_file(start) as path:
+        first = read_fields(path, weights.config, frames=known).to(device)
     began, line = time.monotonic(), StatusLine(progress)
 
     def show(done: int, total: int) -> None:

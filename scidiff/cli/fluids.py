@@ -13,6 +13,7 @@ from scidiff.cli.command_line import command_line
 from scidiff.cli.flow_results import Wanted, conclude, save_report
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
+from scidiff.cli.standard_input import input_file
 from scidiff.devices import check_device
 from scidiff.errors import UserError
 
@@ -86,7 +87,10 @@ Exit codes: 0 done; 2 the request cannot be carried out; 3 some fields do not ho
 130 Ctrl-C (nothing is written).
 """
 
-Sensors = Annotated[Path, typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of what was measured.")]
+Sensors = Annotated[
+    Path,
+    typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of what was measured; - for standard input."),
+]
 Coarse = Annotated[Path, typer.Argument(metavar="COARSE", help="NetCDF (.nc) of means over coarse cells.")]
 Month = Annotated[int | None, typer.Option(min=1, max=12, help="Month of the year, of winds.")]
 Constraint = Annotated[
@@ -168,16 +172,18 @@ def reconstruct(sensors: Sensors, *, month: Month = None, options: Options) -> N
 
         if month is not None:
             raise UserError("--month: expected with weights of winds only, got a periodic flow")
-        asked = Asked.of(read_sensors(sensors, weights.config), options.constraint or [])
-        _run(FlowTask(model=weights, asked=asked), options)
+        with input_file(sensors) as path:
+            asked = Asked.of(read_sensors(path, weights.config), options.constraint or [])
+            _run(FlowTask(model=weights, asked=asked), options)
     else:
         from scidiff.fluids.stations import read_stations
         from scidiff.fluids.wind_fields import WindTask, month_of
 
         if options.constraint:
             raise UserError("--constraint: expected none with weights of winds, which have divergence, got one")
-        stations = read_stations(sensors, weights.config)
-        _run(WindTask(model=weights, stations=stations, month=month_of(month)), options)
+        with input_file(sensors) as path:
+            stations = read_stations(path, weights.config)
+            _run(WindTask(model=weights, stations=stations, month=month_of(month)), options)
 
 
 @app.command(help=SUPERRESOLVE)
@@ -189,8 +195,9 @@ def superresolve(coarse: Coarse, *, options: Options) -> None:
     from scidiff.fluids.sensors import read_coarse
     from scidiff.fluids.tasks import FlowTask
 
-    asked = Asked.of(read_coarse(coarse, weights.config), options.constraint or [])
-    _run(FlowTask(model=weights, asked=asked), options)
+    with input_file(coarse) as path:
+        asked = Asked.of(read_coarse(path, weights.config), options.constraint or [])
+        _run(FlowTask(model=weights, asked=asked), options)
 
 
 @app.command(help=GENERATE)

@@ -16,6 +16,7 @@ from scidiff.cli.flow_time import Animation, Members, app, finish
 from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Report, Reynolds, Seed
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
+from scidiff.cli.standard_input import input_file
 from scidiff.devices import check_device
 from scidiff.errors import UserError
 
@@ -145,14 +146,16 @@ def invert(sensors: Sensors, *, after: After = None, options: Options) -> None:
     if isinstance(weights, PairModel):
         if after is not None:
             raise UserError("--time: expected none of a steady flow, got one")
-        _permeability(weights, sensors, options)
+        with input_file(sensors) as path:
+            _permeability(weights, path, options)
         return
     if not isinstance(weights, FlowModel):
         raise UserError(f"--model: expected weights of a periodic flow or of darcy, got {options.model!r}, of others")
     if after is None or not 0 < after <= _LONGEST:
         raise UserError(f"--time: expected a time in (0, {_LONGEST:g}], got {'none' if after is None else after}")
-    tools = [replace(tool, time=after) for tool in read_sensors(sensors, weights.config)]
-    _run(weights, tools, [0.0, after], options)
+    with input_file(sensors) as path:
+        tools = [replace(tool, time=after) for tool in read_sensors(path, weights.config)]
+        _run(weights, tools, [0.0, after], options)
 
 
 @app.command(help=ASSIMILATE)
@@ -166,26 +169,32 @@ def assimilate(observations: Observed, *, every: Every = None, until: Until = No
 
     if not isinstance(weights, FlowModel | WindowModel):
         raise UserError(f"--model: expected weights of a periodic flow, got {options.model!r}, of something else")
-    tools = read_sensors(observations, weights.config, timed=True)
-    last = max(tool.time for tool in tools)
-    until = last if until is None else until
-    if not 0 < last <= until <= _LONGEST:
-        raise UserError(
-            f"{observations}: expected a last time in (0, {_LONGEST:g}] and no later --until than that, got "
-            f"{last:g} and {until:g}"
-        )
-    if isinstance(weights, WindowModel):
+    with input_file(observations) as path:
+        tools = read_sensors(path, weights.config, timed=True)
+        last = max(tool.time for tool in tools)
+        until = last if until is None else until
+        if not 0 < last <= until <= _LONGEST:
+            raise UserError(
+                f"{path}: expected a last time in (0, {_LONGEST:g}] and --until from there to {_LONGEST:g}, got "
+                f"{last:g} and {until:g}"
+            )
+        if isinstance(weights, FlowModel):
+            _run(weights, tools, _times(until, every), options)
+            return
         if every is not None:
             raise UserError(f"--every: expected none with weights {options.model!r}, whose step is their own, got one")
         _windows(weights, tools, until, options)
-        return
+
+
+def _times(until: float, every: float | None) -> list[float]:
+    """From 0 to the end; UserError for steps that do not lead there."""
     every = until / 10 if every is None else every
     if not until / 1000 <= every <= until:
         raise UserError(f"--every: expected a thousandth of {until:g} to the whole of it, got {every:g}")
     count = round(until / every)
     if abs(count * every - until) > 1e-6 * until:
         raise UserError(f"--every: expected a whole part of {until:g}, got {every:g}")
-    _run(weights, tools, [until * k / count for k in range(count + 1)], options)
+    return [until * k / count for k in range(count + 1)]
 
 
 def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float], options: Options) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from scidiff.cli.standard_input import input_file
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,29 +106,10 @@ def read(file: str, options: Options, static: Path | None) -> Panel:
     from scidiff.timeseries.sample import sample_path
     from scidiff.timeseries.static import with_static
 
-    path = Path(file)
-    if file == "-":
-        with tempfile.TemporaryDirectory(prefix="scidiff-") as folder:
-            path = _standard_input(Path(folder))
-            try:
-                panel = read_panel(path, options)
-            except UserError as error:
-                raise UserError(str(error).replace(str(path), "standard input")) from None
-    else:
-        panel = read_panel(sample_path() if file == "sample" and not path.exists() else path, options)
+    known = sample_path() if file == "sample" and not Path(file).exists() else file
+    with input_file(known) as path:
+        panel = read_panel(path, options)
     return panel if static is None else with_static(panel, static)
-
-
-def _standard_input(folder: Path) -> Path:
-    """Standard input as a file, whose first bytes tell what it is."""
-    held = folder / "standard-input"
-    with held.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    with held.open("rb") as file:
-        head = file.read(4)
-    known = {b"PAR1": ".parquet", b"\x89HDF": ".nc", b"CDF\x01": ".nc", b"CDF\x02": ".nc"}
-    suffix = ".csv.gz" if head[:2] == b"\x1f\x8b" else known.get(head, ".csv")
-    return held.rename(held.with_suffix(suffix))
 
 
 def step_of(text: str, panel: Panel) -> float:

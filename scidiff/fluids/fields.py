@@ -63,12 +63,13 @@ def in_time(vorticity: Tensor, velocity: Tensor, times: Tensor, box: Box, attrib
 
 
 def write(found: xr.Dataset, path: Path) -> None:
-    """Write netCDF, whole or not at all.
+    """Write netCDF, whole or not at all, without values that stand for missing ones: coordinates may have none (CF 5).
 
     Raises:
         UserError: it cannot be written.
     """
+    encoding = {str(name): {"_FillValue": None} for name in found.variables}
     try:
-        atomic.write(path, found.to_netcdf)
+        atomic.write(path, lambda temporary: found.to_netcdf(temporary, encoding=encoding))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"cannot write {path}: {one_line(error)}") from error

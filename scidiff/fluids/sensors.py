@@ -164,6 +164,8 @@ def _netcdf(path: Path, config: Sizes, timed: bool) -> list[Row]:
     dims = held[names[0]].dims
     if dims == ("y", "x") and not timed:
         return _gridded(path, held, names, config)
+    if not timed and "time" in held and held["time"].dims == dims:
+        raise UserError(f"{path}: expected one state of the flow, got values at times: `fluids assimilate` takes them")
     needed = ("time",) * timed + ("x", "y")
     wanted = [name for name in (*needed, *_PLACES[2:], *QUANTITIES) if name in held]
     for name in (names[0], *wanted):
@@ -206,9 +208,9 @@ def refuse_other_places(path: Path, held: xr.Dataset, places: Mapping[str, Tenso
         wanted = f"{path}: expected {axis} of {what} to be uniform, {len(known)} from {float(known[0]):.6g} in steps of"
         if len(came) != len(known):
             raise UserError(f"{wanted} {step:.6g}, got {len(came)}")
-        off = (came - known).abs() >= 1e-4 * step
-        if bool(off.any()):
-            first = int(off.to(torch.uint8).argmax())
+        same = (came - known).abs() < 1e-4 * step  # which NaN is not
+        if not bool(same.all()):
+            first = int(same.to(torch.uint8).argmin())
             raise UserError(f"{wanted} {step:.6g}, got {float(came[first]):.6g} for {float(known[first]):.6g}")
 
 
@@ -225,7 +227,7 @@ def _cells(path: Path, held: xr.Dataset, names: list[str], places: Mapping[str, 
 
 
 def _refuse_units(path: Path, held: xr.Dataset) -> None:
-    for name in (*QUANTITIES, "x", "y", "x_end", "y_end"):
+    for name in (*QUANTITIES, *_PLACES[:4], "time"):
         unit = str(held[name].attrs.get("units", "1")).strip() if name in held else "1"
         if unit not in ("1", ""):
             raise UserError(f"{path}: expected {name} without a unit ('1'), as the model's flow is, got {unit!r}")
@@ -264,6 +266,8 @@ def _instruments(where: str, row: Mapping[str, Any], box: Box) -> list[Instrumen
     when = number(where, "time", row["time"]) if "time" in row else 0.0
     if when < 0:
         raise UserError(f"{where}: expected a time >= 0, since the start, got {when:g}")
+    if kind == "line" and start == end:
+        raise UserError(f"{where}: expected a line from one place to another, got {start} (y, x) twice")
     if kind == "area" and not (end[0] > start[0] and end[1] > start[1]):
         raise UserError(f"{where}: expected an area from a low corner to a higher one, got {start} to {end} (y, x)")
     return [
@@ -285,5 +289,5 @@ def _place(where: str, row: Mapping[str, Any], names: tuple[str, str], box: Box)
     y, x = (number(where, name, row.get(name, "")) for name in names)
     for name, value, length in zip(names, (y, x), box.lengths, strict=True):
         if not 0 <= value <= length:
-            raise UserError(f"{where}: expected {name} in the domain [0, {length:.6g}], got {value:g}")
+            raise UserError(f"{where}: expected {name} in the domain [0, {length:.9g}], got {value:.9g}")
     return y, x

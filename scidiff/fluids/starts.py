@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scidiff.errors import UserError
-from scidiff.fluids.measured_rows import refuse_size
+from scidiff.fluids.measured_rows import refuse_size, refuse_text
 from scidiff.fluids.sensors import ROUNDING, opened, refuse_other_places
 from scidiff.fluids.spectral import Box
 
@@ -62,8 +62,7 @@ def read_fields(path: Path, config: Steps, *, frames: int = 1) -> Tensor:
             raise UserError(f"{path}: expected {name} over {_DIMS}, the first two if there are any, got {dims}")
         if not held[name].size:
             raise UserError(f"{path}: expected at least one field of {name}, got none")
-        if frames > 1:
-            _refuse_other_times(path, held, name, frames, config.interval)
+        _refuse_other_times(path, held, name, frames, config.interval)
         field = held[name].isel(time=slice(-frames, None)) if "time" in dims else held[name]
         values = np.asarray(field.values, dtype=np.float64)
         if values.shape[-2:] != box.shape:
@@ -87,24 +86,38 @@ def _curl(path: Path, found: list[Tensor], box: Box) -> Tensor:
 
 
 def _refuse_other_times(path: Path, held: xr.Dataset, name: str, frames: int, interval: float) -> None:
-    """UserError unless the last times are as many as are asked for, an interval apart."""
-    times = np.asarray(held["time"].values if "time" in held[name].dims and "time" in held else [], dtype=np.float64)
+    """UserError unless times ascend, and the last are as many as are asked for, an interval apart."""
+    told = "time" in held[name].dims and "time" in held
+    times = held["time"].values if told else np.empty(0)
+    if frames > 1 or times.dtype.kind not in "mM":
+        refuse_text(path, held, ("time",) * told)
+        times = times.astype(np.float64)
+    apart = np.diff(times)
+    bad = np.flatnonzero(~(apart > 0 * apart))
+    if len(bad):
+        after, before = times[bad[0] + 1], times[bad[0]]
+        raise UserError(f"{path}: expected ascending times, got {after} after {before}")
+    if frames == 1:
+        return
     if len(times) < frames:
         raise UserError(f"{path}: expected {name} at {frames} times at least, got {len(times)}")
-    apart = np.diff(times[-frames:])
-    bad = np.flatnonzero(np.abs(apart - interval) > _APART * interval)
-    if len(bad):
-        raise UserError(f"{path}: expected the last {frames} times {interval:g} apart, got {apart[bad[0]]:g}")
+    off = np.abs(apart[1 - frames :] - interval)
+    if off.max() > _APART * interval:
+        worst = apart[1 - frames :][off.argmax()]
+        raise UserError(f"{path}: expected the last {frames} times {interval:g} apart, got {worst:g}")
 
 
 def _whole(path: Path, name: str, values: np.ndarray) -> Tensor:
     """Fields [R, H, W] without gaps and without mean."""
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
-        _, j, i = bad[0]
-        raise UserError(
-            f"{path}: expected {name} at every point, got none at y={j} x={i}: fill the gaps by `fluids reconstruct`"
+        (_, j, i), first = bad[0], values[tuple(bad[0])]
+        came = (
+            f"none at y={j} x={i}: fill the gaps by `fluids reconstruct`"
+            if np.isnan(first)
+            else f"{first} at y={j} x={i}"
         )
+        raise UserError(f"{path}: expected {name} at every point, got {came}")
     mean, most = np.abs(values.mean((1, 2))).max(), np.abs(values).max()
     if mean > ROUNDING * most:
         raise UserError(f"{path}: expected {name} without a mean over the box, got one of {mean:.3g}")

@@ -93,6 +93,11 @@ def pictures(report: Path) -> dict[str, tuple[str, Image.Image]]:
     return {title: (kind, Image.open(io.BytesIO(base64.b64decode(data)))) for title, kind, data in found}
 
 
+def in_time(field: np.ndarray, times: object) -> xr.Dataset:
+    """A field at three times."""
+    return grid({"vorticity": np.stack([field] * 3)}, ("time", "y", "x")).assign_coords(time=np.array(times))
+
+
 def test_a_rollout_starts_where_it_is_told_and_moves(tmp_path, steps) -> None:
     path, out, picture, report = (tmp_path / name for name in ("now.nc", "later.nc", "a.gif", "r.html"))
     first = np.stack([truth().numpy(), -truth().numpy()])
@@ -144,6 +149,12 @@ def test_what_is_wrong_with_a_start_is_one_line(tmp_path, steps, flows) -> None:
         (grid({"vorticity": field * 1e6}), "standard deviations of the flow that the weights know, got"),
         (grid({"vorticity": field[None][:0]}, ("time", "y", "x")), "at least one field of vorticity, got none"),
         (grid({"speed": field}), "expected one of the variables vorticity, u, v"),
+        (grid({"vorticity": np.where(field == field.max(), np.inf, field)}), "at every point, got inf at y="),
+        (in_time(field, [2, 1, 0]), "expected ascending times, got 1.0 after 2.0"),
+        (in_time(field, [0, 1, 1]), "expected ascending times, got 1.0 after 1.0"),
+        (in_time(field, [0, 1, np.nan]), "expected ascending times, got nan after 1.0"),
+        (in_time(field, ["a", "b", "c"]), "expected numbers for time, got"),
+        (in_time(field, np.array([2, 1, 0]).astype("M8[ns]")), "expected ascending times, got 1970-"),
     ):
         dataset.to_netcdf(path)
         said = run("rollout", path, "--model", steps, "--out", out, code=2)
@@ -189,6 +200,12 @@ def test_windows_go_on_from_the_frames_that_are_known(tmp_path, windows, steps) 
     assert "--known: expected at most 1" in run("rollout", path, "--model", steps, "--known", 2, "--out", out, code=2)
     grid({"vorticity": past}, ("time", "y", "x")).assign_coords(time=[1.0, 2.0, 2.6]).to_netcdf(path)
     assert "the last 2 times 0.5 apart, got 0.6" in run(*arguments, "--out", out, code=2)
+    for times, message in (
+        ([0, 0.5, np.nan], "expected ascending times, got nan after 0.5"),
+        (np.arange(3).astype("M8[ns]"), "expected numbers for time, got datetime64"),
+    ):
+        in_time(past[0], times).to_netcdf(path)
+        assert message in run(*arguments, "--out", out, code=2)
     grid({"vorticity": past[0]}).to_netcdf(path)
     assert "expected vorticity at 2 times at least, got 0" in run(*arguments, "--out", out, code=2)
 
@@ -289,6 +306,7 @@ def test_times_of_netcdf_are_numbers_one_for_each_sensor(tmp_path, flows) -> Non
     path, out = tmp_path / "seen.nc", tmp_path / "out.nc"
     for time, message in (
         (("s", np.arange(2).astype("datetime64[ns]")), "expected numbers for time, got datetime64"),
+        (("s", [0.5, 1.0], {"units": "hours"}), "expected time without a unit ('1')"),
         (((), 0.5), "expected time over one dimension, got ()"),
     ):
         xr.Dataset({"time": time, "x": ("s", [1.0, 2.0]), "y": ("s", [1.0, 2.0]), "u": ("s", [0.1, 0.2])}).to_netcdf(
@@ -297,3 +315,19 @@ def test_times_of_netcdf_are_numbers_one_for_each_sensor(tmp_path, flows) -> Non
         said = run("assimilate", path, "--noise", 1, "--model", flows, "--out", out, code=2)
         assert message in said
         assert not out.exists()
+    listed = {"x": [1.0, 2.0], "y": [1.0, 2.0], "u": [0.1, 0.2], "time": [0.0, 1.0]}
+    xr.Dataset({name: ("s", value) for name, value in listed.items()}).to_netcdf(path)
+    said = run("invert", path, "--time", 1, "--noise", 1, "--model", flows, "--out", out, code=2)
+    assert "expected one state of the flow, got values at times" in said
+
+
+def test_what_is_measured_may_come_by_standard_input(tmp_path, windows) -> None:
+    out, text = tmp_path / "flow.nc", "time,x,y,vorticity\n0,1,1,3\n0.5,2,2,-1\n"
+    arguments = ["fluids", "assimilate", "-", "--model", windows, "--calls", 2, "--samples", 1, "--noise", 0]
+    command = [*map(str, arguments), "--out", str(out)]
+    assert CliRunner().invoke(app, command, input=text).exit_code == 0
+    with xr.open_dataset(out) as found:
+        assert found.sizes["time"] == 2
+    said = CliRunner().invoke(app, command, input=text + "0,1,1,4\n")
+    assert said.exit_code == 2
+    assert said.stderr.startswith("error: vorticity of standard input, line 4 (4) contradicts vorticity of standard")

@@ -65,6 +65,7 @@ def test_fields_meet_their_sensors_whatever_is_drawn_beside_them(tmp_path, weigh
         assert found["vorticity"].dims == ("realization", "time", "y", "x")
         assert found.attrs["Conventions"].startswith("CF-")
         assert found.attrs["seed"] == 5
+        assert all("_FillValue" not in variable.encoding for variable in found.variables.values())  # CF, section 5
         u, v, omega = (found[name].values[:, 0] for name in ("u", "v", "vorticity"))
     place = {"start": (2.5, 4.0), "end": (2.5, 4.0), "name": ""}
     point = oracle.Instrument(kind="point", quantity="u", value=0.4, **place)
@@ -152,7 +153,7 @@ def test_usual_integrals_are_the_means_over_fields_of_the_prior(weights) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x,y,vorticity\n7.0,1,3\n", r"line 2: expected x in the domain \[0, 6.28319\], got 7"),
+        ("x,y,vorticity\n7.0,1,3\n", r"line 2: expected x in the domain \[0, 6.28318531\], got 7"),
         ("x,y,vorticity\n1,1,3\n2,1,nan\n", "line 3: expected a finite number for vorticity, got 'nan'"),
         ("x,y,vorticity\n1,1,3\n1,1,4\n", "line 3 .4. contradicts vorticity of .*line 2 .3."),
         ("x,y,u\n1,1,3\n1,1,3\n", "line 3 .3. repeats u of .*line 2 .3."),
@@ -170,6 +171,8 @@ def test_usual_integrals_are_the_means_over_fields_of_the_prior(weights) -> None
         (f"x,y,u\n0,1,3\n{2 * math.pi},1,3\n", "line 3 .3. repeats u of .*line 2 .3."),
         ("x,y,vorticity,x_end,y_end\n1,1,3,2,2\n", "line 2: expected kind point, line or area, got 'none'"),
         ("x,y,vorticity,x_end,y_end,kind\n1,1,3,0.5,2,area\n", "line 2: expected an area from a low corner"),
+        ("x,y,vorticity,x_end,y_end,kind\n1,1,3,1,1,line\n", "line 2: expected a line from one place to another"),
+        ("x,y,vorticity\n6.28319,1,3\n", r"expected x in the domain \[0, 6.28318531\], got 6.28319"),
         (f"x,y,vorticity,x_end,y_end,kind\n0,0,3,{2 * math.pi},{2 * math.pi},area\n", "infeasible: .* is 0 in all"),
     ],
 )  # fmt: skip
@@ -199,6 +202,8 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
     assert "expected y of points to be uniform, 16 from 0 in steps of 0.392699, got 1 for 0.392699" in refused(
         xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)))}, {"y": np.arange(16.0) ** 2})
     )
+    gap = np.where(np.arange(16) == 3, np.nan, BOX.coordinates()[0].numpy())
+    assert "got nan for 1.1781" in refused(xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)))}, {"y": gap}))
     assert "over one dimension, or over (y, x), got" in refused(xr.Dataset({"u": (("a", "b"), np.ones((2, 2)))}))
     whole = np.ones((16, 16))
     assert "expected numbers for vorticity, got" in refused(
