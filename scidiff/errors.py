@@ -17,6 +17,5 @@ class UserError(Exception):
 
 def one_line(error: BaseException) -> str:
     """The message of an error on one line, for errors of other packages; the type's name if it has none."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -65,11 +65,14 @@ def in_time(vorticity: Tensor, velocity: Tensor, times: Tensor, box: Box, attrib
 def write(found: xr.Dataset, path: Path) -> None:
     """Write netCDF, whole or not at all, without values that stand for missing ones: coordinates may have none (CF 5).
 
+    It is made in memory first: where a disk is full when HDF5 closes a file, the process crashes later.
+
     Raises:
         UserError: it cannot be written.
     """
     encoding = {str(name): {"_FillValue": None} for name in found.variables}
     try:
-        atomic.write(path, lambda temporary: found.to_netcdf(temporary, encoding=encoding))
+        content = found.to_netcdf(encoding=encoding, engine="h5netcdf")
+        atomic.write(path, lambda temporary: temporary.write_bytes(content))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"cannot write {path}: {one_line(error)}") from error

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from scidiff.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -84,7 +86,9 @@ def netcdf(path: Path, *, decode_times: bool = True) -> xr.Dataset:
             head = file.read(4)
         if not head.startswith((b"CDF", b"\x89HDF")):
             raise UserError(f"{path}: expected netCDF, got a file of another format")
-        with xr.open_dataset(path, decode_times=decode_times) as dataset:
+        # SciPy, which reads netCDF 3, would warn of a damaged file that it maps into memory.
+        how: dict[str, Any] = {"engine": "scipy", "mmap": False} if head.startswith(b"CDF") else {}
+        with xr.open_dataset(path, decode_times=decode_times, **how) as dataset:
             return dataset.load()
     except OSError as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from None
@@ -97,6 +101,14 @@ def refuse_text(path: Path, held: xr.Dataset, names: Iterable[str]) -> None:
     for name in names:
         if name in held and held[name].dtype.kind not in "iuf":
             raise UserError(f"{path}: expected numbers for {name}, got {held[name].dtype}")
+
+
+def refuse_times(path: Path, held: xr.Dataset, like: str) -> None:
+    """UserError if the values of a variable were measured at more than one time."""
+    if "time" in held and held["time"].dims == held[like].dims:
+        times = np.unique(held["time"].values)
+        if len(times) > 1:
+            raise UserError(f"{path}: expected values of one time, got {times[0]} and {times[1]}")
 
 
 def empty(value: Any) -> bool:

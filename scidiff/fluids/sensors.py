@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from scidiff.fluids.measured_rows import (
     number,
     refuse_size,
     refuse_text,
+    refuse_times,
     refuse_twins,
 )
 from scidiff.fluids.model import LEAF, FlowConfig
@@ -95,9 +97,11 @@ def read_coarse(path: Path, config: FlowConfig) -> tuple[Instrument, ...]:
             f"got {shape[0]} x {shape[1]}"
         )
     for name in names:
-        mean = float(held[name].mean())
-        if abs(mean) <= ROUNDING * float(abs(held[name]).max()) and not bool(held[name].isnull().any()):
-            held[name] = held[name].astype("float64") - held[name].astype("float64").mean()
+        if bool(np.isfinite(held[name]).all()):
+            mean = float(held[name].astype("float64").mean())
+            if abs(mean) > ROUNDING * float(abs(held[name]).max()):
+                raise UserError(f"{path}: expected {name} without a mean over the box, got one of {mean:.3g}")
+            held[name] = held[name].astype("float64") - mean
     sides = [length / cells for length, cells in zip(config.lengths, shape, strict=True)]
     centres = {
         axis: (torch.arange(cells, dtype=torch.float64) + 0.5) * side
@@ -164,8 +168,8 @@ def _netcdf(path: Path, config: Sizes, timed: bool) -> list[Row]:
     dims = held[names[0]].dims
     if dims == ("y", "x") and not timed:
         return _gridded(path, held, names, config)
-    if not timed and "time" in held and held["time"].dims == dims:
-        raise UserError(f"{path}: expected one state of the flow, got values at times: `fluids assimilate` takes them")
+    if not timed:
+        refuse_times(path, held, names[0])
     needed = ("time",) * timed + ("x", "y")
     wanted = [name for name in (*needed, *_PLACES[2:], *QUANTITIES) if name in held]
     for name in (names[0], *wanted):

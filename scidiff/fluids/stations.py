@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scidiff.errors import UserError
 from scidiff.fluids.constraints import Measured
-from scidiff.fluids.measured_rows import Row, csv_rows, empty, netcdf, number, refuse_text, refuse_twins
+from scidiff.fluids.measured_rows import Row, csv_rows, empty, netcdf, number, refuse_text, refuse_times, refuse_twins
 from scidiff.fluids.winds import LEAF, WindConfig
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def _netcdf(path: Path) -> list[Row]:
         got = ", ".join(f"{name} over {held[name].dims}" for name in wanted)
         both = " and ".join(names)
         raise UserError(f"{path}: expected all over one dimension, or {both} over (lat, lon), got {got}")
+    refuse_times(path, held, "lat")
     return [
         (f"{path}, station {k}", _known({name: float(held[name].values[k]) for name in wanted}))
         for k in range(held["lat"].size)

@@ -148,7 +148,14 @@ def _maps(found: Winds, stations: Sequence[Station], config: WindConfig) -> str:
         axis.set_title(title, fontsize=10)
         figure.colorbar(image, ax=axis, shrink=0.85, label="m/s")
     spread = axes[len(panels)]
-    image = spread.imshow(np.hypot(*wind.std(0, ddof=min(1, len(wind) - 1))), origin="lower", extent=extent, vmin=0, aspect="auto", cmap="magma")
+    image = spread.imshow(
+        np.hypot(*wind.std(0, ddof=min(1, len(wind) - 1))),
+        origin="lower",
+        extent=extent,
+        vmin=0,
+        aspect="auto",
+        cmap="magma",
+    )
     spread.set_title("spread (standard deviation), and the stations", fontsize=10)
     figure.colorbar(image, ax=spread, shrink=0.85, label="m/s")
     places = np.array([[config.west + (s.longitude - config.west) % 360, s.latitude] for s in stations])

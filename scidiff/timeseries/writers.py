@@ -78,7 +78,8 @@ def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
     encoding: dict[Hashable, Mapping[str, Any]] = {
         name: packed for name, array in dataset.data_vars.items() if array.dtype.kind == "f"
     }
-    _replace(path, lambda temporary: dataset.to_netcdf(temporary, engine=engine, encoding=encoding))
+    content = dataset.to_netcdf(engine=engine, encoding=encoding)  # HDF5 crashes where a file's disk is full
+    _replace(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_store(dataset: xr.Dataset, path: str | Path) -> None:

@@ -216,9 +216,11 @@ def test_winds_from_a_table_and_from_a_map_with_gaps(model, tmp_path) -> None:
     assert "--constraint" in run("reconstruct", table, *common, "--month", 7, "--constraint", "energy=1", code=2)
     assert "of winds" in run("generate", *common, code=2)
     wind, place, grid = ("k", [1.0]), ("k", [1.0]), (("lat", "lon"), np.zeros((1, 1)))
+    two = ("k", [1.0, 2.0])
     for held, message in (
         ({"u": (*wind, {"units": "knots"}), "lat": place, "lon": place}, "expected u in m s-1, got 'knots'"),
         ({"u": wind, "lat": (*place, {"units": "radians"}), "lon": place}, "expected lat in degrees, got 'radians'"),
+        ({"u": two, "lat": two, "lon": two, "time": two}, "expected values of one time, got 1.0 and 2.0"),
         ({"u": ("k", ["calm"]), "lat": place, "lon": place}, "expected numbers for u, got"),
         (
             {"u": grid, "v": wind, "lat": ("lat", [1.0]), "lon": ("lon", [1.0])},

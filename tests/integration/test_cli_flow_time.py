@@ -318,7 +318,7 @@ def test_times_of_netcdf_are_numbers_one_for_each_sensor(tmp_path, flows) -> Non
     listed = {"x": [1.0, 2.0], "y": [1.0, 2.0], "u": [0.1, 0.2], "time": [0.0, 1.0]}
     xr.Dataset({name: ("s", value) for name, value in listed.items()}).to_netcdf(path)
     said = run("invert", path, "--time", 1, "--noise", 1, "--model", flows, "--out", out, code=2)
-    assert "expected one state of the flow, got values at times" in said
+    assert "expected values of one time, got 0.0 and 1.0" in said
 
 
 def test_what_is_measured_may_come_by_standard_input(tmp_path, windows) -> None:

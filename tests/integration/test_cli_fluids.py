@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +129,10 @@ def test_refined_fields_have_the_means_of_the_coarse_one(tmp_path, weights) -> N
     np.testing.assert_allclose(oracle.measured(omega, cell, BOX.lengths), 3.0, atol=1e-6)
     xr.Dataset({"vorticity": (("y", "x"), np.ones((2, 2)))}).to_netcdf(path)
     said = run("superresolve", path, "--model", weights, "--out", out, code=2)
-    assert "infeasible" in said  # the mean of a curl is 0
+    assert "expected vorticity without a mean over the box, got one of 1" in said  # a curl has none
+    xr.Dataset({"vorticity": (("y", "x"), np.array([[1, -1], [np.inf, 0]]))}).to_netcdf(path)
+    said = run("superresolve", path, "--model", weights, "--out", out, code=2)
+    assert "point y=1 x=0: expected a finite number for vorticity, got 'inf'" in said
     xr.Dataset({"vorticity": (("y", "x"), np.ones((32, 16)))}).to_netcdf(path)
     assert "got 32 x 16" in run("superresolve", path, "--model", weights, "--out", out, code=2)
 
@@ -236,6 +242,12 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
         said = run("generate", "--model", weights, "--constraint", wrong, "--out", out, code=2)
         assert re.fullmatch(f"error: --constraint {re.escape(wrong.split('=')[0])}=.*", said)
         assert re.search(message, said), said
+    xr.Dataset({"vorticity": (("y", "x"), np.ones((16, 16)))}).to_netcdf(path, engine="scipy")
+    path.write_bytes(path.read_bytes()[:1000])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = run("reconstruct", path, "--model", weights, "--out", out, code=2)
+    assert "expected netCDF that can be read, got an error" in said
     path.write_text("x,y,vorticity\n1,1,3\n")
     said = run("reconstruct", path, "--model", weights, "--out", out, code=2)
     assert said == f"error: {path}: expected netCDF, got a file of another format"
@@ -247,3 +259,29 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
     assert not out.exists()
     assert "expected cpu or an" in run("generate", "--model", weights, "--device", "abacus", "--json", code=2)
     assert "Examples:" in run("reconstruct", "--help")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+from scidiff.errors import UserError
+from scidiff.fluids import fields
+from scidiff.fluids.spectral import Box
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+box, omega = Box(shape=(16, 16)), torch.zeros(40, 1, 16, 16, dtype=torch.float64)
+found = fields.in_time(omega, box.velocity(omega), torch.zeros(1), box, {})
+try:
+    fields.write(found, Path(sys.argv[1]))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_where_a_disk_is_full_nothing_is_left_and_the_process_ends_in_order(tmp_path) -> None:
+    """HDF5 crashes at its end where it could not close a file."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "a.nc")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, f"cannot write {tmp_path / 'a.nc'}: File too large\n")
+    assert not list(tmp_path.iterdir())
