@@ -8,8 +8,10 @@ not be cut short therefore runs while the signal is held back; it comes through 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 def hold_back() -> None:
@@ -29,3 +31,26 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def noted() -> Iterator[list[int]]:
+    """Ctrl-C works as ever in the block, and the list that it is given is no longer empty.
+
+    NumPy and others that a Ctrl-C cuts short while they load raise all sorts of errors: those are then its consequence.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

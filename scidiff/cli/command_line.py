@@ -7,5 +7,5 @@ import sys
 
 
 def command_line() -> str:
-    """`scidiff` and its arguments, quoted for a shell."""
-    return shlex.join(["scidiff", *sys.argv[1:]])
+    """`scidiff` and its arguments, quoted for a shell; bytes of names that are not UTF-8 stand as they are escaped."""
+    return shlex.join(["scidiff", *sys.argv[1:]]).encode(errors="backslashreplace").decode()

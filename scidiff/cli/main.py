@@ -11,20 +11,32 @@ from typer.core import TyperGroup
 from scidiff import __version__
 from scidiff.cli import conformers, inverting, timeseries
 from scidiff.errors import INTERRUPTED, USAGE, UserError
+from scidiff.interrupts import noted
 
 
 class _Group(TyperGroup):
     """Turns what a user can cause into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            _say(f"error: {error}")
-            raise typer.Exit(USAGE) from None
-        except KeyboardInterrupt:
-            _say("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+        with noted() as interrupts:
+            try:
+                return super().invoke(ctx)
+            except UserError as error:
+                _say(f"error: {error}")
+                raise typer.Exit(USAGE) from None
+            except typer.Exit:
+                raise
+            except KeyboardInterrupt:
+                raise _interrupted() from None
+            except Exception:
+                if interrupts:
+                    raise _interrupted() from None
+                raise
+
+
+def _interrupted() -> typer.Exit:
+    _say("interrupted")
+    return typer.Exit(INTERRUPTED)
 
 
 def _say(text: str) -> None:

@@ -102,9 +102,7 @@ def _over_time(flows: Flows, omega: np.ndarray, times: Sequence[float]) -> Pictu
         axes[1].vlines(list(misses), off.min(0), off.max(0), alpha=0.4, label="range of the members")
         axes[1].plot(list(misses), off.mean(0), "o", markersize=4, label="mean of the members")
         axes[1].axhline(1, color="k", linestyle="--", linewidth=1, label="the noise")
-        axes[1].set(
-            xlabel="time", ylabel="root mean square of what is off / noise", ylim=(0, None), xlim=axes[0].get_xlim()
-        )
+        axes[1].set(xlabel="time", ylabel="root mean square misfit / noise", ylim=(0, None), xlim=axes[0].get_xlim())
         axes[1].legend(fontsize=8)
     note = "Thin lines: times at which something was measured." if flows.sensors else ""
     return Picture(

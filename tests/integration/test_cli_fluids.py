@@ -261,6 +261,15 @@ def test_what_is_wrong_with_netcdf_and_requests_is_one_line(tmp_path, weights) -
     assert "Examples:" in run("reconstruct", "--help")
 
 
+def test_a_name_that_is_not_utf_8_may_stand_in_history_and_report(tmp_path, weights, monkeypatch) -> None:
+    out, report = tmp_path / "a.nc", tmp_path / "r.html"
+    monkeypatch.setattr(sys, "argv", ["scidiff", "caf\udce9.csv"])
+    run("generate", "--model", weights, "--samples", 1, "--calls", 2, "--out", out, "--report", report)
+    assert r"scidiff &#39;caf\udce9.csv&#39;" in report.read_text()
+    with xr.open_dataset(out) as found:
+        assert found.attrs["history"] == r"scidiff 'caf\udce9.csv'"
+
+
 FULL = """
 import resource, sys
 from pathlib import Path
