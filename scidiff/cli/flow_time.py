@@ -54,7 +54,10 @@ Exit codes: 0 done; 2 the request cannot be carried out; 3 some trajectories are
 named); 130 Ctrl-C (nothing is written).
 """
 
-Start = Annotated[Path, typer.Argument(metavar="START", help="NetCDF (.nc) of the field or ensemble to start from.")]
+Start = Annotated[
+    Path,
+    typer.Argument(metavar="START", help="NetCDF (.nc) of the field or ensemble to start from; - for standard input."),
+]
 Steps = Annotated[int, typer.Option(min=1, max=100_000, help="Intervals of time.")]
 Members = Annotated[int, typer.Option("--samples", "-n", min=1, max=10_000, help="Trajectories to draw.")]
 Animation = Annotated[Path | None, typer.Option(metavar="FILE.gif", help="A moving picture, .gif or .webp.")]

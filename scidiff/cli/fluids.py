@@ -91,7 +91,9 @@ Sensors = Annotated[
     Path,
     typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of what was measured; - for standard input."),
 ]
-Coarse = Annotated[Path, typer.Argument(metavar="COARSE", help="NetCDF (.nc) of means over coarse cells.")]
+Coarse = Annotated[
+    Path, typer.Argument(metavar="COARSE", help="NetCDF (.nc) of means over coarse cells; - for standard input.")
+]
 Month = Annotated[int | None, typer.Option(min=1, max=12, help="Month of the year, of winds.")]
 Constraint = Annotated[
     list[str] | None, typer.Option("--constraint", metavar="WHAT", help="What must hold besides; repeat it for more.")

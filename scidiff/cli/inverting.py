@@ -84,8 +84,13 @@ Exit codes: 0 done; 2 the request cannot be carried out; 3 some flows do not hol
 130 Ctrl-C (nothing is written).
 """
 
-Sensors = Annotated[Path, typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of the later state.")]
-Observed = Annotated[Path, typer.Argument(metavar="OBSERVATIONS", help="Table (.csv) or netCDF (.nc), with time.")]
+Sensors = Annotated[
+    Path,
+    typer.Argument(metavar="SENSORS", help="Table (.csv) or netCDF (.nc) of the later state; - for standard input."),
+]
+Observed = Annotated[
+    Path, typer.Argument(metavar="OBSERVATIONS", help="Table (.csv) or netCDF (.nc), with time; - for standard input.")
+]
 Noise = Annotated[float, typer.Option(help="Standard deviation of the noise of every value, in its unit.")]
 After = Annotated[float | None, typer.Option("--time", help="Of the measured state, since the start.")]
 Every = Annotated[float | None, typer.Option(help="Time from one field of --out to the next; default: a tenth of all.")]

@@ -134,11 +134,16 @@ def refuse_twins(values: Iterable[tuple[Hashable, Value]]) -> None:
     for key, one in values:
         other = seen.setdefault(key, one)
         if other is not one:
-            what = "contradicts" if other.value != one.value else "repeats"
-            raise UserError(
-                f"{one.name} ({one.value:g}) {what} {other.name} ({other.value:g}): expected one value at a place; "
-                "leave one out"
-            )
+            raise twins(one, other)
+
+
+def twins(one: Value, other: Value) -> UserError:
+    """Of two values at one place."""
+    what = "contradicts" if other.value != one.value else "repeats"
+    return UserError(
+        f"{one.name} ({one.value:g}) {what} {other.name} ({other.value:g}): expected one value at a place; "
+        "leave one out"
+    )
 
 
 def refuse_size(name: str, value: float, deviation: float) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from scidiff.errors import UserError
@@ -24,6 +25,7 @@ from scidiff.fluids.measured_rows import (
     refuse_text,
     refuse_times,
     refuse_twins,
+    twins,
 )
 from scidiff.fluids.model import LEAF, FlowConfig
 from scidiff.fluids.oracle import Instrument
@@ -37,6 +39,7 @@ _PLACES = ("x", "y", "x_end", "y_end", "kind")
 _KINDS = ("point", "line", "area")
 _NETCDF = (".nc", ".nc4", ".cdf")
 _MOST = 4000
+_NEAR = 1e-5  # of a spacing: what lies so close together is at one place
 ROUNDING = 1e-5
 
 
@@ -72,7 +75,8 @@ def read_sensors(path: Path, config: Sizes, *, timed: bool = False) -> tuple[Ins
         raise UserError(f"{path}: expected at least one measured value of {', '.join(QUANTITIES)}, got none")
     if len(found) > _MOST:
         raise UserError(f"{path}: expected at most {_MOST:,} measured values, got {len(found):,}")
-    refuse_twins((_place_of(one, config.lengths), one) for one in found)
+    refuse_twins((_place_of(one), one) for one in found if one.kind != "point")
+    _refuse_near([one for one in found if one.kind == "point"], config.box)
     _refuse_sizes(found, config)
     return tuple(found)
 
@@ -244,12 +248,22 @@ def _refuse_sizes(tools: Sequence[Instrument], config: Sizes) -> None:
         refuse_size(tool.name, tool.value, config.scale * (1 if tool.quantity == "vorticity" else longest))
 
 
-def _place_of(tool: Instrument, lengths: tuple[float, float]) -> Hashable:
-    """What an instrument measures and where; a point that is a whole box away is the same."""
-    ends = [*tool.start, *tool.end]
-    if tool.kind == "point":
-        ends = [round(z / length, 9) % 1 for z, length in zip(ends, (*lengths, *lengths), strict=True)]
-    return (tool.kind, tool.quantity, *(round(z, 9) for z in (*ends, tool.time)))
+def _place_of(tool: Instrument) -> Hashable:
+    """What a line or an area measures and where."""
+    return (tool.kind, tool.quantity, *(round(z, 9) for z in (*tool.start, *tool.end, tool.time)))
+
+
+def _refuse_near(tools: Sequence[Instrument], box: Box) -> None:
+    """UserError for two points at which one quantity was measured at one time that are closer than fields can tell."""
+    groups: dict[Hashable, list[Instrument]] = {}
+    for tool in tools:
+        groups.setdefault((tool.quantity, round(tool.time, 9)), []).append(tool)
+    for group in groups.values():
+        places = np.array([tool.start for tool in group]) / box.spacings
+        near = cKDTree(places % box.shape, boxsize=box.shape).query_pairs(_NEAR)
+        if near:
+            first, second = min(near)
+            raise twins(group[second], group[first])
 
 
 def _listed(held: xr.Dataset) -> str:

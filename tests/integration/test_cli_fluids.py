@@ -177,6 +177,8 @@ def test_usual_integrals_are_the_means_over_fields_of_the_prior(weights) -> None
         (f"x,y,u\n0,1,3\n{2 * math.pi},1,3\n", "line 3 .3. repeats u of .*line 2 .3."),
         ("x,y,vorticity,x_end,y_end\n1,1,3,2,2\n", "line 2: expected kind point, line or area, got 'none'"),
         ("x,y,vorticity,x_end,y_end,kind\n1,1,3,0.5,2,area\n", "line 2: expected an area from a low corner"),
+        ("x,y,u\n1,2,3\n1,1,3\n1.0000001,1,3\n", "line 4 .3. repeats u of .*line 3 .3."),
+        (f"x,y,u\n0,1,3\n{2 * math.pi - 1e-7},1,4\n", "line 3 .4. contradicts u of .*line 2 .3."),
         ("x,y,vorticity,x_end,y_end,kind\n1,1,3,1,1,line\n", "line 2: expected a line from one place to another"),
         ("x,y,vorticity\n6.28319,1,3\n", r"expected x in the domain \[0, 6.28318531\], got 6.28319"),
         (f"x,y,vorticity,x_end,y_end,kind\n0,0,3,{2 * math.pi},{2 * math.pi},area\n", "infeasible: .* is 0 in all"),
