@@ -288,6 +288,11 @@ def test_what_instruments_read_is_told_in_the_units_of_the_leaf() -> None:
     off, limit = measured.certificate(whole + 0.6)["misfit"]  # two standard deviations
     assert off.tolist() == pytest.approx([4], rel=1e-6)
     assert limit == pytest.approx(13.8155 / 2, rel=1e-4)
+    whole[:, 1] += 0.3
+    assert {time: off.tolist() for time, off in measured.misses(whole).items()} == {
+        0: pytest.approx([0], abs=1e-9),
+        0.5: pytest.approx([1], rel=1e-6),
+    }
 
 
 def test_trajectories_that_miss_noisy_values_are_moved_until_they_miss_them_as_draws_do() -> None:
