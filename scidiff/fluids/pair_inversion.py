@@ -38,7 +38,7 @@ TILE = 3
 CALLS = 12
 ITERATIONS = 12  # of the conjugate gradients in a step
 LEVELS = (0.03, 12.0)  # sigma / alpha between which the calls lie
-FINISHING = (0.2, 0.4, 0.8, 0.8)  # share of what may change that does when a draw is moved on, one after the other
+FINISHING = (0.2, 0.4, 0.8, 0.8, 1.6, 3.2, 6.4)  # share of what may change that does, until a draw's misfit holds
 FIRM = 0.01  # what may change of a coefficient where its neighbours are all on the same bound, relative
 LEVEL = 0.999  # of the certificate's test
 
