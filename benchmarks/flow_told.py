@@ -1,13 +1,18 @@
-"""Flows drawn by a network that is told of the Reynolds number, beside the simulator's at numbers it never saw.
+"""Flows drawn by a network that is told of the Reynolds number and of the force, beside the simulator's.
 
-    python benchmarks/flow_told.py --model FOLDER [--quick] [--seed N] [--json FILE]
+    python benchmarks/flow_told.py [--model NAME|FOLDER] [--quick] [--seed N] [--json FILE]
 
-FOLDER holds weights of `workflows/train_fluids.py --told reynolds`, which learned from Reynolds numbers 50, 100, 200,
-and 400. Fields are judged at 80, 140 and 280, beside 512 of the simulator there (32 trajectories, on the points
-of the weights). Enstrophy: mean over fields, with the standard error of draws and, of the simulator, of trajectories.
-Spectrum: mean over waves that hold 0.1 % of the enstrophy or more of |log10 of the ratio of draws to simulator|; its
-floor is that of one half of the simulator's trajectories to the other. Beside draws told of the number: draws told
-nothing, draws told of the nearest number of training, and the training's fields at that number (the simulator's own).
+The weights, by default those packaged, learned from Reynolds numbers 50, 100, 200 and 400 under forces of two and four
+waves. Fields are judged at 80, 140 and 280, which they did not learn from, beside 512 of the simulator there (32
+trajectories, on the points of the weights). Beside draws: draws told of the nearest number of training, the Gaussian
+field of the interpolated mean and covariance, and the simulator's fields at the nearest number (its climatology).
+
+* enstrophy: mean over fields, with the standard error of draws and, of the simulator, of trajectories
+* spectrum: mean over waves that hold 0.1 % of the enstrophy or more of |log10 of the ratio to the simulator|
+* mean flow: |difference of the means over x and fields| / |the simulator's|, which knows where the force pushes
+* flatness: of the slope along x, <(d omega / dx)^4> / <(d omega / dx)^2>^2; of a Gaussian field it is 3
+
+Spectrum and mean flow of the simulator are those of one half of its trajectories to the other: a floor.
 """
 
 from __future__ import annotations
@@ -27,12 +32,15 @@ from kolmogorov import fetch, read
 
 from scidiff.fluids import ensemble
 from scidiff.fluids.constraints import Curl
-from scidiff.fluids.model import LEAF, FlowModel
+from scidiff.fluids.family import FlowFamily
+from scidiff.fluids.model import LEAF, FlowModel, packaged
 from scidiff.fluids.navier_stokes import resampled
 from scidiff.fluids.spectral import Box
+from scidiff.fluids.statistics import flatness, spectra_apart
+from scidiff.noise import Noise
+from scidiff.state import Layout
 
-SEEN, UNSEEN = (50.0, 100.0, 200.0, 400.0), (80.0, 140.0, 280.0)
-SMALL = 1e-3  # of the enstrophy
+UNSEEN = (80.0, 140.0, 280.0)
 
 
 def drawn(model: FlowModel, *, count: int, seed: int) -> Tensor:
@@ -41,60 +49,75 @@ def drawn(model: FlowModel, *, count: int, seed: int) -> Tensor:
     return ensemble.draw(model, curl, samples=count, seed=seed).vorticity
 
 
-def simulated(model: FlowModel, reynolds: tuple[float, ...], *, trajectories: int, fields: int) -> Tensor:
-    """Of all trajectories, on the points of the weights: float64 [R, trajectory, time, H, W]."""
-    folder = fetch(trajectories=trajectories, fields=fields, reynolds=reynolds)
+def gaussian(model: FlowModel, *, count: int, seed: int) -> Tensor:
+    """Vorticities of the Gaussian field with the model's mean and covariance, float64 [N, H, W]."""
+    rows = Layout.dense(count, {LEAF: model.config.shape}).rows(LEAF)
+    white = Noise(seed=seed, index=torch.arange(count)).at(LEAF, 0, rows).normal(dtype=torch.float64)
+    return model.config.scale * (model.prior.mean[0] + model.covariance.root(white))
+
+
+def simulated(shape: tuple[int, int], reynolds: tuple[float, ...], **sizes: int) -> dict[float, Tensor]:
+    """Of all trajectories, on the points of the weights, by Reynolds number: float64 [trajectory, time, H, W]."""
+    folder = fetch(reynolds=reynolds, **sizes)
     whole = torch.cat([read(folder, split) for split in ("train", "validation", "test")], 1)
-    return resampled(whole, model.config.shape).double()
+    return dict(zip(reynolds, resampled(whole, shape).double(), strict=True))
 
 
-def enstrophy(fields: Tensor) -> tuple[float, float]:
-    """Mean and standard error of mean omega^2 / 2, of independent groups of fields [N, ..., H, W]."""
-    each = fields.square().mean((-2, -1)).flatten(1).mean(1) if fields.ndim > 3 else fields.square().mean((-2, -1))
-    return float(each.mean() / 2), float(each.std() / 2 / math.sqrt(len(each)))
+def measured(box: Box, fields: Tensor, truth: Tensor) -> list[float]:
+    """Enstrophy, its standard error, how far spectrum and mean flow are from those of `truth` [N, H, W], and flatness.
+
+    Fields are independent, [N, H, W], or N groups that are, [N, S, H, W].
+    """
+    each = fields.flatten(1, -3).square().mean((1, 2, 3)) if fields.ndim > 3 else fields.square().mean((1, 2))
+    every = fields.flatten(0, -3)
+    flow, other = (part.mean((0, 2)) for part in (truth, every))
+    apart = float((other - flow).norm() / flow.norm())
+    error = float(each.std() / 2 / math.sqrt(len(each)))
+    return [float(each.mean() / 2), error, spectra_apart(box, every, truth), apart, flatness(box, every)]
 
 
-def apart(box: Box, found: Tensor, truth: Tensor) -> float:
-    """Of the spectra of two sets of fields [N, H, W]."""
-    of, to = (box.spectrum(fields).mean(0) for fields in (found, truth))
-    large = to > SMALL * to.sum()
-    return float((of[large] / to[large]).log10().abs().mean())
-
-
-def table(model: FlowModel, *, count: int, seed: int, trajectories: int, fields: int) -> dict[str, Any]:
-    """At every number that was not learned from."""
-    truths = simulated(model, UNSEEN, trajectories=trajectories, fields=fields)
-    learned = simulated(model, SEEN, trajectories=32, fields=24) if trajectories == 32 else None
-    box, untold, body = model.config.box, drawn(model, count=count, seed=seed), []
-    for reynolds, truth in zip(UNSEEN, truths, strict=True):
-        near = min(SEEN, key=lambda of, to=reynolds: abs(math.log(of / to)))
-        whole, half = truth.flatten(0, 1), trajectories // 2
-        floor = apart(box, truth[:half].flatten(0, 1), truth[half:].flatten(0, 1))
-        rows: list[tuple[str, Tensor, float]] = [("simulator", truth, floor)]
-        kinds = {f"told {reynolds:g}": model.told(reynolds), f"told {near:g}": model.told(near)}
-        found = {name: drawn(of, count=count, seed=seed) for name, of in kinds.items()} | {"told nothing": untold}
-        rows += [(name, fields, apart(box, fields, whole)) for name, fields in found.items()]
-        if learned is not None:
-            other = learned[SEEN.index(near)]
-            rows.append((f"simulator at {near:g}", other, apart(box, other.flatten(0, 1), whole)))
-        body += [[f"{reynolds:g}", name, *enstrophy(fields), off] for name, fields, off in rows]
-        say(f"Reynolds number {reynolds:g} done")
-    columns = ["Reynolds number", "fields", "enstrophy", "standard error", "spectrum, log10"]
-    title = f"Enstrophy and spectrum at Reynolds numbers that were not learned from: {count} draws of each kind"
+def table(family: FlowFamily, chosen: argparse.Namespace, *, waves: int) -> dict[str, Any]:
+    """Under one force, at every number that was not learned from."""
+    quick, shape, learned = chosen.quick, family.config.shape, family.config.reynolds
+    count, trajectories, fields = (16, 4, 4) if quick else (96, 32, 16)
+    unseen = UNSEEN[1:2] if quick else UNSEEN
+    truths = simulated(shape, unseen, trajectories=trajectories, fields=fields, waves=waves)
+    others = {} if quick else simulated(shape, learned, trajectories=32, fields=24, waves=waves)
+    nearest: dict[float, Tensor] = {}
+    body: list[list[Any]] = []
+    for reynolds, truth in truths.items():
+        near = min(learned, key=lambda of, to=reynolds: abs(math.log(of / to)))
+        model = family.told(reynolds=reynolds, waves=waves)
+        if near not in nearest:
+            nearest[near] = drawn(family.told(reynolds=near, waves=waves), count=count, seed=chosen.seed)
+        box, half, whole = model.config.box, trajectories // 2, truth.flatten(0, 1)
+        *size, _, _, steep = measured(box, truth, whole)
+        floor = measured(box, truth[:half], truth[half:].flatten(0, 1))[2:4]
+        body.append([f"{reynolds:g}", "simulator", *size, *floor, steep])
+        rows = {
+            f"told {reynolds:g}": drawn(model, count=count, seed=chosen.seed),
+            f"told {near:g}": nearest[near],
+            f"Gaussian field at {reynolds:g}": gaussian(model, count=count, seed=chosen.seed),
+        }
+        rows |= {f"simulator at {near:g}": others[near]} if others else {}
+        body += [[f"{reynolds:g}", name, *measured(box, found, whole)] for name, found in rows.items()]
+        say(f"{waves} waves, Reynolds number {reynolds:g} done")
+    columns = ["Reynolds number", "fields", "enstrophy", "standard error", "spectrum, log10", "mean flow", "flatness"]
+    title = f"A force of {waves} waves, Reynolds numbers that were not learned from: {count} draws of each kind"
     return {"title": title, "columns": columns, "rows": body}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = options(__doc__, "16 draws, beside 4 trajectories of 4 fields")
-    parser.add_argument("--model", type=Path, required=True, help="folder of weights that are told")
+    parser = options(__doc__, "16 draws at 140, beside 4 trajectories of 4 fields")
+    parser.add_argument("--model", default="kolmogorov-told", help="packaged weights, or their folder")
     return guarded(run, parser.parse_args(arguments))
 
 
 def run(chosen: argparse.Namespace) -> int:
-    quick = chosen.quick
-    sizes = {"count": 16, "trajectories": 4, "fields": 4} if quick else {"count": 96, "trajectories": 32, "fields": 16}
-    found = table(FlowModel.load(chosen.model), seed=chosen.seed, **sizes)
-    return publish("flow_told", chosen, [found])
+    folder = packaged(chosen.model)
+    family = FlowFamily.load(folder if folder.is_dir() else Path(chosen.model))
+    found = [table(family, chosen, waves=waves) for waves in family.config.waves]
+    return publish("flow_told", chosen, found)
 
 
 if __name__ == "__main__":

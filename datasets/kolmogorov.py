@@ -10,9 +10,11 @@ about 1.2), then gives one field a unit. Trajectories 0-111 are to train on, 112
     python datasets/kolmogorov.py                    simulate into the cache (some three minutes) and print the folder
     python datasets/kolmogorov.py --trajectories 16 --fields 8        a small one, for trials; kept apart
     python datasets/kolmogorov.py --trajectories 32 --fields 24 --reynolds 50 100 200 400     of each; kept apart
+    ... --waves 2          the force is sin(2 y), its curl -2 cos(2 y); kept apart too
 
-The folder holds vorticity.safetensors ("vorticity", float16 [trajectory, time, y, x], with --reynolds one axis more in
-front) and manifest.json. A second call finds them. The cache is `$SCIDIFF_CACHE`, else `$XDG_CACHE_HOME/scidiff`, else
+Flows of fewer waves are larger and faster: their time step is shorter in proportion. The folder holds
+vorticity.safetensors ("vorticity", float16 [trajectory, time, y, x], with --reynolds one axis more in front) and
+manifest.json. A second call finds them. The cache is `$SCIDIFF_CACHE`, else `$XDG_CACHE_HOME/scidiff`, else
 `~/.cache/scidiff`.
 """
 
@@ -41,10 +43,10 @@ SEED = 2026
 _TILE = 32  # trajectories that are simulated together, whatever is asked for
 
 
-def flow(reynolds: float | None = None) -> NavierStokes:
+def flow(reynolds: float | None = None, waves: int = FLOW["waves"]) -> NavierStokes:
     """The equation, of another Reynolds number if one is given."""
     box = Box(shape=(FLOW["points"], FLOW["points"]))
-    force = kolmogorov(box, waves=FLOW["waves"])
+    force = kolmogorov(box, waves=waves)
     viscosity = FLOW["viscosity"] if reynolds is None else 1 / reynolds
     return NavierStokes(box=box, viscosity=viscosity, drag=FLOW["drag"], forcing=force)
 
@@ -59,15 +61,22 @@ def started(index: Tensor, seed: int) -> Tensor:
     return 4 * large / large.std((-2, -1), keepdim=True)
 
 
-def simulate(trajectories: int, fields: int, seed: int, reynolds: float | None = None) -> Tensor:
+def time_step(waves: int) -> float:
+    """Of the solver, for a force of so many waves."""
+    return FLOW["step"] * min(1.0, waves / FLOW["waves"])
+
+
+def simulate(
+    trajectories: int, fields: int, seed: int, *, reynolds: float | None = None, waves: int = FLOW["waves"]
+) -> Tensor:
     """float16 [trajectories, fields, 64, 64]."""
-    equation, found = flow(reynolds), []
-    per_field, before = (round(FLOW[name] / FLOW["step"]) for name in ("spacing", "spin_up"))
+    equation, step, found = flow(reynolds, waves), time_step(waves), []
+    per_field, before = (round(FLOW[name] / step) for name in ("spacing", "spin_up"))
     for first in range(0, trajectories, _TILE):
-        omega = equation.integrate(started(first + torch.arange(_TILE), seed), step=FLOW["step"], steps=before)
+        omega = equation.integrate(started(first + torch.arange(_TILE), seed), step=step, steps=before)
         series = []
         for _ in range(fields):
-            omega = equation.integrate(omega, step=FLOW["step"], steps=per_field)
+            omega = equation.integrate(omega, step=step, steps=per_field)
             series.append(resampled(omega, (POINTS, POINTS)).half())
         found.append(torch.stack(series, 1))
         print(f"{min(first + _TILE, trajectories)} of {trajectories} trajectories", file=sys.stderr, flush=True)
@@ -89,19 +98,23 @@ def fetch(
     trajectories: int = TRAJECTORIES,
     fields: int = FIELDS,
     reynolds: Sequence[float] = (),
+    waves: int = FLOW["waves"],
 ) -> Path:
     """The folder with the fields, of each of some Reynolds numbers if they are given; simulated if it is not there."""
-    whole = (trajectories, fields) == (TRAJECTORIES, FIELDS) and not reynolds
-    sizes = [*(f"re{number:g}" for number in reynolds), trajectories, fields]
+    other = [f"n{waves}"] if waves != FLOW["waves"] else []
+    whole = (trajectories, fields) == (TRAJECTORIES, FIELDS) and not reynolds and not other
+    sizes = [*other, *(f"re{number:g}" for number in reynolds), trajectories, fields]
     name = "kolmogorov" if whole else "-".join(["kolmogorov", *map(str, sizes)])
     folder = (cache_folder() if cache is None else cache) / name
 
     def made() -> dict[str, Tensor]:
         if not reynolds:
-            return {"vorticity": simulate(trajectories, fields, SEED)}
-        return {"vorticity": torch.stack([simulate(trajectories, fields, SEED + round(of), of) for of in reynolds])}
+            return {"vorticity": simulate(trajectories, fields, SEED, waves=waves)}
+        each = [simulate(trajectories, fields, SEED + round(of), reynolds=of, waves=waves) for of in reynolds]
+        return {"vorticity": torch.stack(each)}
 
-    record = {"flow": FLOW, "seed": SEED} | ({"reynolds": list(reynolds)} if reynolds else {})
+    record = {"flow": FLOW | {"waves": waves, "step": time_step(waves)}, "seed": SEED}
+    record |= {"reynolds": list(reynolds)} if reynolds else {}
     return kept(folder, "vorticity.safetensors", made, record)
 
 
@@ -136,9 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trajectories", type=int, default=TRAJECTORIES)
     parser.add_argument("--fields", type=int, default=FIELDS, help="of each trajectory")
     parser.add_argument("--reynolds", type=float, nargs="+", default=[], help="numbers, simulated one after the other")
-    chosen = parser.parse_args(arguments)
-    sizes = {"trajectories": chosen.trajectories, "fields": chosen.fields, "reynolds": chosen.reynolds}
-    return finished(lambda: fetch(chosen.cache, **sizes))
+    parser.add_argument("--waves", type=int, choices=range(1, 17), default=FLOW["waves"], help="of the force along y")
+    sizes = vars(parser.parse_args(arguments))
+    return finished(lambda: fetch(sizes.pop("cache"), **sizes))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,6 @@
     python workflows/train_fluids.py --minutes 120 --out runs/fluids --resume            more of the same run
     python workflows/train_fluids.py --minutes 60 --out runs/more --init runs/fluids/model     a run from its weights
 
-`--told reynolds` trains on 32 x 32 points a network that is told of the Reynolds number, 50 to 400, of data that
-`datasets/kolmogorov.py --trajectories 32 --fields 24 --reynolds 50 100 200 400` simulates.
-
 `--network fno` takes a Fourier neural operator in place of the U-Net. Trajectories 112-119 are watched; those to test
 on are never looked at. The run's folder holds its record, its log, its checkpoints and, at the end, `model/`. The loss
 is in units of what Wiener's filter leaves: 1 is a Gaussian field's.
@@ -31,26 +28,24 @@ from _training import account, of_fields, parser, run
 from kolmogorov import FLOW, fetch, read
 
 from scidiff.fluids.calibrated import calibrated
+from scidiff.fluids.family import FlowFamily
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
-from scidiff.fluids.navier_stokes import resampled
 from scidiff.fluids.pairs import PairModel
 from scidiff.fluids.symmetries import FieldBatches, FlowBatches
-from scidiff.fluids.telling import ToldBatches, facts
-from scidiff.fluids.transition import TransitionModel
 from scidiff.fluids.winds import WindModel
 from scidiff.noise import Noise
 from scidiff.objective import NormalLogSigma
 from scidiff.objective import loss as objective_loss
+from scidiff.processes.base import Process
 from scidiff.schedules import Cosine
 from scidiff.state import Layout
 from scidiff.training.config import TrainingConfig
-from scidiff.training.loop import train
+from scidiff.training.loop import Objective, train
 
 TIMES = NormalLogSigma(schedule=Cosine(), mean=-0.7, std=1.6)
+OBJECTIVE = partial(objective_loss, times=TIMES)
 LEVELS = (0.05, 0.2, 0.8, 3.0)  # sigma / alpha at which validation looks
-COARSE = (32, 32)
 SEEN = 896  # fields that tell what a network leaves
-TOLD: dict[str, Any] = {"trajectories": 32, "fields": 24, "reynolds": (50.0, 100.0, 200.0, 400.0)}
 SIZES: dict[str, dict[str, Any]] = {"unet": {}, "fno": {"network": "fno", "widths": (32,), "blocks": 6}}
 
 
@@ -64,12 +59,12 @@ def fields_parser(told: str | None) -> argparse.ArgumentParser:
 def validate(
     denoiser: nn.Module,
     *,
-    model: FlowModel | PairModel | WindModel | TransitionModel,
+    processes: Mapping[str, Process],
     fields: Tensor,
     condition: Tensor | Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Squared error by level of noise, in units of what Wiener's filter leaves, of fields that are watched."""
-    found, (leaf, process) = {}, next(iter(model.processes.items()))
+    found, (leaf, process) = {}, next(iter(processes.items()))
     layout = Layout.dense(len(fields), {leaf: tuple(fields.shape[1:])})
     noise = Noise(seed=1, index=torch.arange(len(fields)))
     for level in LEVELS:
@@ -81,7 +76,7 @@ def validate(
 
 
 def learn(
-    model: FlowModel | PairModel | WindModel,
+    model: FlowModel | PairModel | WindModel | FlowFamily,
     batches: FieldBatches,
     config: TrainingConfig,
     options: argparse.Namespace,
@@ -89,35 +84,42 @@ def learn(
     watched: Tensor,
     told: Mapping[str, Any],
     condition: Mapping[str, Tensor] | None = None,
+    processes: Mapping[str, Process] | None = None,
+    objective: Objective = OBJECTIVE,
     finished: Callable[[Any], Any] = lambda model: model,
 ) -> None:
-    """Train a model of fields and write it to the folder of the run, with what is told of its data on the card.
+    """Train a model of fields and write it to the folder of the run.
 
-    `finished` takes the model that has learned, and gives the one that is written.
+    Args:
+        model: that learns.
+        batches, config, objective: as `train` takes them.
+        options: of the command.
+        watched: fields that it is measured on.
+        told: of the data, for the card.
+        condition: what the denoiser is told of the watched fields.
+        processes: of the watched fields, if they are not those of the model.
+        finished: takes the model that has learned, and gives the one that is written.
     """
+    processes = model.processes if processes is None else processes
     result = train(
         model.denoiser,
-        model.processes,
+        processes,
         batches,
         config,
         out=options.out,
         resume=options.resume,
-        objective=partial(objective_loss, times=TIMES),
-        validate=partial(validate, model=model, fields=watched, condition=condition),
+        objective=objective,
+        validate=partial(validate, processes=processes, fields=watched, condition=condition),
     )
     model.denoiser.load_state_dict(result.denoiser.state_dict())
     times = {"mean": TIMES.mean, "std": TIMES.std}
     card = {**told, "licence": "MIT", "times": times, **account(result, config)}
-    replace(finished(model), card=card).save(options.out / "model")
+    model = finished(model)
+    replace(model, card={**card, **model.card}).save(options.out / "model")
     print(options.out / "model")
 
 
 def main(options: argparse.Namespace) -> None:
-    (told_main if options.told else plain_main)(options)
-
-
-def plain_main(options: argparse.Namespace) -> None:
-    """A network that is told nothing."""
     folder = fetch()
     fields = read(folder, "train").flatten(0, 1)
     scale = float(fields.std())
@@ -151,30 +153,6 @@ def looked_at(model: FlowModel, *, batches: FlowBatches, seed: int) -> FlowModel
     return replace(model, covariance=left)
 
 
-def told_main(options: argparse.Namespace) -> None:
-    """A network that is told of the Reynolds number."""
-    folder, span = fetch(**TOLD), (min(TOLD["reynolds"]), max(TOLD["reynolds"]))
-    fields, watched = (resampled(read(folder, split), COARSE) for split in ("train", "validation"))
-    each, few = (
-        facts(torch.tensor(TOLD["reynolds"]).repeat_interleave(part[0, :, :, 0, 0].numel()), span)
-        for part in (fields, watched)
-    )
-    scale = float(fields.std())
-    fields, watched = fields.flatten(0, 2) / scale, watched.flatten(0, 2)[:, None] / scale
-    learn(
-        fresh_model(fields, scale, options, reynolds=span, **SIZES[options.network]),
-        ToldBatches(fields, facts=each, leaf=LEAF, waves=FLOW["waves"], size=options.batch, seed=options.seed),
-        of_fields(minutes=options.minutes, seed=options.seed),
-        options,
-        watched=watched,
-        condition={"facts": few},
-        told={
-            "data": "simulated Kolmogorov flow at Reynolds numbers 50 to 400 (datasets/kolmogorov.py), public domain",
-            "fields": len(fields),
-        },
-    )
-
-
 def fresh_model(fields: Tensor, scale: float, options: argparse.Namespace, **settings: Any) -> FlowModel:
     """The model of fields [S, H, W], of standard deviation 1, before it has learned."""
     box, waves = (2 * torch.pi, 2 * torch.pi), FLOW["waves"]
@@ -188,5 +166,4 @@ if __name__ == "__main__":
     found = fields_parser(__doc__)
     found.add_argument("--network", choices=SIZES, default="unet", help="that learns")
     found.add_argument("--init", type=Path, default=None, help="start from the weights of this folder")
-    found.add_argument("--told", choices=["reynolds"], help="what the network is told of each field")
     run(main, found.parse_args())

@@ -65,7 +65,7 @@ def watch(denoiser: nn.Module, *, model: TransitionModel, before: Tensor, after:
     mean = squared_error(denoiser, model.processes, {LEAF: r}, layout, noise, condition=told).mean()  # type: ignore[arg-type]
     if not model.config.generative:
         return {"mean": float(mean)}
-    return {"mean": float(mean), **validate(denoiser, model=model, fields=r, condition=told)}
+    return {"mean": float(mean), **validate(denoiser, processes=model.processes, fields=r, condition=told)}
 
 
 def main(options: Namespace) -> None:

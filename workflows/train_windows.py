@@ -41,8 +41,8 @@ def watch(denoiser: nn.Module, *, model: WindowModel, watched: Tensor) -> dict[s
     """By level of noise, with no frame known and with the first."""
     first = torch.zeros(watched.shape[:2], dtype=torch.bool)
     first[:, 0] = True
-    found = validate(denoiser, model=model, fields=watched)
-    told = validate(denoiser, model=model, fields=watched, condition=known_frames(watched, first))
+    found = validate(denoiser, processes=model.processes, fields=watched)
+    told = validate(denoiser, processes=model.processes, fields=watched, condition=known_frames(watched, first))
     return {**found, **{f"{name}, first known": value for name, value in told.items()}}
 
 

@@ -42,10 +42,10 @@ class WindBatches(FieldBatches):
 
     key, draws = "shift", 1
 
-    def move(self, fields: Tensor, u: Tensor) -> Tensor:
-        """[B, 1, 2 H, W] -> the same, shifted by up to `FARTHEST` columns."""
+    def move(self, chosen: Tensor, u: Tensor) -> Tensor:
+        """Shifted by up to `FARTHEST` columns: [B, 1, 2 H, W]."""
         shift = (u[:, 0] * (2 * FARTHEST + 1)).long() - FARTHEST
-        return torch.stack([field.roll(int(by), -1) for field, by in zip(fields, shift, strict=True)])
+        return torch.stack([field.roll(int(by), -1) for field, by in zip(self._fields[chosen], shift, strict=True)])
 
 
 def anomalies(path: Path, split: str, climatology: Tensor) -> Tensor:

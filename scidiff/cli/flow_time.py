@@ -94,11 +94,11 @@ def rollout(
     from scidiff.fluids.flow_pictures import Flows
     from scidiff.fluids.pictures import usual_spectrum
     from scidiff.fluids.starts import read_fields
-    from scidiff.fluids.tasks import load
+    from scidiff.fluids.tasks import read
     from scidiff.fluids.transition import TransitionModel
     from scidiff.fluids.windows import WindowModel
 
-    weights = load(model, device=device)
+    weights = read(model, device=device)
     if not isinstance(weights, TransitionModel | WindowModel):
         raise UserError(f"--model: expected weights of a flow in time, got {model!r}, of something else")
     most = weights.config.frames - 1 if isinstance(weights, WindowModel) else 1

@@ -109,7 +109,10 @@ Model = Annotated[
 Calls = Annotated[int | None, typer.Option(min=2, max=1000, help="Network calls a field.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed; the same gives the same fields.")]
 Reynolds = Annotated[
-    float | None, typer.Option(min=0, help="Reynolds number of the flow, of weights that are told of it.")
+    float | None, typer.Option(min=0, help="Reynolds number of the flow, which weights of several flows are told.")
+]
+ForcingWaves = Annotated[
+    int | None, typer.Option(min=1, help="Waves of the force along y, which weights of several flows are told.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the account as JSON on standard output.")]
@@ -126,6 +129,7 @@ class Options:
     report: Report = None
     model: Model = "kolmogorov"
     reynolds: Reynolds = None
+    forcing_waves: ForcingWaves = None
     calls: Calls = None
     seed: Seed = 0
     device: Device = "cpu"
@@ -145,7 +149,7 @@ class Options:
 
         self.wanted.check()
         check_device(self.device)
-        weights = load(self.model, reynolds=self.reynolds, device=self.device)
+        weights = load(self.model, reynolds=self.reynolds, waves=self.forcing_waves, device=self.device)
         if not isinstance(weights, FlowModel | WindModel):
             raise UserError(f"--model: expected weights of a flow or of winds, got {self.model!r}, of something else")
         return weights

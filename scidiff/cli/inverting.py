@@ -13,7 +13,7 @@ import typer
 from scidiff.cli.command_line import command_line
 from scidiff.cli.flow_results import Wanted, conclude, save_report
 from scidiff.cli.flow_time import Animation, Members, app, finish
-from scidiff.cli.fluids import AsJson, Calls, Device, Model, Out, Progress, Report, Reynolds, Seed
+from scidiff.cli.fluids import AsJson, Calls, Device, ForcingWaves, Model, Out, Progress, Report, Reynolds, Seed
 from scidiff.cli.progress import StatusLine
 from scidiff.cli.sharing import sharing
 from scidiff.cli.standard_input import input_file
@@ -108,6 +108,7 @@ class Options:
     animation: Animation = None
     model: Model = "kolmogorov"
     reynolds: Reynolds = None
+    forcing_waves: ForcingWaves = None
     calls: Calls = None
     seed: Seed = 0
     device: Device = "cpu"
@@ -127,7 +128,7 @@ class Options:
 
         self.wanted.check()
         check_device(self.device)
-        weights = load(self.model, reynolds=self.reynolds, device=self.device)
+        weights = load(self.model, reynolds=self.reynolds, waves=self.forcing_waves, device=self.device)
         if not 0 <= self.noise < float("inf") or (self.noise == 0 and not isinstance(weights, WindowModel)):
             raise UserError(f"--noise: expected a number > 0, got {self.noise:g}")
         return weights

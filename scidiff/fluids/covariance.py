@@ -113,3 +113,9 @@ class Covariance:
     def _twice(self, like: Tensor) -> Tensor:
         """By what real coordinates are scaled so that inner products stay, [W // 2 + 1, 1, 1]."""
         return self.multiplicity().to(like.device).sqrt()[:, None, None]
+
+
+def hermitian(parts: Tensor) -> Tensor:
+    """Matrices as they are kept, real and imaginary parts [..., H, H, 2], without what rounding added: complex128."""
+    matrices = torch.view_as_complex(parts.double())
+    return (matrices + matrices.mH) / 2

@@ -27,7 +27,8 @@ _NAMES = {"vorticity": "vorticity dv/dx - du/dy", "u": "velocity along x", "v": 
 def dataset(ensemble: Ensemble, config: FlowConfig, attributes: Mapping[str, Any]) -> xr.Dataset:
     """The ensemble over (realization, time, y, x), float64, one time."""
     title = "Ensemble of two-dimensional incompressible flow"
-    told = {"title": title, **attributes}
+    flow = {"reynolds_number": round(1 / config.viscosity, 6), "forcing_waves": config.waves}
+    told = {"title": title, **flow, **attributes}
     return in_time(ensemble.vorticity[:, None], ensemble.velocity[:, None], torch.zeros(1), config.box, told)
 
 

@@ -21,7 +21,7 @@ def network(
     leaf: str,
     inputs: int,
     outputs: int,
-    maps: Tensor,
+    maps: Tensor | None,
     widths: tuple[int, ...],
     blocks: int,
     convolution: type[Convolution] = Convolution,
@@ -33,7 +33,7 @@ def network(
         kind: "unet", or "fno", which only knows periodic fields, and has one width for all blocks.
         leaf: that is denoised.
         inputs, outputs: channels.
-        maps: static, [M, H, W].
+        maps: static, [M, H, W], or None.
         widths: of the levels of a U-Net; the one of an FNO.
         blocks: of each level of a U-Net; all of an FNO.
         convolution: of a U-Net, which says how the grid ends.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,12 @@ from torch import Tensor
 
 from scidiff import weights as files
 from scidiff.denoiser import NetworkDenoiser
-from scidiff.errors import UserError
 from scidiff.fluids.calibrated import Calibrated
-from scidiff.fluids.covariance import Covariance
+from scidiff.fluids.covariance import Covariance, hermitian
 from scidiff.fluids.fresh import Network, fresh, network
 from scidiff.fluids.navier_stokes import NavierStokes, kolmogorov
 from scidiff.fluids.spectral import Box
 from scidiff.fluids.symmetries import symmetrised
-from scidiff.fluids.telling import FACTS, Told, facts
 from scidiff.processes.base import Process
 from scidiff.processes.gaussian import GaussianProcess
 from scidiff.processes.stationary import Stationary
@@ -41,8 +39,6 @@ class FlowConfig:
         widths, blocks, network: as `scidiff.fluids.fresh.network` takes them.
         noise: of the reverse SDE that draws, chosen on trajectories that were watched.
         viscosity, drag, force: of the flow; the force along x is `force` sin(n y).
-        reynolds: the least and the greatest Reynolds number, 1 / viscosity, of fields that the network learned from and
-            was told of; None: it is told nothing.
     """
 
     shape: tuple[int, int]
@@ -56,7 +52,6 @@ class FlowConfig:
     viscosity: float = 0.005
     drag: float = 0.1
     force: float = 1.0
-    reynolds: tuple[float, float] | None = None
 
     @property
     def box(self) -> Box:
@@ -65,13 +60,7 @@ class FlowConfig:
 
     @property
     def equation(self) -> NavierStokes:
-        """What the flow obeys, on half as many points again along each axis, where all waves of a field are kept.
-
-        Raises:
-            UserError: that depends on a Reynolds number, of which nothing was told.
-        """
-        if self.reynolds is not None:
-            raise UserError("--reynolds: expected a number, as weights of several flows have no equation of their own")
+        """What the flow obeys, on half as many points again along each axis, where all waves of a field are kept."""
         height, width = self.shape
         box = Box(shape=(height * 3 // 2, width * 3 // 2), lengths=self.lengths)
         force = kolmogorov(box, waves=self.waves, amplitude=self.force)
@@ -124,7 +113,6 @@ class FlowModel:
             maps=force_waves(config.box, config.waves),
             widths=config.widths,
             blocks=config.blocks,
-            facts=0 if config.reynolds is None else FACTS,
         )
         process = GaussianProcess(schedule=Cosine(), parametrisation=prior)
         return cls(
@@ -133,23 +121,6 @@ class FlowModel:
             covariance=covariance or Covariance.stationary(prior.variance[0], config.shape[1]),
             denoiser=NetworkDenoiser(fresh(make, seed), {LEAF: process}).eval(),
             card=card or {},
-        )
-
-    def told(self, reynolds: float) -> FlowModel:
-        """The model of flows of one Reynolds number, which only draws.
-
-        Raises:
-            UserError: the network is told of none, or has learned from others.
-        """
-        span = self.config.reynolds
-        if span is None:
-            raise UserError("--reynolds: expected weights that are told of the Reynolds number, got some that are not")
-        if not span[0] <= reynolds <= span[1]:
-            raise UserError(f"--reynolds: expected {span[0]:g} to {span[1]:g}, as in training, got {reynolds:g}")
-        told = facts(torch.tensor([reynolds], device=self.prior.mean.device), span)[0]
-        denoiser = NetworkDenoiser(Told(self.denoiser.network, told), self.denoiser.processes)
-        return replace(
-            self, config=replace(self.config, viscosity=1 / reynolds, reynolds=None), denoiser=denoiser.eval()
         )
 
     @property
@@ -181,9 +152,11 @@ class FlowModel:
         """The model of weights that were read from a folder."""
         with files.expected("weights of a flow", folder):
             prior = Stationary(mean=held.tensors["prior.mean"], variance=held.tensors["prior.variance"])
-            waves = torch.view_as_complex(held.tensors["covariance"].double())
-            config = FlowConfig(**held.fields("flow"))
-            covariance = Covariance.from_matrices((waves + waves.mH) / 2, config.shape[1])
+            flow = held.fields("flow")
+            if flow.pop("reynolds", None) is not None:  # once kept here; null if the network was told nothing
+                raise ValueError("several flows with one covariance; train anew by workflows/train_family.py")
+            config = FlowConfig(**flow)
+            covariance = Covariance.from_matrices(hermitian(held.tensors["covariance"]), config.shape[1])
             if "left.share" in held.tensors:
                 levels, share = held.tensors["left.levels"].double(), held.tensors["left.share"].double()
                 covariance = Calibrated.of_shares(covariance, levels, share)

@@ -211,9 +211,9 @@ class PairBatches(FieldBatches):
         super().__init__(pairs, leaf=LEAF, size=size, seed=seed, told=f"{LEAF} {periodic} {size} {seed}")
         self._periodic = periodic
 
-    def move(self, fields: Tensor, u: Tensor) -> Tensor:
+    def move(self, chosen: Tensor, u: Tensor) -> Tensor:
         """Moved, [B, 2, N, N]."""
-        return moved(fields, u, periodic=self._periodic)
+        return moved(self._fields[chosen], u, periodic=self._periodic)
 
 
 def _places(shape: tuple[int, int]) -> Tensor:

@@ -4,7 +4,7 @@ r"""The symmetries of a flow that is driven by a force cos(n y): what turns one 
     omega(x, y) -> omega(-x, -y)                   half a turn
     omega(x, y) -> -omega(-x, y + pi / n)          a shift by half a wave of the force, and a reflection
 
-On H points the last needs H / (2 n) to be whole.
+On H points the last needs H / (2 n) to be whole. There are 4 n of them besides the shifts along x.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scidiff.state import Layout
 from scidiff.training.batches import Batch, Condition, permutation
 
 
-def moved(omega: Tensor, *, shift: Tensor, turned: Tensor, half_waves: Tensor, points: int) -> Tensor:
+def moved(omega: Tensor, *, shift: Tensor, turned: Tensor, half_waves: Tensor, points: Tensor | int) -> Tensor:
     """Vorticities [B, H, W], each moved by its own symmetry.
 
     Args:
@@ -30,7 +30,7 @@ def moved(omega: Tensor, *, shift: Tensor, turned: Tensor, half_waves: Tensor, p
         shift: int64 [B], points along x.
         turned: bool [B], half a turn.
         half_waves: int64 [B], how often a shift by `points` along y with a reflection.
-        points: of half a wave of the force along y.
+        points: of half a wave of the force along y, int64 [B] or the same of all.
     """
     height, width = omega.shape[-2:]
     y, x = torch.arange(height, device=omega.device), torch.arange(width, device=omega.device)
@@ -42,6 +42,18 @@ def moved(omega: Tensor, *, shift: Tensor, turned: Tensor, half_waves: Tensor, p
     picked = torch.arange(len(omega), device=omega.device)[:, None, None]
     found = omega[picked, (row % height)[:, :, None], (column % width)[:, None, :]]
     return torch.where(odd[:, None, None], -found, found)
+
+
+def images(omega: Tensor, *, waves: int) -> Tensor:
+    """Vorticities [S, H, W] under all these symmetries but shifts along x: [4 n S, H, W]."""
+    points, still = omega.shape[-2] // (2 * waves), torch.zeros(len(omega), dtype=torch.int64, device=omega.device)
+    return torch.cat(
+        [
+            moved(omega, shift=still, turned=still == int(not turned), half_waves=still + half, points=points)
+            for turned in (False, True)
+            for half in range(2 * waves)
+        ]
+    )
 
 
 def symmetrised(matrices: Tensor, *, waves: int) -> Tensor:
@@ -85,8 +97,8 @@ class FieldBatches(ABC):
         self._order = lru_cache(maxsize=2)(self._epoch)
 
     @abstractmethod
-    def move(self, fields: Tensor, u: Tensor) -> Tensor:
-        """Fields [B, *shape] as they are shown, [B, 1, H, W], by uniform numbers u [B, draws]."""
+    def move(self, chosen: Tensor, u: Tensor) -> Tensor:
+        """The fields of the numbers `chosen` [B] as they are shown, [B, 1, H, W], by uniform numbers u [B, draws]."""
 
     def _epoch(self, epoch: int) -> Tensor:
         return permutation(len(self._fields), seed=self._seed, epoch=epoch, kind="samples")
@@ -97,7 +109,7 @@ class FieldBatches(ABC):
         chosen = self._order(epoch)[place * self._size : (place + 1) * self._size]
         visit = (epoch * len(self._fields) + place * self._size + torch.arange(len(chosen))) % 2**32
         rows = Layout.dense(len(chosen), {self.key: (self.draws,)}).rows(self.key)
-        shown = self.move(self._fields[chosen], Noise(seed=self._seed, index=visit).at(self.key, 0, rows).uniform())
+        shown = self.move(chosen, Noise(seed=self._seed, index=visit).at(self.key, 0, rows).uniform())
         layout = Layout.dense(len(chosen), {self._leaf: tuple(shown.shape[1:])})
         return Batch(x_0={self._leaf: shown}, layout=layout, index=visit, condition=self.condition(chosen, visit))
 
@@ -112,28 +124,31 @@ class FlowBatches(FieldBatches):
     Args:
         fields: [S, H, W], or [S, C, H, W] for C vorticities a row.
         leaf: name of the leaf, [B, C, H, W], C = 1 if there is one.
-        waves: n.
+        waves: n, of all rows or of each, int64 [S].
         size: fields a batch.
         seed: of the order and of the symmetries.
     """
 
     key, draws = "symmetry", 3
 
-    def __init__(self, fields: Tensor, *, leaf: str, waves: int, size: int, seed: int = 0) -> None:
-        if fields.shape[-2] % (2 * waves):
-            raise ValueError(f"expected fields of a multiple of {2 * waves} rows, got {fields.shape}")
-        super().__init__(fields, leaf=leaf, size=size, seed=seed, told=f"{leaf} {waves} {size} {seed}")
-        self._waves, self._points = waves, fields.shape[-2] // (2 * waves)
+    def __init__(self, fields: Tensor, *, leaf: str, waves: Tensor | int, size: int, seed: int = 0) -> None:
+        self._waves = torch.as_tensor(waves).expand(len(fields))
+        for n in self._waves.unique().tolist():
+            if fields.shape[-2] % (2 * n):
+                raise ValueError(f"expected fields of a multiple of {2 * n} rows, got {fields.shape}")
+        named = waves.tolist() if isinstance(waves, Tensor) else waves
+        super().__init__(fields, leaf=leaf, size=size, seed=seed, told=f"{leaf} {named} {size} {seed}")
 
-    def move(self, fields: Tensor, u: Tensor) -> Tensor:
-        """Shifted, turned and reflected, [B, H, W] or [B, C, H, W] -> [B, C, H, W]."""
+    def move(self, chosen: Tensor, u: Tensor) -> Tensor:
+        """Shifted, turned and reflected: [B, C, H, W], C = 1 if the fields have no channels."""
+        fields = self._fields[chosen]
         channels = fields if fields.ndim == 4 else fields[:, None]
-        u = u.repeat_interleave(channels.shape[1], 0)
+        u, waves = (part.repeat_interleave(channels.shape[1], 0) for part in (u, self._waves[chosen]))
         found = moved(
             channels.flatten(0, 1),
             shift=(u[:, 0] * fields.shape[-1]).long(),
             turned=u[:, 1] < 0.5,
-            half_waves=(u[:, 2] * 2 * self._waves).long(),
-            points=self._points,
+            half_waves=(u[:, 2] * 2 * waves).long(),
+            points=fields.shape[-2] // (2 * waves),
         )
         return found.view_as(channels)

@@ -15,6 +15,7 @@ from scidiff.errors import UserError
 from scidiff.fluids import ensemble, fields
 from scidiff.fluids.asked import Asked
 from scidiff.fluids.ensemble import Ensemble
+from scidiff.fluids.family import FlowFamily
 from scidiff.fluids.model import FlowModel, packaged
 from scidiff.fluids.pairs import PairModel
 from scidiff.fluids.pictures import of_ensemble
@@ -30,26 +31,41 @@ PACKAGED = ("kolmogorov", "kolmogorov-step", "kolmogorov-windows", "winds", "dar
 Model = FlowModel | WindModel | PairModel | WindowModel | TransitionModel
 
 
-def load(name: str, *, reynolds: float | None = None, device: torch.device | str = "cpu") -> Model:
-    """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them.
-
-    UserError: they cannot be told of that Reynolds number.
-    """
+def read(name: str, *, device: torch.device | str = "cpu") -> Model | FlowFamily:
+    """Packaged weights by name, others by their folder; WeightsError says in one line what is wrong with them."""
     folder = packaged(name) if name in PACKAGED else Path(name)
     held = files.load(folder)
-    kinds: dict[str, type[Model]] = {
+    kinds: dict[str, type[Model | FlowFamily]] = {
+        "family": FlowFamily,
         "winds": WindModel,
         "pair": PairModel,
         "windows": WindowModel,
         "transition": TransitionModel,
     }
     kind = next((kinds[name] for name in kinds if name in held.config), FlowModel)
-    model = kind.of(held, folder, device=device)
-    if reynolds is None:
-        return model
-    if not isinstance(model, FlowModel):
-        raise UserError(f"--reynolds: expected with weights of a periodic flow only, got it with {name}")
-    return model.told(reynolds)
+    return kind.of(held, folder, device=device)
+
+
+def load(
+    name: str, *, reynolds: float | None = None, waves: int | None = None, device: torch.device | str = "cpu"
+) -> Model:
+    """As `read`; weights of several flows are told of one.
+
+    Args:
+        name: of packaged weights, or a folder.
+        reynolds, waves: of the flow; None for weights that are not told.
+        device: where to compute.
+
+    Raises:
+        UserError: weights of several flows are not told of one that they know, or others are told.
+    """
+    model = read(name, device=device)
+    if isinstance(model, FlowFamily):
+        return model.told(reynolds=reynolds, waves=waves)
+    for option, value in (("--reynolds", reynolds), ("--forcing-waves", waves)):
+        if value is not None:
+            raise UserError(f"{option}: expected with weights of several flows only, got it with {name}")
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)

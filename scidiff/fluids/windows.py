@@ -222,9 +222,9 @@ class WindowBatches(FlowBatches):
         super().__init__(windows, leaf=LEAF, waves=model.config.waves, size=size, seed=seed)
         self._model = model
 
-    def move(self, fields: Tensor, u: Tensor) -> Tensor:
+    def move(self, chosen: Tensor, u: Tensor) -> Tensor:
         """As the leaf has them, float32."""
-        return self._model.leaf(super().move(fields, u).float())
+        return self._model.leaf(super().move(chosen, u).float())
 
     def at(self, position: int) -> Batch:
         """The batch at a position."""

@@ -31,19 +31,18 @@ class Stationary(Parametrisation):
     is [N, 2 C, H, W], its output [N, C, H, W].
 
     Attributes:
-        mean: m, [C, H, W].
-        variance: S_k of each mode of the unitary `rfft2`, [C, H, W // 2 + 1], >= 0; white noise has 1.
+        mean: m, [C, H, W], or of each sample, [N, C, H, W].
+        variance: S_k of each mode of the unitary `rfft2`, [C, H, W // 2 + 1] or [N, C, H, W // 2 + 1], >= 0; white
+            noise has 1.
     """
 
     mean: Tensor
     variance: Tensor
 
     def __post_init__(self) -> None:
-        channels, height, width = self.mean.shape
-        if self.variance.shape != (channels, height, width // 2 + 1):
-            raise ValueError(
-                f"expected a variance of shape {[channels, height, width // 2 + 1]}, got {list(self.variance.shape)}"
-            )
+        wanted = [*self.mean.shape[:-1], self.mean.shape[-1] // 2 + 1]
+        if list(self.variance.shape) != wanted:
+            raise ValueError(f"expected a variance of shape {wanted}, got {list(self.variance.shape)}")
         if not bool((self.variance >= 0).all() and (self.variance > 0).any()):
             raise ValueError("expected variances >= 0, some of them positive")
 
@@ -58,6 +57,10 @@ class Stationary(Parametrisation):
         """x_t - alpha_t m."""
         return x_t - (alpha * self.mean.to(alpha)).to(x_t)
 
+    def _mean_variance(self, like: Tensor) -> Tensor:
+        """Over the modes: a scalar, or of each sample [N, 1, 1, 1]."""
+        return self.variance.to(like).mean((-3, -2, -1), keepdim=self.variance.ndim > 3)
+
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of W_k, and the root mean square of g_k: the standard deviation that Wiener's filter leaves."""
         keep, gain = self._filters(alpha.reshape(-1, 1, 1, 1), sigma.reshape(-1, 1, 1, 1))
@@ -65,20 +68,20 @@ class Stationary(Parametrisation):
         twice[0] = 1
         if self.mean.shape[-1] % 2 == 0:
             twice[-1] = 1
-        share = twice / (twice.sum() * self.variance.shape[0] * self.variance.shape[1])
+        share = twice / (twice.sum() * self.variance.shape[-3] * self.variance.shape[-2])
         mean, square = (keep * share).sum((1, 2, 3)), (gain.square() * share).sum((1, 2, 3))
         return mean.reshape(alpha.shape), square.sqrt().reshape(alpha.shape)
 
     def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """One over the standard deviation of x_t."""
-        return (alpha.square() * self.variance.to(alpha).mean() + sigma.square()).rsqrt()
+        return (alpha.square() * self._mean_variance(alpha) + sigma.square()).rsqrt()
 
     def network_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """x_t and its filtered estimate, both without the mean and of about unit variance: [N, 2 C, H, W]."""
         keep, _ = self._filters(alpha, sigma)
         centred = self._centred(x_t, alpha)
         plain = self.input_scale(alpha, sigma).to(x_t.dtype) * centred
-        return torch.cat([plain, _filtered(centred, keep) / self.variance.to(x_t).mean().sqrt()], 1)
+        return torch.cat([plain, _filtered(centred, keep) / self._mean_variance(x_t).sqrt()], 1)
 
     def clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """m + W_k (x_t - alpha_t m) + g_k output."""

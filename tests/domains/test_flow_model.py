@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import pytest
 import torch
 
 from scidiff.fluids.calibrated import Calibrated
 from scidiff.fluids.covariance import Covariance
 from scidiff.fluids.model import LEAF, FlowConfig, FlowModel, covariance_of, prior_of
-from scidiff.fluids.symmetries import moved, symmetrised
+from scidiff.fluids.symmetries import images, symmetrised
 from scidiff.state import Layout
+from scidiff.weights import WeightsError
 
 
 def test_a_model_comes_back_from_its_folder(tmp_path):
@@ -39,21 +42,27 @@ def test_a_model_comes_back_from_its_folder(tmp_path):
     assert (clean - filtered).abs().max() > 0.05
 
 
+def test_a_record_that_says_nothing_was_told_is_read_and_one_that_says_more_is_refused(tmp_path):
+    fields = torch.randn(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    sizes = FlowConfig(shape=(16, 16), lengths=(2 * math.pi, 2 * math.pi), scale=4.0, waves=4, widths=(8,), blocks=1)
+    FlowModel.create(sizes, prior_of(fields)).save(tmp_path / "model")
+    path = tmp_path / "model" / "weights.json"
+    record = json.loads(path.read_text())
+    del record["config_sha256"]
+    record["config"]["flow"]["reynolds"] = None
+    path.write_text(json.dumps(record))
+    assert FlowModel.load(tmp_path / "model").config == sizes
+    record["config"]["flow"]["reynolds"] = [50.0, 400.0]
+    path.write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match="expected weights of a flow, got others: several flows"):
+        FlowModel.load(tmp_path / "model")
+
+
 def test_covariances_average_over_the_symmetries_of_the_force():
     fields = torch.randn(30, 16, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     fields = fields * torch.linspace(0.5, 2.0, 16, dtype=torch.float64)[:, None]
-    every = torch.cat(
-        [
-            moved(
-                fields,
-                shift=torch.zeros(30).long(),
-                turned=torch.full((30,), turned),
-                half_waves=torch.full((30,), half_waves),
-                points=4,
-            )
-            for turned in (False, True)
-            for half_waves in range(4)
-        ]
+    one, all_of_them = (
+        Covariance.of(fields, torch.zeros(16, 12)),
+        Covariance.of(images(fields, waves=2), torch.zeros(16, 12)),
     )
-    one, all_of_them = Covariance.of(fields, torch.zeros(16, 12)), Covariance.of(every, torch.zeros(16, 12))
     torch.testing.assert_close(symmetrised(one.matrices(), waves=2), all_of_them.matrices())
