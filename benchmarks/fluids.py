@@ -41,11 +41,11 @@ from kolmogorov import fetch, read
 
 from scidiff.fluids import ensemble, oracle
 from scidiff.fluids.constraints import Curl
-from scidiff.fluids.increments import structure_function
 from scidiff.fluids.joined import Joined, joined
 from scidiff.fluids.model import LEAF, FlowModel, packaged
 from scidiff.fluids.sensors import facts
 from scidiff.fluids.spectral import Box
+from scidiff.fluids.statistics import structure_function
 from scidiff.guidance import DPS, Measurement
 from scidiff.noise import Noise
 from scidiff.sampling import sample
