@@ -8,7 +8,8 @@ the axes a_km and variances v_km of `Covariance`, and s the level of noise,
     share_km(s) = E |<a_km, x_0 - clean>|^2 (v_km + s^2) / (v_km s^2).
 
 This is the metric in which clean estimates are moved onto facts (Peng et al., "Improving diffusion models for inverse
-problems using optimal posterior covariance", 2024). Where a network knows all waves equally well it is Wiener's.
+problems using optimal posterior covariance", 2024, arXiv 2402.02149). Its size cancels; what counts is that a network
+knows some waves better than others.
 """
 
 from __future__ import annotations
