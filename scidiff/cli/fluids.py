@@ -28,9 +28,10 @@ app = typer.Typer(
 )
 
 _COMMON = """The weights, unless --model says others, know vorticity of Kolmogorov flow at Reynolds number 200 on 64
-by 64 points of a periodic box of 2 pi by 2 pi, without dimension. Every field is checked by an oracle that the sampler
-does not use; --out holds vorticity and velocity over (realization, time, y, x), float64, by the CF conventions. The
-same seed gives the same fields, however many are asked for.
+by 64 points of a periodic box of 2 pi by 2 pi, without dimension. Those of --model kolmogorov-told know several such
+flows on 32 by 32 points: --reynolds, 50 to 400, and --forcing-waves, 2 or 4, say of which one fields are. Every field
+is checked by an oracle that the sampler does not use; --out holds vorticity and velocity over (realization, time, y,
+x), float64, by the CF conventions. The same seed gives the same fields, however many are asked for.
 
 Constraints (repeat the option): divergence-free, energy=VALUE, enstrophy=VALUE (means over the box of half the square
 of velocity and vorticity), vorticity=LOW:HIGH. A set that is empty is refused, with the two that contradict each other;
@@ -81,6 +82,7 @@ GENERATE = f"""Generate flow fields that nobody has measured.
 Examples:
   scidiff fluids generate --samples 16 --constraint divergence-free --out flows.nc --report report.html
   scidiff fluids generate --samples 4 --constraint enstrophy=9.5 --seed 3 --out flows.nc
+  scidiff fluids generate --model kolmogorov-told --reynolds 140 --forcing-waves 2 --out flows.nc
 
 \b
 Exit codes: 0 done; 2 the request cannot be carried out; 3 some fields do not hold what was asked for (they are named);
@@ -104,7 +106,10 @@ Report = Annotated[
     Path | None, typer.Option(metavar="FILE.html", help="A report: fields, spread, spectrum, certificate.")
 ]
 Model = Annotated[
-    str, typer.Option("--model", metavar="NAME|FOLDER", help="Weights: kolmogorov, winds, darcy, or a folder.")
+    str,
+    typer.Option(
+        "--model", metavar="NAME|FOLDER", help="Weights: kolmogorov, kolmogorov-told, winds, darcy, or a folder."
+    ),
 ]
 Calls = Annotated[int | None, typer.Option(min=2, max=1000, help="Network calls a field.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed; the same gives the same fields.")]

@@ -27,7 +27,7 @@ from scidiff.fluids.winds import WindModel
 if TYPE_CHECKING:
     import xarray as xr
 
-PACKAGED = ("kolmogorov", "kolmogorov-step", "kolmogorov-windows", "winds", "darcy")
+PACKAGED = ("kolmogorov", "kolmogorov-step", "kolmogorov-windows", "kolmogorov-told", "winds", "darcy")
 Model = FlowModel | WindModel | PairModel | WindowModel | TransitionModel
 
 

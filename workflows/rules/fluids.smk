@@ -9,6 +9,7 @@ BENCHMARKS += ["flow_equations"] if config["fluids"]["equations"] else []
 BENCHMARKS += ["fluid_trajectories"] if config["fluids"]["trajectories"] else []
 BENCHMARKS += ["flow_inversion"] if config["fluids"]["inversion"] else []
 BENCHMARKS += ["flow_assimilation"] if config["fluids"]["assimilation"] else []
+BENCHMARKS += ["flow_told"] if config["fluids"]["told"] else []
 BENCHMARKS += ["fluids_rollout"] if config["fluids"]["rollout"] and not QUICK else []  # there is no quick training
 BENCHMARKS += ["fluids_pde"] if config["fluids"]["pairs"] else []
 
@@ -122,6 +123,18 @@ rule flow_assimilation:
         out=RESULTS + "/flow_assimilation",
     shell:
         "{RUN} flow_assimilation --out {params.out} || {ACCEPT}"
+
+
+rule flow_told:
+    input:
+        "benchmarks/flow_told.py",
+        FLUIDS,
+    output:
+        RESULTS + "/flow_told/result.json",
+    params:
+        out=RESULTS + "/flow_told",
+    shell:
+        "{RUN} flow_told --out {params.out} || {ACCEPT}"
 
 
 # The network that the packaged one is compared to: of its size, and as long trained.
