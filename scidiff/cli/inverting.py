@@ -21,8 +21,8 @@ from scidiff.devices import check_device
 from scidiff.errors import UserError
 
 if TYPE_CHECKING:
-    from scidiff.fluids.model import FlowModel
-    from scidiff.fluids.oracle import Instrument
+    from scidiff.fluids.model import FlowConfig, FlowModel
+    from scidiff.fluids.oracle import Fields, Instrument
     from scidiff.fluids.pairs import PairModel
     from scidiff.fluids.tasks import Model as AnyModel
     from scidiff.fluids.windows import WindowModel
@@ -205,6 +205,7 @@ def _times(until: float, every: float | None) -> list[float]:
 
 def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float], options: Options) -> None:
     """Draw starts, carry them to all times, certify, write."""
+    import numpy as np
     import torch
 
     from scidiff.fluids import inversion
@@ -220,8 +221,7 @@ def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float]
     )
     try:
         flow = inversion.trajectories(config.equation, start, times)
-        misfit, _ = inversion.held(observed, config.equation, start)
-        misses = observed.misses(config.equation, start)
+        off = _missed(config, tools, start.numpy(force=True), noise=options.noise)
     except FloatingPointError as error:
         raise UserError(f"the flows that were drawn are too fast for the solver: {error}") from None
     account = {"measured": len(tools), "noise": options.noise, "calls": calls, "seed": options.seed}
@@ -231,15 +231,32 @@ def _run(weights: FlowModel, tools: Sequence[Instrument], times: Sequence[float]
             times=torch.tensor(times, dtype=torch.float64),
             box=config.box,
             sensors=tools,
-            misses=misses,
+            misses={time: np.square(part).mean(1) for time, part in off.items()},
             usual=usual_spectrum(weights.prior, config),
         ),
-        {"misfit": (misfit, observed.bound() / len(tools))},
+        {"misfit": (np.square(np.concatenate(list(off.values()), 1)).mean(1), observed.bound() / len(tools))},
         account,
         options.wanted,
         seconds=time.monotonic() - began,
         card=weights.card,
     )
+
+
+def _missed(config: FlowConfig, tools: Sequence[Instrument], start: Fields, *, noise: float) -> dict[float, Fields]:
+    """What is off at each time, in units of the noise, by a solver that the sampler does not use."""
+    from scidiff.fluids import oracle
+
+    times = sorted({tool.time for tool in tools})
+    fields = oracle.carried(
+        start,
+        times,
+        viscosity=config.viscosity,
+        lengths=config.lengths,
+        drag=config.drag,
+        waves=config.waves,
+        force=config.force,
+    )
+    return oracle.missed(dict(zip(times, fields, strict=True)), tools, config.lengths, noise=noise)
 
 
 def _windows(weights: WindowModel, tools: Sequence[Instrument], until: float, options: Options) -> None:

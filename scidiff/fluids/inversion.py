@@ -96,15 +96,8 @@ class Observations:
 
     def misfit(self, flow: Flow, vorticity: Tensor) -> Tensor:
         """Sum of squares of what is off, in units of the noise, of flows that start as [B, H, W]: [B]."""
-        return self._off(flow, vorticity).square().sum(1)
-
-    def misses(self, flow: Flow, vorticity: Tensor) -> dict[float, np.ndarray]:
-        """The same at each time, but the mean square: [B]."""
-        parts = self._off(flow, vorticity).square().split([len(values) for values in self.values], 1)
-        return {time: part.mean(1).cpu().numpy() for time, part in zip(self.times, parts, strict=True)}
-
-    def _off(self, flow: Flow, vorticity: Tensor) -> Tensor:
-        return (self.predicted(flow, vorticity) - torch.cat(self.values).to(vorticity)) / self.noise
+        off = (self.predicted(flow, vorticity) - torch.cat(self.values).to(vorticity)) / self.noise
+        return off.square().sum(1)
 
     @property
     def count(self) -> int:

@@ -9,7 +9,7 @@ are trigonometric sums and Gauss-Legendre quadratures, integrals are plain means
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -174,24 +174,117 @@ def navier_stokes(
     forcing: Fields | float = 0.0,
 ) -> Fields:
     """The vorticity equation at the middle between frames [N, T, H, W], 2/3 rule: [N, T - 1, H, W]."""
-    sides = tuple(zip(omega.shape[-2:], lengths, strict=True))
+    shape = (omega.shape[-2], omega.shape[-1])
+    rate = tendency(shape, viscosity=viscosity, lengths=lengths, drag=drag, forcing=forcing)
+    return np.asarray((omega[:, 1:] - omega[:, :-1]) / spacing - rate((omega[:, 1:] + omega[:, :-1]) / 2))
+
+
+def tendency(
+    shape: tuple[int, int],
+    *,
+    viscosity: float,
+    lengths: tuple[float, float],
+    drag: float = 0.0,
+    forcing: Fields | float = 0.0,
+) -> Callable[[Fields], Fields]:
+    """d omega / dt of the vorticity equation, 2/3 rule, of fields [..., H, W]."""
+    sides = tuple(zip(shape, lengths, strict=True))
     (d_y, d_x), (dd_y, dd_x) = ([of(*side) for side in sides] for of in (derivative, second_derivative))
+    low_y, low_x = (_series(points, points, -(-points // 3)) for points in shape)
+    flow = velocity(shape, lengths)
+
+    def rate(omega: Fields) -> Fields:
+        u, v = flow(omega)
+        cross, unequal = u * v, v**2 - u**2
+        carried = cross @ (d_x @ d_x).T - d_y @ d_y @ cross + d_y @ unequal @ d_x.T
+        quadratic = low_y @ (carried - forcing) @ low_x.T
+        return np.asarray(viscosity * (dd_y @ omega + omega @ dd_x.T) - drag * omega - quadratic)
+
+    return rate
+
+
+def velocity(shape: tuple[int, int], lengths: tuple[float, float]) -> Callable[[Fields], tuple[Fields, Fields]]:
+    """u and v without mean of vorticities [..., H, W]."""
+    d_y, d_x = (derivative(*side) for side in zip(shape, lengths, strict=True))
     (e_y, to_y), (e_x, to_x) = (np.linalg.eigh(d @ d) for d in (d_y, d_x))
     size = e_y[:, None] + e_x[None]
-    middle = (omega[:, 1:] + omega[:, :-1]) / 2
     inverse = np.where(size < -1e-9, 1 / np.where(size < -1e-9, size, 1), 0)
-    psi = -to_y @ ((to_y.T @ middle @ to_x) * inverse) @ to_x.T
-    u, v = d_y @ psi, -psi @ d_x.T
-    cross, unequal = u * v, v**2 - u**2
-    carried = cross @ (d_x @ d_x).T - d_y @ d_y @ cross + d_y @ unequal @ d_x.T
-    low_y, low_x = (_low_pass(points) for points, _ in sides)
-    quadratic = low_y @ (carried - forcing) @ low_x.T
-    spread = viscosity * (dd_y @ middle + middle @ dd_x.T) - drag * middle
-    return np.asarray((omega[:, 1:] - omega[:, :-1]) / spacing + quadratic - spread)
+
+    def flow(omega: Fields) -> tuple[Fields, Fields]:
+        psi = -to_y @ ((to_y.T @ omega @ to_x) * inverse) @ to_x.T
+        return d_y @ psi, -psi @ d_x.T
+
+    return flow
 
 
-def _low_pass(points: int) -> Fields:
-    """The matrix [N, N] that keeps waves below a third of the points."""
-    apart = 2 * math.pi * (np.arange(points)[:, None] - np.arange(points)[None]) / points
-    waves = np.arange(1, -(-points // 3))
-    return np.asarray(1 + 2 * np.cos(waves[:, None, None] * apart).sum(0)) / points
+def carried(
+    omega: Fields,
+    times: Sequence[float],
+    *,
+    viscosity: float,
+    lengths: tuple[float, float],
+    drag: float,
+    waves: int,
+    force: float,
+    step: float = 0.01,
+) -> list[Fields]:
+    """Vorticities [S, H, W] at ascending times from those at 0, by Runge and Kutta's classical method.
+
+    On half as many points again along each axis, where no wave of a field is lost to the 2/3 rule.
+
+    Args:
+        omega: at 0.
+        times: >= 0.
+        viscosity, drag: of the flow.
+        lengths: of the box.
+        waves, force: the force along x is force sin(2 pi waves y / length).
+        step: at most.
+    """
+    coarse = (omega.shape[-2], omega.shape[-1])
+    fine = (coarse[0] * 3 // 2, coarse[1] * 3 // 2)
+    (up_y, up_x), (down_y, down_x) = (
+        [_series(a, b, -(-min(a, b) // 2)) for a, b in zip(*pair, strict=True)]
+        for pair in ((coarse, fine), (fine, coarse))
+    )
+    k = 2 * math.pi * waves / lengths[0]
+    curl_of_force = -force * k * np.cos(k * np.arange(fine[0]) * lengths[0] / fine[0])[:, None]
+    rate = tendency(fine, viscosity=viscosity, lengths=lengths, drag=drag, forcing=curl_of_force)
+    found, now, field = [], 0.0, up_y @ omega @ up_x.T
+    for time in times:
+        count = math.ceil((time - now) / step - 1e-9)
+        for _ in range(count):
+            h = (time - now) / count
+            a = rate(field)
+            b = rate(field + h / 2 * a)
+            c = rate(field + h / 2 * b)
+            field = field + h / 6 * (a + 2 * b + 2 * c + rate(field + h * c))
+        now = time
+        found.append(np.asarray(down_y @ field @ down_x.T))
+    return found
+
+
+def missed(
+    flow: Mapping[float, Fields], instruments: Sequence[Instrument], lengths: tuple[float, float], *, noise: float
+) -> dict[float, Fields]:
+    """By the time of what was measured, its misses in units of the noise: [S, M].
+
+    Args:
+        flow: vorticities [S, H, W] by time.
+        instruments: what was measured, at these times.
+        lengths: of the box.
+        noise: standard deviation of what was measured.
+    """
+    found = {}
+    for time in sorted({tool.time for tool in instruments}):
+        omega = flow[time]
+        u, v = velocity((omega.shape[-2], omega.shape[-1]), lengths)(omega)
+        fields, tools = {"vorticity": omega, "u": u, "v": v}, [tool for tool in instruments if tool.time == time]
+        off = [measured(fields[tool.quantity], tool, lengths) - tool.value for tool in tools]
+        found[time] = np.stack(off, 1) / noise
+    return found
+
+
+def _series(count: int, wanted: int, waves: int) -> Fields:
+    """The matrix [wanted, N] to points of another grid of the same period, of waves below a number."""
+    apart = 2 * math.pi * (np.arange(wanted)[:, None] / wanted - np.arange(count)[None] / count)
+    return np.asarray(1 + 2 * np.cos(np.arange(1, waves)[:, None, None] * apart).sum(0)) / count

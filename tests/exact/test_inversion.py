@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -161,17 +160,3 @@ def test_starts_that_miss_what_was_measured_are_led_back_and_others_stay() -> No
     assert (found[:3] == off[:3]).all()
     misfit = one.observations.misfit(FLOW, SCALE * found[:, 0])
     assert (misfit <= one.observations.bound()).all()
-
-
-def test_misses_are_those_of_each_time() -> None:
-    """A flow that meets the values of one time, and those of another up to two standard deviations."""
-    white = torch.randn(2, 1, *BOX.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    seen, start = observations(), prior().covariance.root(white)[:, 0]
-    values = list(torch.split(seen.predicted(FLOW, start[:1])[0], list(MEASURED)))
-    values[1] = values[1] + 2 * NOISE
-    told = Observations(times=seen.times, rows=seen.rows, values=tuple(values), noise=NOISE)
-    misses = told.misses(FLOW, start)
-    assert list(misses) == list(TIMES)
-    assert [float(off[0]) for off in misses.values()] == pytest.approx([4.0 * (n == 1) for n in range(len(TIMES))])
-    whole = sum(len(v) * off for v, off in zip(values, misses.values(), strict=True))
-    torch.testing.assert_close(torch.from_numpy(whole), told.misfit(FLOW, start))
