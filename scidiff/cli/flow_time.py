@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from scidiff.fluids.flow_pictures import Flows
     from scidiff.fluids.report import Certificate
+    from scidiff.fluids.transition import TransitionModel
+    from scidiff.fluids.windows import WindowModel
 
 __all__ = ["app"]
 
@@ -94,16 +96,9 @@ def rollout(
     from scidiff.fluids.flow_pictures import Flows
     from scidiff.fluids.pictures import usual_spectrum
     from scidiff.fluids.starts import read_fields
-    from scidiff.fluids.tasks import read
-    from scidiff.fluids.transition import TransitionModel
     from scidiff.fluids.windows import WindowModel
 
-    weights = read(model, device=device)
-    if not isinstance(weights, TransitionModel | WindowModel):
-        raise UserError(f"--model: expected weights of a flow in time, got {model!r}, of something else")
-    most = weights.config.frames - 1 if isinstance(weights, WindowModel) else 1
-    if known > most:
-        raise UserError(f"--known: expected at most {most}, with weights {model!r}, got {known}")
+    weights = _in_time(model, known, device)
     with input_file(start) as path:
         first = read_fields(path, weights.config, frames=known).to(device)
     began, line = time.monotonic(), StatusLine(progress)
@@ -132,6 +127,21 @@ def rollout(
         seconds=time.monotonic() - began,
         card=weights.card,
     )
+
+
+def _in_time(name: str, known: int, device: str) -> TransitionModel | WindowModel:
+    """Weights that go on from so many known fields."""
+    from scidiff.fluids.tasks import read
+    from scidiff.fluids.transition import TransitionModel
+    from scidiff.fluids.windows import WindowModel
+
+    weights = read(name, device=device)
+    if not isinstance(weights, TransitionModel | WindowModel):
+        raise UserError(f"--model: expected weights of a flow in time, got {name!r}, of something else")
+    most = weights.config.frames - 1 if isinstance(weights, WindowModel) else 1
+    if known > most:
+        raise UserError(f"--known: expected at most {most}, with weights {name!r}, got {known}")
+    return weights
 
 
 def finish(

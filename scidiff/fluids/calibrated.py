@@ -29,7 +29,7 @@ from scidiff.state import Layout
 
 LEVELS = torch.logspace(-2, 1.2, 17, dtype=torch.float64)  # sigma / alpha at which a denoiser is looked at
 PART = 16  # fields that are denoised together
-ALIKE = 3
+ALIKE = 3  # axes whose shares are taken together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,10 +65,8 @@ class Calibrated(Covariance):
 
     def _share(self, noise: Tensor) -> Tensor:
         """share(s) for noise = s^2."""
-        level, logs = (
-            torch.as_tensor(noise, dtype=torch.float64, device=self.levels.device).log() / 2,
-            self.levels.log(),
-        )
+        logs = self.levels.log()
+        level = torch.as_tensor(noise).to(logs).log() / 2
         above = torch.searchsorted(logs, level).clamp(1, len(logs) - 1)
         weight = ((level - logs[above - 1]) / (logs[above] - logs[above - 1])).clamp(0, 1)
         return torch.lerp(self.share[above - 1], self.share[above], weight.to(self.share))
@@ -86,7 +84,7 @@ def calibrated(
         covariance: of the fields.
         denoiser: of the leaf.
         process: of the leaf.
-        fields: [S, 1, H, W].
+        fields: [S, 1, H, W], in units in which the covariance is, and such as the denoiser learned from.
         leaf: its name.
         seed: of the noise.
     """

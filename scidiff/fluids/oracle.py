@@ -187,24 +187,35 @@ def tendency(
     drag: float = 0.0,
     forcing: Fields | float = 0.0,
 ) -> Callable[[Fields], Fields]:
-    """d omega / dt of the vorticity equation, 2/3 rule, of fields [..., H, W]."""
+    """d omega / dt of the vorticity equation, in Basdevant's form (1983) with the 2/3 rule.
+
+    Args:
+        shape: (H, W).
+        viscosity, drag: of the flow.
+        lengths: of the box along y and x.
+        forcing: the curl of the force, [H, W] or what is broadcast to it.
+
+    Returns:
+        Of vorticities [..., H, W] on a periodic grid: [..., H, W].
+    """
     sides = tuple(zip(shape, lengths, strict=True))
     (d_y, d_x), (dd_y, dd_x) = ([of(*side) for side in sides] for of in (derivative, second_derivative))
     low_y, low_x = (_series(points, points, -(-points // 3)) for points in shape)
+    twice_y, twice_x = d_y @ d_y, d_x @ d_x  # without the highest wave, which `second_derivative` has
     flow = velocity(shape, lengths)
 
     def rate(omega: Fields) -> Fields:
         u, v = flow(omega)
         cross, unequal = u * v, v**2 - u**2
-        carried = cross @ (d_x @ d_x).T - d_y @ d_y @ cross + d_y @ unequal @ d_x.T
-        quadratic = low_y @ (carried - forcing) @ low_x.T
+        advection = cross @ twice_x.T - twice_y @ cross + d_y @ unequal @ d_x.T
+        quadratic = low_y @ (advection - forcing) @ low_x.T
         return np.asarray(viscosity * (dd_y @ omega + omega @ dd_x.T) - drag * omega - quadratic)
 
     return rate
 
 
 def velocity(shape: tuple[int, int], lengths: tuple[float, float]) -> Callable[[Fields], tuple[Fields, Fields]]:
-    """u and v without mean of vorticities [..., H, W]."""
+    """What takes vorticities [..., H, W] on a box of these lengths along y and x to u and v, without mean flow."""
     d_y, d_x = (derivative(*side) for side in zip(shape, lengths, strict=True))
     (e_y, to_y), (e_x, to_x) = (np.linalg.eigh(d @ d) for d in (d_y, d_x))
     size = e_y[:, None] + e_x[None]
@@ -236,7 +247,7 @@ def carried(
         omega: at 0.
         times: >= 0.
         viscosity, drag: of the flow.
-        lengths: of the box.
+        lengths: of the box along y and x.
         waves, force: the force along x is force sin(2 pi waves y / length).
         step: at most.
     """
